@@ -1,0 +1,339 @@
+"""Puts the parts together and runs them: the only file that knows every concrete part."""
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import uvloop
+
+from civicsky import __version__, datadir, filter as filters, log
+from civicsky.collecting import collect, housekeep
+from civicsky.decode import decode
+from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Refused, Transient, Usage
+from civicsky.journal import Journal, JournalReader
+from civicsky.label import Model, Slot
+from civicsky.labelling import Labelling
+from civicsky.ledger import Ledger, LedgerReader
+from civicsky.lifecycle import Stop, happened, signals
+from civicsky.local import LocalServer, find_weights
+from civicsky.metrics import Metrics
+from civicsky.model import format_time, now_us
+from civicsky.settings import Settings, effective
+from civicsky.source import Source
+from civicsky.store import Store, open_store
+from civicsky.task import Prompt, load_task, prompt_of
+from civicsky.worker import Pool
+
+Halves = Literal["both", "collect", "label"]
+HOUSEKEEPING_SECONDS = 60.0
+
+NO_MODEL = (
+    "no model chosen: give --model-url URL --model NAME for an OpenAI-compatible server (Groq, vLLM, Ollama, llama.cpp), "
+    "or --model local for the small model that civicsky starts itself (good for trying things out, not for papers), "
+    "or use `civicsky collect` to collect now and label later"
+)
+
+
+class Summary(NamedTuple):
+    """How a run went."""
+
+    started: str
+    ended: str
+    minutes: float
+    frames: int
+    posts: int
+    kept: int
+    labelled: int
+    waiting: int
+    why: str
+    exit_code: int
+
+
+def run_service(settings: Settings, halves: Halves, *, drain: bool = False, metrics: Metrics | None = None) -> Summary:
+    """Run until a limit or a signal. Raises `CivicskyError` with one line for the user."""
+    return uvloop.run(serve(settings, halves, drain=drain, metrics=metrics or Metrics()))
+
+
+async def serve(settings: Settings, halves: Halves, *, drain: bool, metrics: Metrics) -> Summary:
+    """The same, in a loop that runs already."""
+    if halves != "collect" and not settings.label.chosen:
+        raise Usage(NO_MODEL)
+    folder = datadir.prepare(settings.data_dir)
+    roles: tuple[datadir.Role, ...] = ("collect", "label") if halves == "both" else (halves,)
+    with datadir.locked(folder, roles):
+        stop = Stop()
+        try:
+            with signals(stop):
+                waiting = await _run_halves(folder, settings, halves, drain, metrics, stop)
+        except asyncio.CancelledError:
+            raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
+        except BaseExceptionGroup as group:
+            raise _first(group, folder) from group
+        except sqlite3.Error as error:
+            raise _first(BaseExceptionGroup("", [error]), folder) from error
+    return _summary(metrics, stop, waiting)
+
+
+async def _run_halves(
+    folder: Path, settings: Settings, halves: Halves, drain: bool, metrics: Metrics, stop: Stop  # noqa: FBT001
+) -> int:
+    """Both halves, or one; gives the number of posts that still wait for a label."""
+    async with AsyncExitStack() as stack:
+        labelling = None
+        collecting: Coroutine[Any, Any, None] | None = None
+        if halves != "label":
+            journal = await _opened(stack, Journal.open(folder / datadir.JOURNAL, settings.journal))
+        labelling_task = None
+        if halves != "collect":
+            labelling, labelling_task = await _prepare_label(stack, folder, settings, metrics, stop, strict=halves == "label")
+        if halves != "label":
+            collecting = await _prepare_collect(
+                stack, folder, settings, journal, metrics, stop, labelling.wake if labelling else lambda: None
+            )
+        log.event("started", halves=halves, version=__version__, data_dir=str(folder), store=settings.store.chosen)
+        async with asyncio.TaskGroup() as group:
+            regular = [group.create_task(_minutes(settings, metrics), name="minute")]
+            if settings.limits.max_minutes:
+                regular.append(group.create_task(_end_after(settings.limits.max_minutes, stop), name="max-minutes"))
+            work = []
+            if collecting is not None:
+                work.append(group.create_task(collecting, name="collect"))
+            else:
+                regular.append(group.create_task(_nothing_collected(stop), name="no-collect"))
+            if labelling_task is not None:
+                work.append(group.create_task(labelling_task, name="label"))
+            if drain:
+                stop.request("all labelled (--drain)", drain=True)
+            await asyncio.wait(work, return_when=asyncio.ALL_COMPLETED)
+            for task in regular:
+                task.cancel()
+    return await _waiting(folder) if halves != "collect" else 0
+
+
+async def _prepare_collect(
+    stack: AsyncExitStack,
+    folder: Path,
+    settings: Settings,
+    journal: Journal,
+    metrics: Metrics,
+    stop: Stop,
+    wake: Any,
+) -> Coroutine[Any, Any, None]:
+    shown = json.dumps(effective(settings), sort_keys=True)
+    digest = hashlib.sha256(shown.encode()).hexdigest()
+    await journal.begin_run(__version__, filters.VERSION, shown, digest)
+    pool = Pool(settings.worker, settings.filter)
+    await pool.start()
+    positions = {relay: await journal.position(relay) for relay in settings.source.relays}
+    source = Source(settings.source, positions, metrics)
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                housekeep(journal, lambda: _followed(folder), HOUSEKEEPING_SECONDS, stop), name="housekeeping"
+            )
+            await collect(source, decode, pool, journal, settings, metrics, stop, wake)
+
+    return work()
+
+
+async def _prepare_label(
+    stack: AsyncExitStack, folder: Path, settings: Settings, metrics: Metrics, stop: Stop, *, strict: bool
+) -> tuple[Labelling, Coroutine[Any, Any, None]]:
+    datadir.existing(folder)
+    task, text = load_task()
+    way = settings.label.way
+    if way == "auto":
+        way = "words" if settings.label.model == "local" else "schema"
+    prompt = prompt_of(task, text, way)
+    weights = find_weights(settings.label.gguf) if settings.label.model == "local" else None
+    reader = await _opened(stack, JournalReader.open(folder / datadir.JOURNAL))
+    ledger = await _opened(stack, Ledger.open(folder / datadir.LEDGER))
+    await ledger.register_task(task.name, task.version, prompt.hash, text)
+    store = await _opened(stack, open_store(settings.store, folder / datadir.POSTS))
+    labelling = Labelling(reader, ledger, prompt, settings, metrics, stop, strict=strict)
+
+    async def work() -> None:
+        async with _model(settings, prompt, weights) as model, _slots(model, settings.label.slots) as slots:
+            log.event("label_way", stage="label", way=way, model=model.name, endpoint=model.endpoint)
+            reports = asyncio.create_task(_report_runs(reader, store, metrics, strict=strict), name="runs")
+            try:
+                async with asyncio.timeout(None) as deadline:
+                    arm = asyncio.create_task(_arm(deadline, stop, settings, endless=strict), name="drain")
+                    try:
+                        await labelling.run(slots, store)
+                        await reports
+                    finally:
+                        arm.cancel()
+            except TimeoutError:
+                log.event("drain_over", seconds=settings.limits.drain_seconds)
+            finally:
+                reports.cancel()
+
+    return labelling, work()
+
+
+async def _arm(deadline: asyncio.Timeout, stop: Stop, settings: Settings, *, endless: bool) -> None:
+    """Bound the time to finish. `civicsky label --drain` may take as long as it needs, until a signal comes."""
+    await (stop.hurry if endless else stop.requested).wait()
+    deadline.reschedule(asyncio.get_running_loop().time() + settings.limits.drain_seconds)
+
+
+@asynccontextmanager
+async def _model(settings: Settings, prompt: Prompt, weights: Path | None) -> AsyncIterator[Model]:
+    """The model's address; for the local one also its process."""
+    label = settings.label
+    if weights is None:
+        host = label.model_url.split("/v1")[0]
+        yield Model(label, prompt, lambda: label.model_url, label.model, host, label.api_key.get_secret_value())
+        return
+    server = LocalServer(weights, label.slots)
+    try:
+        await server.start()
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(server.supervise(), name="model")
+            yield Model(label, prompt, server.base_url, server.name, "local", server.api_key, server.fingerprint)
+            watch.cancel()
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def _slots(model: Model, count: int) -> AsyncIterator[list[Slot]]:
+    slots = [Slot(model) for _ in range(count)]
+    try:
+        yield slots
+    finally:
+        for slot in slots:
+            await slot.close()
+
+
+async def _report_runs(reader: JournalReader, store: Store, metrics: Metrics, *, strict: bool) -> None:
+    """Tell the store which runs of which version and settings there were; it also shows early whether we may write."""
+    runs = [
+        {"_id": f"{run['started']}", "v": 1, **run, "started": format_time(run["started"])}
+        for run in await reader.table(
+            "run", ("started", "version", "filter_version", "settings", "settings_hash")
+        )
+    ]
+    try:
+        await store.put("runs", runs)
+    except Transient:
+        pass  # the documents' own loop reports it, and tries again
+    except Refused as error:
+        if strict:
+            raise
+        metrics.store_why = str(error)
+
+
+async def _minutes(settings: Settings, metrics: Metrics) -> None:
+    while True:
+        await asyncio.sleep(settings.log.minute_seconds)
+        log.event("minute", **minute_line(metrics))
+
+
+def minute_line(metrics: Metrics) -> dict[str, Any]:
+    """The fixed fields of the regular line."""
+    health, why = metrics.health()
+    counts = metrics.counts
+    lag = metrics.lag_seconds
+    return {
+        "health": health,
+        "why": why,
+        "host": metrics.host,
+        "lag_s": None if lag is None else round(lag, 1),
+        "frames": counts["frames"],
+        "frames_per_s": round(metrics.rate("minute", "frames"), 1),
+        "posts": counts["posts"],
+        "kept": counts["kept"],
+        "labelled": counts["labelled"],
+        "labelled_per_s": round(metrics.rate("minute", "labelled"), 1),
+        "failed": counts["failed"],
+        "stored": counts["stored"],
+        "waiting": metrics.waiting,
+    }
+
+
+async def _end_after(minutes: float, stop: Stop) -> None:
+    if not await happened(stop.requested, minutes * 60):
+        stop.request(f"limit of {minutes:g} minutes", drain=True)
+
+
+async def _nothing_collected(stop: Stop) -> None:
+    """`label` alone: another process may collect, so the journal counts as complete only when we are told to end."""
+    await stop.requested.wait()
+    stop.collected.set()
+
+
+async def _opened(stack: AsyncExitStack, opening: Coroutine[Any, Any, Any]) -> Any:
+    part = await opening
+    stack.push_async_callback(part.close)
+    return part
+
+
+async def _followed(folder: Path) -> int | None:
+    """How far the labelling half got in the change feed; None when there is none yet."""
+    if not (folder / datadir.LEDGER).is_file():
+        return None
+    reader = await LedgerReader.open(folder / datadir.LEDGER)
+    try:
+        return await reader.position()
+    finally:
+        await reader.close()
+
+
+async def _waiting(folder: Path) -> int:
+    """Posts without a label, and changes that the ledger has not seen."""
+    ledger = await LedgerReader.open(folder / datadir.LEDGER)
+    journal = await JournalReader.open(folder / datadir.JOURNAL)
+    try:
+        unseen = await journal.last_change() - await ledger.position()
+        return int((await ledger.summary())["waiting"]) + unseen
+    finally:
+        await ledger.close()
+        await journal.close()
+
+
+def _summary(metrics: Metrics, stop: Stop, waiting: int) -> Summary:
+    ended = now_us()
+    unfinished = stop.drain and waiting > 0
+    summary = Summary(
+        started=format_time(metrics.started_at),
+        ended=format_time(ended),
+        minutes=round((ended - metrics.started_at) / 60e6, 2),
+        frames=metrics.counts["frames"],
+        posts=metrics.counts["posts"],
+        kept=metrics.counts["kept"],
+        labelled=metrics.counts["labelled"],
+        waiting=waiting,
+        why=stop.why,
+        exit_code=EXIT_FAILED if unfinished else EXIT_DONE,
+    )
+    log.event("summary", **{k: v for k, v in summary._asdict().items() if k != "exit_code"})
+    return summary
+
+
+def _first(group: BaseExceptionGroup[BaseException], folder: Path) -> BaseException:
+    """The exception to show of those with which the tasks ended: what is meant for the user, before what is a defect."""
+    from civicsky.sqlite import explain  # noqa: PLC0415
+
+    flat: list[BaseException] = []
+    todo: list[BaseException] = [group]
+    while todo:
+        error = todo.pop()
+        if isinstance(error, BaseExceptionGroup):
+            todo += error.exceptions
+        else:
+            flat.append(error)
+    defects = [e for e in flat if not isinstance(e, CivicskyError | sqlite3.Error)]
+    if defects:
+        return defects[0]
+    for error in flat:
+        if isinstance(error, CivicskyError):
+            return error
+    return explain(flat[0], folder) if isinstance(flat[0], sqlite3.Error) else flat[0]

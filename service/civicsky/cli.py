@@ -1,0 +1,256 @@
+"""The command line: the only place that prints."""
+
+import asyncio
+import json
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from civicsky import __version__, log
+from civicsky.errors import EXIT_FAILED, CivicskyError
+from civicsky.settings import Settings, documented, effective, load
+
+app = typer.Typer(
+    name="civicsky",
+    help="Hold Bluesky's firehose, keep the English posts, label each as civic or not, and deliver a dataset.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+dev = typer.Typer(help="Tools to try things out: serve a recorded stream, record one.", no_args_is_help=True)
+app.add_typer(dev, name="dev")
+
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the databases, on a local disk.")]
+Relays = Annotated[list[str] | None, typer.Option("--relay", help="Relay, best first; may be given several times.")]
+StoreKind = Annotated[Literal["sqlite", "mongo"] | None, typer.Option("--store", help="Where users read.")]
+ModelUrl = Annotated[str | None, typer.Option("--model-url", help="OpenAI-compatible server, with its /v1.")]
+ModelName = Annotated[str | None, typer.Option("--model", help="The model's name there, or: local.")]
+MaxFrames = Annotated[int | None, typer.Option("--max-frames", help="End after so many frames.")]
+MaxPosts = Annotated[int | None, typer.Option("--max-posts", help="End after so many posts of all languages.")]
+MaxKept = Annotated[int | None, typer.Option("--max-kept", help="End after so many posts kept.")]
+MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", help="End after so many minutes.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@app.command()
+def run(
+    relay: Relays = None,
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+    max_posts: MaxPosts = None,
+    max_kept: MaxKept = None,
+    max_frames: MaxFrames = None,
+    max_minutes: MaxMinutes = None,
+    config: Config = None,
+) -> None:
+    """Collect and label in one process."""
+    flags = {
+        **_collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes),
+        **_label_flags(store, model_url, model),
+    }
+    _serve(load(config, flags), "both")
+
+
+@app.command()
+def collect(
+    relay: Relays = None,
+    data_dir: DataDir = None,
+    max_posts: MaxPosts = None,
+    max_kept: MaxKept = None,
+    max_frames: MaxFrames = None,
+    max_minutes: MaxMinutes = None,
+    config: Config = None,
+) -> None:
+    """Collect only; posts wait on disk for `label`."""
+    _serve(load(config, _collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes)), "collect")
+
+
+@app.command()
+def label(
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+    drain: Annotated[bool, typer.Option("--drain", help="End when nothing waits any more.")] = False,
+    config: Config = None,
+) -> None:
+    """Label what was collected, and go on as more comes."""
+    flags = {"data_dir": data_dir, **_label_flags(store, model_url, model)}
+    _serve(load(config, flags), "label", drain=drain)
+
+
+@app.command()
+def status(data_dir: DataDir = None, as_json: AsJson = False, config: Config = None) -> None:
+    """Show where things stand, from the data directory alone."""
+    from civicsky.status import as_text, gather  # noqa: PLC0415
+
+    found = asyncio.run(gather(load(config, {"data_dir": data_dir}).data_dir))
+    print(json.dumps(found, indent=2) if as_json else as_text(found))
+
+
+@app.command()
+def rejects(
+    data_dir: DataDir = None,
+    limit: Annotated[int, typer.Option("--limit", help="Newest ones at most, of each kind.", min=1)] = 50,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """List what the filter rejected or flagged, and why; the text is there for the sampled share."""
+    from civicsky.report import rejects_text, rejects_listed  # noqa: PLC0415
+
+    rows = asyncio.run(rejects_listed(load(config, {"data_dir": data_dir}).data_dir, limit))
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        print(rejects_text(rows))
+
+
+@app.command()
+def demo(
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder in which each demo makes its own.")] = Path("demo-data"),
+) -> None:
+    """Do the main job on a recorded stream with the packaged model, and report."""
+    from civicsky.demo import run_demo  # noqa: PLC0415
+
+    raise typer.Exit(run_demo(data_dir, print))
+
+
+@app.command()
+def config(
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the effective settings, secrets masked, with the environment variable of each."""
+    shown = effective(load(config))
+    if as_json:
+        print(json.dumps(shown, indent=2))
+        return
+    for name, _default, variable in documented():
+        value: Any = shown
+        for part in name.split("."):
+            value = value[part]
+        print(f"{name:28} = {json.dumps(value):36} # {variable}")
+
+
+@dev.command("serve-frames")
+def serve_frames(
+    file: Annotated[Path, typer.Argument(help="Recorded frames; `sample` for the packaged recording.")],
+    port: Annotated[int, typer.Option("--port", help="0: any free one.")] = 0,
+    rate: Annotated[str, typer.Option("--rate", help="Frames a second, or: max.")] = "max",
+    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end, with rising numbers.")] = False,
+    mode: Annotated[
+        Literal["inclusive", "exclusive"], typer.Option("--mode", help="Is the event at the cursor sent again?")
+    ] = "exclusive",
+) -> None:
+    """Be a relay that plays a recording, on loopback, until Ctrl-C."""
+    from civicsky.demo import sample_file  # noqa: PLC0415
+    from civicsky.frames import read_frames  # noqa: PLC0415
+    from civicsky.relay import Playback, Relay  # noqa: PLC0415
+
+    try:
+        per_second = None if rate == "max" else float(rate)
+    except ValueError:
+        per_second = -1.0
+    if per_second is not None and per_second <= 0:
+        raise typer.BadParameter("a number above 0, or: max", param_hint="--rate")
+    frames = list(read_frames(sample_file() if str(file) == "sample" else file))
+    relay = Relay(frames, Playback(per_second, loop, mode))
+
+    async def serve() -> None:
+        async with relay.serve(port) as url:
+            print(f"{url}  ({len(frames):,} frames; Ctrl-C ends)", flush=True)
+            await asyncio.Event().wait()
+
+    try:
+        asyncio.run(serve())
+    except KeyboardInterrupt:
+        return
+
+
+@dev.command()
+def capture(
+    file: Annotated[Path, typer.Argument(help="File to write.")],
+    relay: Annotated[str, typer.Option("--relay", help="Relay to record.")] = "wss://bsky.network",
+    max_frames: Annotated[int, typer.Option("--max-frames", help="Frames to record.", min=1)] = 1000,
+    window: Annotated[bool, typer.Option("--window", help="Begin with the oldest that the relay has.")] = False,
+) -> None:
+    """Record frames as they come, byte for byte."""
+    from civicsky.demo import capture_frames  # noqa: PLC0415
+
+    log.configure(Settings().log)
+    flags = {"source.relays": (relay,), "source.start": "window" if window else "live"}
+    n = asyncio.run(capture_frames(load(None, flags).source, max_frames, file))
+    print(f"{n:,} frames in {file}")
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"civicsky {__version__}")
+        raise typer.Exit
+
+
+def run_command() -> int:
+    """Run the command line; gives the exit code."""
+    try:
+        app(standalone_mode=True)
+    except CivicskyError as error:
+        return _complain(str(error), error.exit_code)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_FAILED
+    except sqlite3.Error as error:
+        return _complain(f"a database could not be read: {error}", EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _complain("ended by Ctrl-C", EXIT_FAILED)
+    return 0
+
+
+def _serve(settings: Settings, halves: Literal["both", "collect", "label"], *, drain: bool = False) -> None:
+    from civicsky.app import run_service  # noqa: PLC0415
+
+    log.configure(settings.log)
+    summary = run_service(settings, halves, drain=drain)
+    parts = f"started {summary.started}, ended {summary.ended}, {summary.minutes:g} minutes"
+    if halves != "label":
+        parts += f", {summary.frames:,} frames, {summary.posts:,} posts, {summary.kept:,} kept"
+    if halves != "collect":
+        parts += f", {summary.labelled:,} labelled"
+    if summary.waiting:
+        parts += f"; {summary.waiting:,} wait for a label"
+    print(parts)
+    raise typer.Exit(summary.exit_code)
+
+
+def _collect_flags(
+    relay: list[str] | None,
+    data_dir: Path | None,
+    max_posts: int | None,
+    max_kept: int | None,
+    max_frames: int | None,
+    max_minutes: float | None,
+) -> dict[str, Any]:
+    return {
+        "source.relays": relay,
+        "data_dir": data_dir,
+        "limits.max_posts": max_posts,
+        "limits.max_kept": max_kept,
+        "limits.max_frames": max_frames,
+        "limits.max_minutes": max_minutes,
+    }
+
+
+def _label_flags(store: str | None, model_url: str | None, model: str | None) -> dict[str, Any]:
+    return {"store.kind": store, "label.model_url": model_url, "label.model": model}
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"civicsky: {message}", file=sys.stderr)
+    return code

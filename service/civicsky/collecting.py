@@ -1,0 +1,233 @@
+"""The collecting half, to be read from top to bottom: source -> decode -> worker -> journal. Never waits for a model.
+
+It knows the stages only by the small shapes declared here.
+"""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import Protocol
+
+from civicsky import log
+from civicsky.errors import BadInput
+from civicsky.lifecycle import Stop, happened
+from civicsky.metrics import Metrics
+from civicsky.model import Arrival, Batch, Committed, Event, Frame, FrameOutcome, Gap, PostOp, Verdict
+from civicsky.queue import Closed, Queue
+from civicsky.settings import Settings
+
+
+class SourceShape(Protocol):
+    """See `source.Source`."""
+
+    def arrivals(self) -> AsyncGenerator[Arrival, None]: ...
+    def settle(self, seq: int | None) -> FrameOutcome | None: ...
+    def settle_bad(self, digest: str) -> None: ...
+    def renumber(self) -> None: ...
+    def outdated(self) -> None: ...
+    def take_gaps(self) -> list[Gap]: ...
+    def stop(self) -> None: ...
+
+
+class PoolShape(Protocol):
+    """See `worker.Pool`."""
+
+    processes: int
+
+    async def judge(self, ops: Sequence[PostOp]) -> list[Verdict]: ...
+
+
+class JournalShape(Protocol):
+    """See `journal.Journal`."""
+
+    async def commit(
+        self, batch: Batch, verdicts: Sequence[Verdict], received: Counter[str], *, kept_limit: int | None = None
+    ) -> Committed: ...
+    async def prune(self, followed: int | None) -> None: ...
+
+
+async def collect(
+    source: SourceShape,
+    decode: Callable[[bytes], Event],
+    pool: PoolShape,
+    journal: JournalShape,
+    settings: Settings,
+    metrics: Metrics,
+    stop: Stop,
+    wake: Callable[[], None],
+) -> None:
+    """Hold the stream until `stop`; everything taken in is committed, in order, before this returns.
+
+    Memory: `processes + 2` batches of at most `worker.batch_bytes` plus one frame each.
+    """
+    batches: Queue[_Sent] = Queue(pool.processes + 1, settings.worker.batch_bytes * (pool.processes + 1))
+    intake = _Intake(source, decode, pool, batches, settings, metrics, stop)
+    try:
+        async with asyncio.TaskGroup() as group:
+            intake.group = group
+            group.create_task(_commit(batches, journal, settings, metrics, stop, wake), name="journal")
+            ticker = group.create_task(intake.tick(), name="source-ticker")
+            group.create_task(_hang_up(source, stop), name="source-stop")
+            await intake.read()
+            ticker.cancel()
+            await batches.close()
+            stop.request("the stream ended")
+    finally:
+        stop.collected.set()
+        wake()
+
+
+@dataclass
+class _Sent:
+    """A batch on its way through the pool."""
+
+    batch: Batch
+    received: Counter[str]
+    verdicts: "asyncio.Task[list[Verdict]] | None"
+
+
+class _Intake:
+    """Reads the source, decodes, and sends full or old batches to the pool."""
+
+    def __init__(
+        self,
+        source: SourceShape,
+        decode: Callable[[bytes], Event],
+        pool: PoolShape,
+        batches: Queue[_Sent],
+        settings: Settings,
+        metrics: Metrics,
+        stop: Stop,
+    ) -> None:
+        self._source, self._decode, self._pool, self._batches = source, decode, pool, batches
+        self._bounds, self._limits = settings.worker, settings.limits
+        self._metrics, self._stop = metrics, stop
+        self._batch = Batch()
+        self._posts_in_batch = 0
+        self._sent_n = 0
+        self._began = 0.0
+        self._sending = asyncio.Lock()
+        self.group: asyncio.TaskGroup
+
+    async def read(self) -> None:
+        """Until the source ends or a limit is reached."""
+        async with aclosing(self._source.arrivals()) as arrivals:
+            async for arrival in arrivals:
+                await self._take(arrival)
+                if self._stop.requested.is_set():
+                    break
+        await self._send()
+
+    async def tick(self) -> None:
+        """Send a batch that has become old."""
+        while True:
+            await asyncio.sleep(self._bounds.batch_seconds / 2)
+            if self._batch.frames and monotonic() - self._began >= self._bounds.batch_seconds / 2:
+                await self._send()
+
+    async def _take(self, arrival: Arrival) -> None:
+        if self._batch.frames and self._batch.frames[0].arrival.link != arrival.link:
+            await self._send()  # a batch belongs to one connection, so to one host and epoch
+        frame = self._settle(arrival)
+        batch = self._batch
+        if not batch.frames:
+            self._began = monotonic()
+        batch.frames.append(frame)
+        batch.size += len(arrival.data)
+        self._metrics.add("frames")
+        if frame.outcome == "commit":
+            self._posts_in_batch += len(frame.event.posts)
+            self._metrics.add("posts", sum(op.action == "create" for op in frame.event.posts))
+        self._check_limits()
+        if len(batch.frames) >= self._bounds.batch_frames or batch.size >= self._bounds.batch_bytes:
+            await self._send()
+
+    def _settle(self, arrival: Arrival) -> Frame:
+        """Decode one arrival and decide what becomes of it."""
+        if isinstance(arrival.data, str):
+            return Frame(arrival, Event("ignored"), "ignored", "text")
+        try:
+            event = self._decode(arrival.data)
+        except BadInput as bad:
+            digest = hashlib.sha256(arrival.data).hexdigest()
+            log.event("quarantined", stage="decode", host=arrival.host, reason=bad.reason, sha256=digest)
+            self._source.settle_bad(digest)
+            return Frame(arrival, Event("quarantined"), "quarantined", bad.reason)
+        judged = self._source.settle(event.seq)
+        if event.outcome in {"info", "error"}:
+            self._heed(event)
+        if judged is not None:
+            return Frame(arrival, event, judged, "renumbered" if judged == "ignored" else "")
+        return Frame(arrival, event, event.outcome, event.name if event.outcome in {"ignored", "info", "error"} else "")
+
+    def _heed(self, event: Event) -> None:
+        log.event("source_info", stage="source", name=event.name)
+        if event.name == "FutureCursor":
+            self._source.renumber()
+        elif event.name == "OutdatedCursor":
+            self._source.outdated()
+
+    def _check_limits(self) -> None:
+        counts, limits = self._metrics.counts, self._limits
+        if limits.max_frames and counts["frames"] >= limits.max_frames:
+            self._stop.request(f"limit of {limits.max_frames} frames", drain=True)
+        if limits.max_posts and counts["posts"] >= limits.max_posts:
+            self._stop.request(f"limit of {limits.max_posts} posts", drain=True)
+
+    async def _send(self) -> None:
+        # Reader and ticker both come here: the lock keeps the batches in order.
+        async with self._sending:
+            batch, self._batch = self._batch, Batch()
+            posts, self._posts_in_batch = self._posts_in_batch, 0
+            if not batch.frames:
+                return
+            batch.gaps = self._source.take_gaps()
+            last = batch.frames[-1].arrival.n
+            received = Counter(frame=last - self._sent_n, post=posts)
+            self._sent_n = last
+            ops = batch.records()
+            job = self.group.create_task(self._pool.judge(ops), name="worker") if ops else None
+            with suppress(Closed):  # closed by the journal, at a limit: what is behind it is not wanted
+                await self._batches.put(_Sent(batch, received, job), batch.size)
+
+
+async def _commit(
+    batches: Queue[_Sent],
+    journal: JournalShape,
+    settings: Settings,
+    metrics: Metrics,
+    stop: Stop,
+    wake: Callable[[], None],
+) -> None:
+    """Commit batches in the order in which they were read."""
+    limit = settings.limits.max_kept
+    while True:
+        try:
+            sent = await batches.get()
+        except Closed:
+            return
+        verdicts = await sent.verdicts if sent.verdicts else []
+        left = None if limit is None else limit - metrics.counts["kept"]
+        committed = await journal.commit(sent.batch, verdicts, sent.received, kept_limit=left)
+        metrics.add("kept", committed.counts["post", "kept", ""])
+        metrics.event_at = committed.position.event_at
+        wake()
+        if committed.kept_limit_reached:
+            stop.request(f"limit of {limit} posts kept", drain=True)
+            await batches.close(discard=True)
+            return
+
+
+async def _hang_up(source: SourceShape, stop: Stop) -> None:
+    await stop.requested.wait()
+    source.stop()
+
+
+async def housekeep(journal: JournalShape, followed: Callable[[], Awaitable[int | None]], seconds: float, stop: Stop) -> None:
+    """Prune the journal now and then, until `stop`."""
+    while not await happened(stop.requested, seconds):
+        await journal.prune(await followed())

@@ -1,0 +1,102 @@
+"""The data directory: where the files are, who may write them, and whether the disk is fit for them."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+from civicsky.errors import Usage
+from civicsky.model import format_time, now_us
+
+JOURNAL: Final = "journal.db"
+LEDGER: Final = "ledger.db"
+POSTS: Final = "posts.db"
+
+Role = Literal["collect", "label"]
+
+NETWORK: Final = frozenset(
+    {
+        "9p", "afs", "beegfs", "ceph", "cifs", "cvmfs", "fuse.ceph", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs",
+        "fuse.sshfs", "glusterfs", "gpfs", "lustre", "mmfs", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2",
+        "smb2", "smb3", "smbfs", "wekafs",
+    }
+)  # fmt: skip
+"""File systems on which SQLite's write-ahead log, which shares memory between processes, breaks."""
+
+
+def prepare(folder: Path) -> Path:
+    """Make the data directory if need be; the absolute path.
+
+    Raises `Usage` when it cannot be written or lies on a network file system.
+    """
+    folder = folder.expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise Usage(
+            f"data directory {folder} cannot be written: {error.strerror}; name another with --data-dir"
+        ) from None
+    kind = file_system(folder, Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+    if kind in NETWORK:
+        raise Usage(
+            f"data directory {folder} is on a network file system ({kind}), where SQLite loses data; "
+            "name a folder on a local disk with --data-dir"
+        )
+    return folder
+
+
+def existing(folder: Path) -> Path:
+    """The data directory that must be there already. Raises `Usage` when it holds no journal."""
+    folder = folder.expanduser().absolute()
+    if not (folder / JOURNAL).is_file():
+        raise Usage(f"data directory {folder} holds no {JOURNAL}; name the right one with --data-dir")
+    return folder
+
+
+def file_system(path: Path, mountinfo: str) -> str:
+    """The type of the file system that holds a path, from the text of /proc/self/mountinfo (see man 5 proc)."""
+    best, kind = "", ""
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        mount = left.split(" ")[4].encode().decode("unicode_escape")
+        inside = mount == "/" or path == Path(mount) or Path(mount) in path.parents
+        if inside and len(mount) >= len(best):  # the last of equals lies on top
+            best, kind = mount, right.split(" ")[0]
+    return kind
+
+
+@contextmanager
+def locked(folder: Path, roles: tuple[Role, ...]) -> Iterator[None]:
+    """Hold the locks of these roles. Raises `Usage`, naming the holder, when another process has one.
+
+    The kernel lets go of a lock when its process ends, however it ends.
+    """
+    files = []
+    try:
+        for role in roles:
+            file = os.open(folder / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            files.append(file)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.pread(file, 500, 0).decode(errors="replace").strip() or "another process"
+                raise Usage(
+                    f"data directory {folder}: the role {role!r} is held by {holder}; stop it, or use another --data-dir"
+                ) from None
+            os.ftruncate(file, 0)
+            os.pwrite(file, _holder().encode(), 0)
+        yield
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _holder() -> str:
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": format_time(now_us())}) + "\n"

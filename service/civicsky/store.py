@@ -1,0 +1,302 @@
+"""What users read: MongoDB, or a SQLite file of the same documents. The one home of motor.
+
+Contract of both: `put` replaces each document whose stored `v` is smaller, adds those that are new, and leaves alone
+those that are not newer; each document is its own success or failure. A store never resurrects what `v` has passed.
+
+Motor is past its end of life (critical fixes until May 2027). PyMongo's own `AsyncMongoClient` has the same calls:
+the change would be the import, the class's name, and nothing outside this file.
+"""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+from civicsky.document import TIMES, Document
+from civicsky.errors import Refused, Transient
+from civicsky.model import format_time
+from civicsky.settings import Store as StoreSettings
+from civicsky.sqlite import Connection, Schema, open_writer, translated
+
+Collection = Literal["posts", "labels", "runs", "coverage"]
+COLLECTIONS: Final[tuple[Collection, ...]] = ("posts", "labels", "runs", "coverage")
+
+
+class Put(NamedTuple):
+    """What became of the documents of one `put`."""
+
+    written: int
+    stale: int
+    """The store has the same or a newer version."""
+    refused: dict[str, str]
+    """`_id` -> why the store cannot hold it."""
+
+
+class Store(Protocol):
+    """Both stores."""
+
+    where: str
+    """For people: the path or address, without secrets."""
+
+    async def put(
+        self, collection: Collection, documents: Sequence[Document], *, only_existing: bool = False
+    ) -> Put:
+        """Write documents (each with `_id` and `v`); with `only_existing`, replace but never add.
+
+        Raises `Transient` when the store cannot be reached, `Refused` when it will not have us.
+        """
+        ...
+
+    def documents(self, collection: Collection) -> AsyncIterator[Document]:
+        """All documents of a collection, in the order of their ids, times as RFC 3339 strings."""
+        ...
+
+    async def close(self) -> None:
+        """Release the file or connection."""
+        ...
+
+
+# ---- SQLite ----------------------------------------------------------------------------------------------------------
+
+_VIEW: Final = """
+CREATE VIEW civic AS SELECT _id AS uri, text, event_at,
+  doc ->> '$.labels.civic.fields.civic.value' AS civic, doc ->> '$.labels.civic.fields.civic.probability' AS probability,
+  doc ->> '$.labels.civic.fields.lean.value' AS lean, doc ->> '$.labels.civic.fields.us_politics.value' AS us_politics,
+  doc ->> '$.labels.civic.model' AS model, state
+  FROM posts WHERE doc ->> '$.labels.civic.fields.civic.value' IS NOT NULL;
+"""
+SCHEMA: Final = Schema(
+    0x63737933,  # "csy3"
+    (
+        "".join(
+            f"CREATE TABLE {name} (_id TEXT PRIMARY KEY, v INTEGER NOT NULL, doc TEXT NOT NULL"
+            + "".join(f", {column} TEXT AS (doc ->> '$.{column}') VIRTUAL" for column in columns)
+            + ");"
+            for name, columns in {
+                "posts": ("did", "state", "text", "event_at", "created_at", "reply_root", "reply_parent", "quote_uri"),
+                "labels": ("uri", "task", "model", "at"),
+                "runs": ("started",),
+                "coverage": ("host", "kind"),
+            }.items()
+        )
+        + "CREATE INDEX posts_by_author ON posts (did);CREATE INDEX posts_by_time ON posts (event_at);"
+        + "CREATE INDEX labels_by_post ON labels (uri);"
+        + _VIEW,
+    ),
+)
+
+
+class SqliteStore:
+    """posts.db: one table a collection, the document as JSON in `doc`, and the view `civic` for quick questions."""
+
+    def __init__(self, connection: Connection, path: Path) -> None:
+        self._db, self._path = connection, path
+        self.where = str(path)
+
+    @classmethod
+    async def open(cls, path: Path) -> "SqliteStore":
+        """Open or make the file. Errors as in `sqlite.open_writer`."""
+        return cls(await open_writer(path, SCHEMA, synchronous="NORMAL"), path)
+
+    async def put(
+        self, collection: Collection, documents: Sequence[Document], *, only_existing: bool = False
+    ) -> Put:
+        """See `Store.put`."""
+        sql = (
+            f"UPDATE {collection} SET v = ?2, doc = ?3 WHERE _id = ?1 AND v < ?2"
+            if only_existing
+            else f"INSERT INTO {collection} (_id, v, doc) VALUES (?1,?2,?3) "
+            "ON CONFLICT DO UPDATE SET v = excluded.v, doc = excluded.doc WHERE v < excluded.v"
+        )
+        written = 0
+        with translated(self._path):
+            await self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for document in documents:
+                    packed = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+                    cursor = await self._db.execute(sql, (document["_id"], document["v"], packed))
+                    written += max(0, cursor.rowcount)
+                await self._db.commit()
+            except BaseException:
+                await self._db.rollback()
+                raise
+        return Put(written, len(documents) - written, {})
+
+    async def documents(self, collection: Collection) -> AsyncIterator[Document]:
+        """See `Store.documents`."""
+        async with self._db.execute(f"SELECT doc FROM {collection} ORDER BY _id") as cursor:
+            async for (packed,) in cursor:
+                yield json.loads(packed)
+
+    async def close(self) -> None:
+        """Release the file."""
+        await self._db.close()
+
+
+# ---- MongoDB ---------------------------------------------------------------------------------------------------------
+
+_DUPLICATE: Final = 11000
+_UNAUTHORIZED: Final = frozenset({13, 18, 8000, 8003})
+"""Unauthorized, AuthenticationFailed, AtlasError."""
+_QUOTA: Final = "quota"
+
+
+class MongoStore:
+    """A MongoDB database: one collection each, times as dates, indexes on author, time, reply and quote."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415  (0.3 s that the SQLite store need not pay)
+        from pymongo.errors import ConfigurationError, InvalidURI  # noqa: PLC0415
+        from pymongo.uri_parser import parse_uri  # noqa: PLC0415
+
+        uri = settings.mongo_uri.get_secret_value()
+        if not uri:
+            raise Refused("store: MongoDB was chosen but store.mongo_uri is empty; set CIVICSKY_STORE__MONGO_URI")
+        milliseconds = int(settings.timeout_seconds * 1000)
+        try:
+            nodes = parse_uri(uri)["nodelist"]
+            self._client: Any = AsyncIOMotorClient(
+                uri,
+                w="majority",
+                journal=True,
+                retryWrites=True,
+                serverSelectionTimeoutMS=milliseconds,
+                connectTimeoutMS=milliseconds,
+                socketTimeoutMS=milliseconds * 6,
+                wTimeoutMS=milliseconds * 3,
+                appname="civicsky",
+                tz_aware=True,
+            )
+        except (InvalidURI, ConfigurationError, ValueError) as error:
+            raise Refused(f"store: store.mongo_uri is not a MongoDB connection string ({_brief(error, uri)})") from None
+        self._uri = uri
+        self._database = self._client[settings.mongo_database]
+        self._ready = False
+        self.where = f"{','.join(f'{host}:{port}' for host, port in nodes)}/{settings.mongo_database}"
+
+    async def put(
+        self, collection: Collection, documents: Sequence[Document], *, only_existing: bool = False
+    ) -> Put:
+        """See `Store.put`."""
+        from bson.errors import InvalidDocument  # noqa: PLC0415
+        from pymongo import ReplaceOne  # noqa: PLC0415
+        from pymongo.errors import BulkWriteError, DocumentTooLarge, PyMongoError  # noqa: PLC0415
+
+        if not documents:
+            return Put(0, 0, {})
+        requests = [
+            ReplaceOne({"_id": doc["_id"], "v": {"$lt": doc["v"]}}, _with_dates(doc), upsert=not only_existing)
+            for doc in documents
+        ]
+        try:
+            await self._prepare()
+            result = await self._database[collection].bulk_write(requests, ordered=False)
+        except BulkWriteError as error:
+            return self._sort_out(documents, error.details)
+        except (InvalidDocument, DocumentTooLarge, OverflowError, UnicodeEncodeError) as error:
+            return await self._bisect(collection, documents, str(error), only_existing=only_existing)
+        except PyMongoError as error:
+            raise self._translated(error) from None
+        written = result.upserted_count + result.matched_count
+        return Put(written, len(documents) - written, {})
+
+    async def documents(self, collection: Collection) -> AsyncIterator[Document]:
+        """See `Store.documents`."""
+        from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+        try:
+            async for document in self._database[collection].find().sort("_id", 1):
+                yield _with_strings(document)
+        except PyMongoError as error:
+            raise self._translated(error) from None
+
+    async def close(self) -> None:
+        """Release the connections."""
+        self._client.close()
+
+    async def _prepare(self) -> None:
+        """Make the indexes, once; it also shows whether we may write."""
+        if self._ready:
+            return
+        posts = self._database["posts"]
+        for name in ("did", "event_at", "state", "reply_root", "reply_parent", "quote_uri"):
+            await posts.create_index(name)
+        await self._database["labels"].create_index("uri")
+        self._ready = True
+
+    async def _bisect(
+        self, collection: Collection, documents: Sequence[Document], why: str, *, only_existing: bool
+    ) -> Put:
+        """Find the documents that BSON cannot hold, without losing the others."""
+        if len(documents) == 1:
+            return Put(0, 0, {documents[0]["_id"]: why[:200]})
+        middle = len(documents) // 2
+        left = await self.put(collection, documents[:middle], only_existing=only_existing)
+        right = await self.put(collection, documents[middle:], only_existing=only_existing)
+        return Put(left.written + right.written, left.stale + right.stale, left.refused | right.refused)
+
+    def _sort_out(self, documents: Sequence[Document], details: Any) -> Put:
+        """Part of an unordered write failed. A duplicate key means that the store has a version as new as ours."""
+        stale, refused = 0, {}
+        for failure in details.get("writeErrors", []):
+            code = failure.get("code")
+            if code == _DUPLICATE:
+                stale += 1
+            elif code in _UNAUTHORIZED or _QUOTA in str(failure.get("errmsg", "")).lower():
+                raise Refused(f"store: MongoDB at {self.where} refuses to write: {failure.get('errmsg')}"[:300])
+            else:
+                refused[documents[failure["index"]]["_id"]] = str(failure.get("errmsg"))[:200]
+        if details.get("writeConcernErrors"):
+            # Written, but not yet known to be safe: the same write again will say "stale" when it was.
+            raise Transient(f"MongoDB at {self.where} did not confirm a write in time")
+        return Put(len(documents) - stale - len(refused), stale, refused)
+
+    def _translated(self, error: Exception) -> Exception:
+        from pymongo.errors import ConfigurationError, OperationFailure  # noqa: PLC0415
+
+        text = _brief(error, self._uri)
+        code = getattr(error, "code", None)
+        if isinstance(error, ConfigurationError):
+            return Refused(f"store: store.mongo_uri cannot be used: {text}")
+        if isinstance(error, OperationFailure) and (code in _UNAUTHORIZED or _QUOTA in text.lower()):
+            what = "the user name or password is wrong" if code in {18, 8000} else "the user may not write there"
+            return Refused(
+                f"store: MongoDB at {self.where} refuses us: {what} (code {code}); "
+                "mend CIVICSKY_STORE__MONGO_URI or the user's rights, and start again"
+            )
+        return Transient(f"MongoDB at {self.where} cannot be reached: {text}")
+
+
+def _brief(error: Exception, uri: str) -> str:
+    """The first part of an error, which must never carry the connection string or its password."""
+    text = str(error).split(", Timeout:")[0].split(", full error")[0].replace(uri, "the connection string")
+    password = uri.partition("://")[2].rpartition("@")[0].partition(":")[2]
+    return (text.replace(password, "***") if password else text)[:200]
+
+
+def _with_dates(document: Document) -> Document:
+    return {key: _dated(key, value) for key, value in document.items()}
+
+
+def _dated(key: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return _with_dates(value)
+    if isinstance(value, list):
+        return [_dated("", item) for item in value]
+    return datetime.fromisoformat(value) if key in TIMES and isinstance(value, str) else value
+
+
+def _with_strings(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_strings(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_strings(item) for item in value]
+    if isinstance(value, datetime):
+        return format_time(round(value.astimezone(UTC).timestamp() * 1000) * 1000)
+    return value
+
+
+async def open_store(settings: StoreSettings, path: Path) -> Store:
+    """The store that the settings choose; `path` is the SQLite store's file. MongoDB is not contacted yet."""
+    return MongoStore(settings) if settings.chosen == "mongo" else await SqliteStore.open(path)
