@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import json
-import sqlite3
-from collections.abc import AsyncIterator, Coroutine
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,10 +32,13 @@ from civicsky.worker import Pool
 Halves = Literal["both", "collect", "label"]
 HOUSEKEEPING_SECONDS = 60.0
 
+Work = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
+"""A half's name and what runs it."""
+
 NO_MODEL = (
-    "no model chosen: give --model-url URL --model NAME for an OpenAI-compatible server (Groq, vLLM, Ollama, llama.cpp), "
-    "or --model local for the small model that civicsky starts itself (good for trying things out, not for papers), "
-    "or use `civicsky collect` to collect now and label later"
+    "no model chosen: give --model-url URL --model NAME for an OpenAI-compatible server "
+    "(Groq, vLLM, Ollama, llama.cpp), or --model local for the small model that civicsky starts itself "
+    "(good for trying things out, not for papers), or use `civicsky collect` to collect now and label later"
 )
 
 
@@ -64,66 +67,60 @@ async def serve(settings: Settings, halves: Halves, *, drain: bool, metrics: Met
     if halves != "collect" and not settings.label.chosen:
         raise Usage(NO_MODEL)
     folder = datadir.prepare(settings.data_dir)
+    if halves == "label":
+        datadir.existing(folder)
     roles: tuple[datadir.Role, ...] = ("collect", "label") if halves == "both" else (halves,)
+    stop = Stop()
     with datadir.locked(folder, roles):
-        stop = Stop()
         try:
             with signals(stop):
-                waiting = await _run_halves(folder, settings, halves, drain, metrics, stop)
+                async with AsyncExitStack() as stack:
+                    works = await _prepare(stack, folder, settings, halves, metrics, stop)
+                    log.event("started", halves=halves, version=__version__, data_dir=str(folder))
+                    await _run(works, settings, metrics, stop, drain=drain)
+                waiting = await _waiting(folder) if halves != "collect" else 0
         except asyncio.CancelledError:
             raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
         except BaseExceptionGroup as group:
-            raise _first(group, folder) from group
-        except sqlite3.Error as error:
-            raise _first(BaseExceptionGroup("", [error]), folder) from error
+            raise _first(group) from group
     return _summary(metrics, stop, waiting)
 
 
-async def _run_halves(
-    folder: Path, settings: Settings, halves: Halves, drain: bool, metrics: Metrics, stop: Stop  # noqa: FBT001
-) -> int:
-    """Both halves, or one; gives the number of posts that still wait for a label."""
-    async with AsyncExitStack() as stack:
-        labelling = None
-        collecting: Coroutine[Any, Any, None] | None = None
-        if halves != "label":
-            journal = await _opened(stack, Journal.open(folder / datadir.JOURNAL, settings.journal))
-        labelling_task = None
-        if halves != "collect":
-            labelling, labelling_task = await _prepare_label(stack, folder, settings, metrics, stop, strict=halves == "label")
-        if halves != "label":
-            collecting = await _prepare_collect(
-                stack, folder, settings, journal, metrics, stop, labelling.wake if labelling else lambda: None
-            )
-        log.event("started", halves=halves, version=__version__, data_dir=str(folder), store=settings.store.chosen)
-        async with asyncio.TaskGroup() as group:
-            regular = [group.create_task(_minutes(settings, metrics), name="minute")]
-            if settings.limits.max_minutes:
-                regular.append(group.create_task(_end_after(settings.limits.max_minutes, stop), name="max-minutes"))
-            work = []
-            if collecting is not None:
-                work.append(group.create_task(collecting, name="collect"))
-            else:
-                regular.append(group.create_task(_nothing_collected(stop), name="no-collect"))
-            if labelling_task is not None:
-                work.append(group.create_task(labelling_task, name="label"))
-            if drain:
-                stop.request("all labelled (--drain)", drain=True)
-            await asyncio.wait(work, return_when=asyncio.ALL_COMPLETED)
-            for task in regular:
-                task.cancel()
-    return await _waiting(folder) if halves != "collect" else 0
+async def _prepare(
+    stack: AsyncExitStack, folder: Path, settings: Settings, halves: Halves, metrics: Metrics, stop: Stop
+) -> list[Work]:
+    """Open and start what the halves need; gives what is then to be run, by name."""
+    works: list[Work] = []
+    wake: Callable[[], None] = _nobody
+    if halves != "label":
+        journal = await _opened(stack, Journal.open(folder / datadir.JOURNAL, settings.journal))
+    if halves != "collect":
+        labelling, work = await _prepare_label(stack, folder, settings, metrics, stop, strict=halves == "label")
+        works.append(("label", work))
+        wake = labelling.wake
+    if halves != "label":
+        works.append(("collect", await _prepare_collect(folder, settings, journal, metrics, stop, wake)))
+    return works
+
+
+async def _run(works: list[Work], settings: Settings, metrics: Metrics, stop: Stop, *, drain: bool) -> None:
+    """Run the halves to their end; when one fails, all stop."""
+    async with asyncio.TaskGroup() as group:
+        regular = [group.create_task(_minutes(settings, metrics), name="minute")]
+        if settings.limits.max_minutes:
+            regular.append(group.create_task(_end_after(settings.limits.max_minutes, stop), name="max-minutes"))
+        if "collect" not in dict(works):
+            regular.append(group.create_task(_nothing_collected(stop), name="no-collect"))
+        if drain:
+            stop.request("all labelled (--drain)", drain=True)
+        await asyncio.wait([group.create_task(work(), name=name) for name, work in works])
+        for task in regular:
+            task.cancel()
 
 
 async def _prepare_collect(
-    stack: AsyncExitStack,
-    folder: Path,
-    settings: Settings,
-    journal: Journal,
-    metrics: Metrics,
-    stop: Stop,
-    wake: Any,
-) -> Coroutine[Any, Any, None]:
+    folder: Path, settings: Settings, journal: Journal, metrics: Metrics, stop: Stop, wake: Callable[[], None]
+) -> Callable[[], Coroutine[Any, Any, None]]:
     shown = json.dumps(effective(settings), sort_keys=True)
     digest = hashlib.sha256(shown.encode()).hexdigest()
     await journal.begin_run(__version__, filters.VERSION, shown, digest)
@@ -139,13 +136,12 @@ async def _prepare_collect(
             )
             await collect(source, decode, pool, journal, settings, metrics, stop, wake)
 
-    return work()
+    return work
 
 
 async def _prepare_label(
     stack: AsyncExitStack, folder: Path, settings: Settings, metrics: Metrics, stop: Stop, *, strict: bool
-) -> tuple[Labelling, Coroutine[Any, Any, None]]:
-    datadir.existing(folder)
+) -> tuple[Labelling, Callable[[], Coroutine[Any, Any, None]]]:
     task, text = load_task()
     way = settings.label.way
     if way == "auto":
@@ -159,23 +155,18 @@ async def _prepare_label(
     labelling = Labelling(reader, ledger, prompt, settings, metrics, stop, strict=strict)
 
     async def work() -> None:
-        async with _model(settings, prompt, weights) as model, _slots(model, settings.label.slots) as slots:
+        async with _model(settings, prompt, weights) as model, _slots(model, _calls(settings)) as slots:
             log.event("label_way", stage="label", way=way, model=model.name, endpoint=model.endpoint)
-            reports = asyncio.create_task(_report_runs(reader, store, metrics, strict=strict), name="runs")
             try:
-                async with asyncio.timeout(None) as deadline:
-                    arm = asyncio.create_task(_arm(deadline, stop, settings, endless=strict), name="drain")
-                    try:
-                        await labelling.run(slots, store)
-                        await reports
-                    finally:
-                        arm.cancel()
+                async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
+                    arm = group.create_task(_arm(deadline, stop, settings, endless=strict), name="drain")
+                    group.create_task(_report_runs(reader, store, metrics, strict=strict), name="runs")
+                    await labelling.run(slots, store)
+                    arm.cancel()
             except TimeoutError:
                 log.event("drain_over", seconds=settings.limits.drain_seconds)
-            finally:
-                reports.cancel()
 
-    return labelling, work()
+    return labelling, work
 
 
 async def _arm(deadline: asyncio.Timeout, stop: Stop, settings: Settings, *, endless: bool) -> None:
@@ -192,7 +183,8 @@ async def _model(settings: Settings, prompt: Prompt, weights: Path | None) -> As
         host = label.model_url.split("/v1")[0]
         yield Model(label, prompt, lambda: label.model_url, label.model, host, label.api_key.get_secret_value())
         return
-    server = LocalServer(weights, label.slots)
+    # A slot of the server for each question of each caller: then every question finds its own preamble in a cache.
+    server = LocalServer(weights, _calls(settings) * max(1, len(prompt.task.words)))
     try:
         await server.start()
         async with asyncio.TaskGroup() as group:
@@ -201,6 +193,12 @@ async def _model(settings: Settings, prompt: Prompt, weights: Path | None) -> As
             watch.cancel()
     finally:
         await server.stop()
+
+
+def _calls(settings: Settings) -> int:
+    """Calls in flight: the local model gains nothing from more than there are processors."""
+    slots = settings.label.slots
+    return min(slots, len(os.sched_getaffinity(0))) if settings.label.model == "local" else slots
 
 
 @asynccontextmanager
@@ -217,9 +215,7 @@ async def _report_runs(reader: JournalReader, store: Store, metrics: Metrics, *,
     """Tell the store which runs of which version and settings there were; it also shows early whether we may write."""
     runs = [
         {"_id": f"{run['started']}", "v": 1, **run, "started": format_time(run["started"])}
-        for run in await reader.table(
-            "run", ("started", "version", "filter_version", "settings", "settings_hash")
-        )
+        for run in await reader.table("run", ("started", "version", "filter_version", "settings", "settings_hash"))
     ]
     try:
         await store.put("runs", runs)
@@ -318,10 +314,8 @@ def _summary(metrics: Metrics, stop: Stop, waiting: int) -> Summary:
     return summary
 
 
-def _first(group: BaseExceptionGroup[BaseException], folder: Path) -> BaseException:
-    """The exception to show of those with which the tasks ended: what is meant for the user, before what is a defect."""
-    from civicsky.sqlite import explain  # noqa: PLC0415
-
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of the exceptions with which the tasks ended the one to show: a defect first, then what is meant for the user."""
     flat: list[BaseException] = []
     todo: list[BaseException] = [group]
     while todo:
@@ -330,10 +324,8 @@ def _first(group: BaseExceptionGroup[BaseException], folder: Path) -> BaseExcept
             todo += error.exceptions
         else:
             flat.append(error)
-    defects = [e for e in flat if not isinstance(e, CivicskyError | sqlite3.Error)]
-    if defects:
-        return defects[0]
-    for error in flat:
-        if isinstance(error, CivicskyError):
-            return error
-    return explain(flat[0], folder) if isinstance(flat[0], sqlite3.Error) else flat[0]
+    return next((error for error in flat if not isinstance(error, CivicskyError)), flat[0])
+
+
+def _nobody() -> None:
+    """Nothing to wake: the labelling half runs elsewhere, or not at all."""

@@ -103,7 +103,7 @@ def rejects(
     config: Config = None,
 ) -> None:
     """List what the filter rejected or flagged, and why; the text is there for the sampled share."""
-    from civicsky.report import rejects_text, rejects_listed  # noqa: PLC0415
+    from civicsky.report import rejects_listed, rejects_text  # noqa: PLC0415
 
     rows = asyncio.run(rejects_listed(load(config, {"data_dir": data_dir}).data_dir, limit))
     if as_json:
@@ -115,7 +115,9 @@ def rejects(
 
 @app.command()
 def demo(
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder in which each demo makes its own.")] = Path("demo-data"),
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder in which each demo makes its own.")] = Path(
+        "demo-data"
+    ),
 ) -> None:
     """Do the main job on a recorded stream with the packaged model, and report."""
     from civicsky.demo import run_demo  # noqa: PLC0415

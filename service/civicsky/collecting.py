@@ -75,7 +75,8 @@ async def collect(
             await intake.read()
             ticker.cancel()
             await batches.close()
-            stop.request("the stream ended")
+            if not stop.requested.is_set():
+                stop.request("the stream ended", drain=True)
     finally:
         stop.collected.set()
         wake()
@@ -227,7 +228,9 @@ async def _hang_up(source: SourceShape, stop: Stop) -> None:
     source.stop()
 
 
-async def housekeep(journal: JournalShape, followed: Callable[[], Awaitable[int | None]], seconds: float, stop: Stop) -> None:
+async def housekeep(
+    journal: JournalShape, followed: Callable[[], Awaitable[int | None]], seconds: float, stop: Stop
+) -> None:
     """Prune the journal now and then, until `stop`."""
     while not await happened(stop.requested, seconds):
         await journal.prune(await followed())

@@ -88,7 +88,8 @@ def locked(folder: Path, roles: tuple[Role, ...]) -> Iterator[None]:
             except OSError:
                 holder = os.pread(file, 500, 0).decode(errors="replace").strip() or "another process"
                 raise Usage(
-                    f"data directory {folder}: the role {role!r} is held by {holder}; stop it, or use another --data-dir"
+                    f"data directory {folder}: the role {role!r} is held by {holder}; "
+                    "stop it, or use another --data-dir"
                 ) from None
             os.ftruncate(file, 0)
             os.pwrite(file, _holder().encode(), 0)

@@ -64,7 +64,7 @@ def decode(data: bytes) -> Event:
 
 
 def find_blocks(car: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
-    """The blocks of a CAR v1 whose CIDs are wanted. A CAR that is cut short or malformed gives what was found before."""
+    """The blocks of a CAR v1 whose CIDs are wanted. A CAR that is cut short gives what was found before."""
     found: dict[bytes, bytes] = {}
     try:
         size, at = _varint(car, 0)

@@ -89,9 +89,7 @@ async def capture_frames(settings: SourceSettings, max_frames: int, file: Path) 
 async def _run(frames: list[bytes], settings: Settings) -> Summary:
     metrics = Metrics()
     async with Relay(frames, Playback()).serve() as url:
-        settings = settings.model_copy(
-            update={"source": settings.source.model_copy(update={"relays": (url,)})}
-        )
+        settings = settings.model_copy(update={"source": settings.source.model_copy(update={"relays": (url,)})})
         show = asyncio.create_task(_show(metrics, len(frames)), name="progress")
         try:
             return await serve(settings, "both", drain=False, metrics=metrics)

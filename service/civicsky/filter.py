@@ -51,7 +51,7 @@ def judge(fields: dict[str, Any], *, english_only: bool = True) -> Judgement:
 
 
 def is_english(text: str, langs: list[str]) -> tuple[bool, list[str], dict[str, float]]:
-    """Vote of the client's tag, CLD2 and fastText: (verdict, who said English, fastText's P(en) and CLD2's percentage)."""
+    """Vote of the client's tag, CLD2 and fastText: (verdict, who said English, scores from 0 to 1)."""
     tagged = any(tag.lower().split("-")[0] == "en" for tag in langs)
     clean = _clean(text)
     if not _has_letters(clean):

@@ -12,7 +12,7 @@ from typing import Any, Final
 from civicsky import order
 from civicsky.model import Batch, Change, Committed, Frame, Key, Position, PostRow, Verdict, now_us
 from civicsky.settings import Journal as JournalSettings
-from civicsky.sqlite import Connection, Schema, open_reader, open_writer, rows, rows_by_key, transaction, translated
+from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer, rows, rows_by_key
 
 _HOUR: Final = 3_600_000_000
 _DAY: Final = 24 * _HOUR
@@ -60,14 +60,14 @@ _POST_COLUMNS: Final = "rkey, did, rev, cid, state, host, event_at, received_at,
 class Journal:
     """The writer. One instance a data directory (the lock of the role `collect` sees to it)."""
 
-    def __init__(self, connection: Connection, path: Path, settings: JournalSettings) -> None:
-        self._db, self._path, self._settings = connection, path, settings
+    def __init__(self, database: Database, settings: JournalSettings) -> None:
+        self._db, self._settings = database, settings
         self._held: tuple[int, int] = (0, 0)  # (link, row id) of the stretch that is being held
 
     @classmethod
     async def open(cls, path: Path, settings: JournalSettings) -> "Journal":
         """Open or make the database. Errors as in `sqlite.open_writer`."""
-        return cls(await open_writer(path, SCHEMA, synchronous="NORMAL"), path, settings)
+        return cls(await open_writer(path, SCHEMA, synchronous="NORMAL"), settings)
 
     async def close(self) -> None:
         """Release the file."""
@@ -75,16 +75,15 @@ class Journal:
 
     async def begin_run(self, version: str, filter_version: str, settings: str, settings_hash: str) -> None:
         """Record what runs, with which settings (secrets masked)."""
-        with translated(self._path):
-            await self._db.execute(
-                "INSERT INTO run (started, version, filter_version, settings, settings_hash) VALUES (?,?,?,?,?)",
-                (now_us(), version, filter_version, settings, settings_hash),
-            )
+        await self._db.execute(
+            "INSERT INTO run (started, version, filter_version, settings, settings_hash) VALUES (?,?,?,?,?)",
+            (now_us(), version, filter_version, settings, settings_hash),
+        )
 
     async def position(self, host: str) -> Position:
         """Where we are in a host's stream; a new host starts at epoch 1 without a cursor."""
-        found = await rows(self._db, "SELECT name, epoch, cursor, event_at FROM host WHERE name = ?", (host,))
-        return Position(*found[0]) if found else Position(host)
+        async with self._db.transaction() as db:
+            return await _position(db, host)
 
     async def commit(
         self, batch: Batch, verdicts: Sequence[Verdict], received: Counter[str], *, kept_limit: int | None = None
@@ -96,46 +95,40 @@ class Journal:
         stays before them.
         """
         last = batch.frames[-1]
-        with translated(self._path):
-            async with transaction(self._db, "journal.commit"):
-                plan = await self._known(batch)
-                done, reached = await self._apply(plan, batch, iter(verdicts), kept_limit)
-                await self._flush(plan)
-                position = await self._move(plan, last, done)
-                await self._hold(done)
-                for gap in batch.gaps:
-                    await self._db.execute(
-                        "INSERT INTO gap (host, epoch, cause, after_seq, at) VALUES (?,?,?,?,?)", gap
-                    )
-                if reached:
-                    received = Counter(
-                        frame=len(done), post=sum(len(f.event.posts) for f in done if f.outcome == "commit")
-                    )
-                await self._count(plan.counts, received)
+        async with self._db.transaction("journal.commit") as db:
+            plan = await self._known(db, batch)
+            done, reached = await self._apply(db, plan, batch, iter(verdicts), kept_limit)
+            await self._flush(db, plan)
+            position = await self._move(db, plan, last, done)
+            await self._hold(db, done)
+            await db.executemany("INSERT INTO gap (host, epoch, cause, after_seq, at) VALUES (?,?,?,?,?)", batch.gaps)
+            if reached:
+                posts = sum(len(frame.event.posts) for frame in done if frame.outcome == "commit")
+                received = Counter(frame=len(done), post=posts)
+            await self._count(db, plan.counts, received)
         return Committed(plan.counts, position, reached)
 
     async def prune(self, followed: int | None) -> None:
         """Drop what has outlived its use: old rejects, quarantine beyond its bounds, changes behind `followed`."""
         settings, now = self._settings, now_us()
-        with translated(self._path):
-            await self._db.execute("DELETE FROM reject WHERE at < ?", (now - int(settings.reject_days * _DAY),))
-            await self._db.execute(
-                "DELETE FROM quarantine WHERE id IN (SELECT id FROM (SELECT id, sum(length(bytes)) OVER newer AS size, "
-                "count(*) OVER newer AS n FROM quarantine WINDOW newer AS (ORDER BY id DESC)) WHERE size > ? OR n > ?)",
-                (settings.quarantine_bytes, settings.quarantine_rows),
-            )
-            if followed is not None:
-                await self._db.execute("DELETE FROM change WHERE n <= ?", (followed,))
-            await self._db.execute("PRAGMA incremental_vacuum(1000)")
-            await self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        await self._db.execute("DELETE FROM reject WHERE at < ?", (now - int(settings.reject_days * _DAY),))
+        await self._db.execute(
+            "DELETE FROM quarantine WHERE id IN (SELECT id FROM (SELECT id, sum(length(bytes)) OVER newer AS size, "
+            "count(*) OVER newer AS n FROM quarantine WINDOW newer AS (ORDER BY id DESC)) WHERE size > ? OR n > ?)",
+            (settings.quarantine_bytes, settings.quarantine_rows),
+        )
+        if followed is not None:
+            await self._db.execute("DELETE FROM change WHERE n <= ?", (followed,))
+        await self._db.rows("PRAGMA incremental_vacuum(1000)")
+        await self._db.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    async def _known(self, batch: Batch) -> order.Plan:
+    async def _known(self, db: Connection, batch: Batch) -> order.Plan:
         wanted = order.keys(batch.frames)
         known = {
             (rkey, did): order.Known(rev, idx, state)
             for table, state in (("reject", "'rejected'"), ("post", "state"))  # a post's row is the newer one
             for rkey, did, rev, idx, state in await rows_by_key(
-                self._db, f"SELECT rkey, did, rev, idx, {state} FROM {table} WHERE (rkey, did) IN (VALUES {{keys}})", wanted
+                db, f"SELECT rkey, did, rev, idx, {state} FROM {table} WHERE (rkey, did) IN (VALUES {{keys}})", wanted
             )
         }
         accounts: dict[str, order.Account] = {}
@@ -144,38 +137,38 @@ class Journal:
             part = authors[at : at + 500]
             marks = ",".join("?" * len(part))
             for did, status, when in await rows(
-                self._db, f"SELECT did, status, at FROM account WHERE did IN ({marks})", part
+                db, f"SELECT did, status, at FROM account WHERE did IN ({marks})", part
             ):
                 accounts[did] = order.Account(status, when)
         return order.Plan(known, accounts, None, self._settings.reject_sample)
 
     async def _apply(
-        self, plan: order.Plan, batch: Batch, verdicts: Any, kept_limit: int | None
+        self, db: Connection, plan: order.Plan, batch: Batch, verdicts: Any, kept_limit: int | None
     ) -> tuple[list[Frame], bool]:
         """Apply the frames in order; gives those that were applied, and whether the limit ended it."""
         for at, frame in enumerate(batch.frames):
             account = order.apply(plan, frame, verdicts)
             if account:
-                await self._flush(plan)
-                await self._change_posts(frame.event.did, account)
+                await self._flush(db, plan)
+                await self._change_posts(db, frame.event.did, account)
             if kept_limit is not None and plan.kept >= kept_limit:
                 return batch.frames[: at + 1], True
         return batch.frames, False
 
-    async def _change_posts(self, did: str, account: order.Account) -> None:
+    async def _change_posts(self, db: Connection, did: str, account: order.Account) -> None:
         if account.status == "deleted":
-            await self._db.execute(
+            await db.execute(
                 "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL WHERE did = ?", (did,)
             )
-            await self._db.execute("UPDATE reject SET record = NULL WHERE did = ? AND record IS NOT NULL", (did,))
+            await db.execute("UPDATE reject SET record = NULL WHERE did = ? AND record IS NOT NULL", (did,))
         else:
-            await self._db.execute(
+            await db.execute(
                 "UPDATE post SET state = ? WHERE did = ? AND state <> 'deleted'", (order.state_for(account), did)
             )
 
-    async def _flush(self, plan: order.Plan) -> None:
+    async def _flush(self, db: Connection, plan: order.Plan) -> None:
         """Write what the plan holds, and empty it of that."""
-        await self._db.executemany(
+        await db.executemany(
             "INSERT INTO post (rkey, did, rev, idx, cid, state, host, event_at, received_at, record, fields) "
             "VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (rkey, did) DO UPDATE SET rev = excluded.rev, "
             "idx = excluded.idx, cid = excluded.cid, host = excluded.host, record = excluded.record, "
@@ -185,16 +178,14 @@ class Journal:
             "received_at = iif(post.state = 'deleted', excluded.received_at, post.received_at)",
             plan.posts.values(),
         )
-        await self._db.executemany("DELETE FROM reject WHERE rkey = ? AND did = ?", plan.forgotten_rejects)
-        await self._db.executemany("INSERT OR REPLACE INTO reject VALUES (?,?,?,?,?,?,?)", plan.rejects.values())
-        await self._db.executemany(
+        await db.executemany("DELETE FROM reject WHERE rkey = ? AND did = ?", plan.forgotten_rejects)
+        await db.executemany("INSERT OR REPLACE INTO reject VALUES (?,?,?,?,?,?,?)", plan.rejects.values())
+        await db.executemany(
             "INSERT OR REPLACE INTO account VALUES (?,?,?)",
             [(did, account.status, account.at) for did, account in plan.account_writes.items()],
         )
-        await self._db.executemany(
-            "INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,?,?,?)", plan.changes
-        )
-        await self._db.executemany(
+        await db.executemany("INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,?,?,?)", plan.changes)
+        await db.executemany(
             "INSERT INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at) VALUES (?,?,?,?,?,?,?)",
             plan.quarantine,
         )
@@ -203,51 +194,49 @@ class Journal:
         ):  # fmt: skip
             written.clear()
 
-    async def _move(self, plan: order.Plan, last: Frame, done: list[Frame]) -> Position:
+    async def _move(self, db: Connection, plan: order.Plan, last: Frame, done: list[Frame]) -> Position:
         """Move the cursor to the end of what this transaction holds."""
-        before = await self.position(last.arrival.host)
+        before = await _position(db, last.arrival.host)
         cursor = plan.cursor if plan.cursor is not None or before.epoch != last.arrival.epoch else before.cursor
         times = [frame.event.time for frame in done if frame.event.time and frame.outcome != "duplicate"]
         position = Position(last.arrival.host, last.arrival.epoch, cursor, times[-1] if times else before.event_at)
-        await self._db.execute(
+        await db.execute(
             "INSERT OR REPLACE INTO host (name, epoch, cursor, event_at) VALUES (?,?,?,?)",
             (position.host, position.epoch, position.cursor, position.event_at),
         )
         return position
 
-    async def _hold(self, done: list[Frame]) -> None:
+    async def _hold(self, db: Connection, done: list[Frame]) -> None:
         """Write down what is being held: one row for each connection and epoch."""
         first = done[0].arrival
         new = [f.event for f in done if f.event.seq is not None and f.outcome not in {"duplicate", "ignored"}]
         if self._held[0] != first.link:
             # The event at the cursor came again: nothing was missed in between.
             proved = done[0].outcome == "duplicate" and done[0].event.seq == first.resumed_after
-            cursor = await self._db.execute(
+            cursor = await db.execute(
                 "INSERT INTO held (host, epoch, resumed_after, proved, frames) VALUES (?,?,?,?,0)",
                 (first.host, first.epoch, first.resumed_after, proved),
             )
             self._held = (first.link, cursor.lastrowid or 0)
         if new:
-            await self._db.execute(
+            await db.execute(
                 "UPDATE held SET first_seq = coalesce(first_seq, ?), first_at = coalesce(first_at, ?), "
                 "last_seq = ?, last_at = ?, frames = frames + ? WHERE id = ?",
                 (new[0].seq, new[0].time, new[-1].seq, new[-1].time, len(new), self._held[1]),
             )
 
-    async def _count(self, counts: Counter[tuple[str, str, str]], received: Counter[str]) -> None:
+    async def _count(self, db: Connection, counts: Counter[tuple[str, str, str]], received: Counter[str]) -> None:
         hour = now_us() // _HOUR * _HOUR
         every = [(hour, *name, n) for name, n in counts.items() if n]
         every += [(hour, unit, "received", "", n) for unit, n in received.items() if n]
-        await self._db.executemany(
-            "INSERT INTO count VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET n = n + excluded.n", every
-        )
+        await db.executemany("INSERT INTO count VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET n = n + excluded.n", every)
 
 
 class JournalReader:
     """Reads what the collecting half wrote, while it writes or when it does not run."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._db = connection
+    def __init__(self, database: Database) -> None:
+        self._db = database
 
     @classmethod
     async def open(cls, path: Path) -> "JournalReader":
@@ -262,8 +251,7 @@ class JournalReader:
         """The next entries of the change feed."""
         return [
             Change(*row)
-            for row in await rows(
-                self._db,
+            for row in await self._db.rows(
                 "SELECT n, kind, did, rkey, rev, at FROM change WHERE n > ? ORDER BY n LIMIT ?",
                 (after, limit),
             )
@@ -271,49 +259,48 @@ class JournalReader:
 
     async def last_change(self) -> int:
         """The number of the newest change; 0 before the first."""
-        found = await rows(self._db, "SELECT seq FROM sqlite_sequence WHERE name = 'change'")
+        found = await self._db.rows("SELECT seq FROM sqlite_sequence WHERE name = 'change'")
         return int(found[0][0]) if found else 0
 
     async def posts(self, keys: Iterable[Key]) -> dict[Key, PostRow]:
         """The rows of these posts, tombstones included; a pruned post is left out."""
-        found = await rows_by_key(
-            self._db, f"SELECT {_POST_COLUMNS} FROM post WHERE (rkey, did) IN (VALUES {{keys}})", keys
+        found = await self._db.rows_by_key(
+            f"SELECT {_POST_COLUMNS} FROM post WHERE (rkey, did) IN (VALUES {{keys}})", keys
         )
         return {(row[0], row[1]): _post_row(row) for row in found}
 
     async def posts_of(self, did: str) -> list[PostRow]:
         """All rows of one account."""
         return [
-            _post_row(row) for row in await rows(self._db, f"SELECT {_POST_COLUMNS} FROM post WHERE did = ?", (did,))
+            _post_row(row) for row in await self._db.rows(f"SELECT {_POST_COLUMNS} FROM post WHERE did = ?", (did,))
         ]
 
     async def positions(self) -> list[Position]:
         """Every host's position, the one that moved last first."""
         return [
             Position(*row)
-            for row in await rows(self._db, "SELECT name, epoch, cursor, event_at FROM host ORDER BY event_at DESC")
+            for row in await self._db.rows("SELECT name, epoch, cursor, event_at FROM host ORDER BY event_at DESC")
         ]
 
     async def counts(self) -> Counter[tuple[str, str, str]]:
         """All counts since the journal was made, by (unit, outcome, reason)."""
-        found = await rows(self._db, "SELECT unit, outcome, reason, sum(n) FROM count GROUP BY unit, outcome, reason")
+        found = await self._db.rows("SELECT unit, outcome, reason, sum(n) FROM count GROUP BY unit, outcome, reason")
         return Counter({(unit, outcome, reason): n for unit, outcome, reason, n in found})
 
     async def table(self, name: str, columns: Sequence[str]) -> list[dict[str, Any]]:
         """All rows of a small table (run, held, gap), oldest first."""
-        found = await rows(self._db, f"SELECT {', '.join(columns)} FROM {name} ORDER BY id")
+        found = await self._db.rows(f"SELECT {', '.join(columns)} FROM {name} ORDER BY id")
         return [dict(zip(columns, row, strict=True)) for row in found]
 
     async def rejects(self, limit: int) -> list[dict[str, Any]]:
         """The newest rejected posts, with the record's bytes for those in the sample."""
         columns = ("did", "rkey", "reason", "at", "record")
-        found = await rows(self._db, f"SELECT {', '.join(columns)} FROM reject ORDER BY at DESC LIMIT ?", (limit,))
+        found = await self._db.rows(f"SELECT {', '.join(columns)} FROM reject ORDER BY at DESC LIMIT ?", (limit,))
         return [dict(zip(columns, row, strict=True)) for row in found]
 
     async def flagged(self, limit: int) -> list[dict[str, Any]]:
         """The newest kept posts that the filter flagged."""
-        found = await rows(
-            self._db,
+        found = await self._db.rows(
             "SELECT did, rkey, json_extract(fields, '$.filter.flags') FROM post "
             "WHERE fields IS NOT NULL AND json_array_length(fields, '$.filter.flags') > 0 ORDER BY id DESC LIMIT ?",
             (limit,),
@@ -321,5 +308,10 @@ class JournalReader:
         return [{"did": did, "rkey": rkey, "flags": json.loads(flags)} for did, rkey, flags in found]
 
 
+async def _position(db: Connection, host: str) -> Position:
+    found = await rows(db, "SELECT name, epoch, cursor, event_at FROM host WHERE name = ?", (host,))
+    return Position(*found[0]) if found else Position(host)
+
+
 def _post_row(row: Sequence[Any]) -> PostRow:
-    return PostRow(*row[:-1], json.loads(row[-1]) if row[-1] is not None else None)
+    return PostRow(*[*row[:-1], json.loads(row[-1]) if row[-1] is not None else None])

@@ -118,9 +118,10 @@ class Slot:
             if applies(fields[words.field], labels):
                 choice = await call.complete(word_messages(words, post), parameters)
                 probabilities = _first_token(choice)
-                labels[words.field] = read_words(
-                    words, fields[words.field], probabilities, self._model.settings.margin
-                )
+                labels[words.field] = read_words(words, fields[words.field], probabilities, self._model.settings.margin)
+        for item in task.fields:  # a field that has no words is not asked
+            if item.name not in labels and item.unclear and applies(item, labels):
+                labels[item.name] = FieldLabel(item.unclear, None)
         return labels
 
     async def _call(self, method: str, path: str, body: Any) -> Any:
@@ -130,9 +131,7 @@ class Slot:
             async with self._client.stream(method, address, json=body) as response:
                 text = await _read(response)
         except httpx.TransportError as error:
-            raise Transient(
-                f"model at {self._model.endpoint} cannot be reached ({type(error).__name__})"
-            ) from error
+            raise Transient(f"model at {self._model.endpoint} cannot be reached ({type(error).__name__})") from error
         except (httpx.InvalidURL, httpx.DecodingError) as error:
             raise BadInput("bad_response") from error
         if response.status_code != httpx.codes.OK:

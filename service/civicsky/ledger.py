@@ -21,7 +21,7 @@ from civicsky.model import (
     PostRow,
     now_us,
 )
-from civicsky.sqlite import Connection, Schema, open_reader, open_writer, rows, rows_by_key, transaction, translated
+from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer
 
 SCHEMA: Final = Schema(
     0x63737932,  # "csy2"
@@ -33,7 +33,8 @@ CREATE TABLE task (
   PRIMARY KEY (name, version, prompt_hash)) WITHOUT ROWID;
 CREATE TABLE doc (
   rkey TEXT NOT NULL, did TEXT NOT NULL, state TEXT NOT NULL, cid TEXT NOT NULL, event_at INTEGER NOT NULL,
-  v INTEGER NOT NULL, known INTEGER NOT NULL, stored_v INTEGER NOT NULL DEFAULT 0, refused TEXT, PRIMARY KEY (rkey, did)) WITHOUT ROWID;
+  v INTEGER NOT NULL, known INTEGER NOT NULL, stored_v INTEGER NOT NULL DEFAULT 0, refused TEXT,
+  PRIMARY KEY (rkey, did)) WITHOUT ROWID;
 CREATE INDEX doc_outgoing ON doc (v) WHERE v > stored_v;
 CREATE INDEX doc_by_author ON doc (did);
 CREATE TABLE job (
@@ -57,14 +58,14 @@ CREATE TABLE spend (
 class Ledger:
     """The writer. One instance a data directory (the lock of the role `label` sees to it)."""
 
-    def __init__(self, connection: Connection, path: Path) -> None:
-        self._db, self._path = connection, path
+    def __init__(self, database: Database) -> None:
+        self._db = database
 
     @classmethod
     async def open(cls, path: Path) -> "Ledger":
         """Open or make the database. Errors as in `sqlite.open_writer`."""
         # FULL: an answer costs money, so it must outlive a power cut.
-        return cls(await open_writer(path, SCHEMA, synchronous="FULL"), path)
+        return cls(await open_writer(path, SCHEMA, synchronous="FULL"))
 
     async def close(self) -> None:
         """Release the file."""
@@ -72,10 +73,9 @@ class Ledger:
 
     async def register_task(self, name: str, version: str, prompt_hash: str, text: str) -> None:
         """Keep the full text of a task, so that each label's prompt can be shown."""
-        with translated(self._path):
-            await self._db.execute(
-                "INSERT OR IGNORE INTO task VALUES (?,?,?,?,?)", (name, version, prompt_hash, text, now_us())
-            )
+        await self._db.execute(
+            "INSERT OR IGNORE INTO task VALUES (?,?,?,?,?)", (name, version, prompt_hash, text, now_us())
+        )
 
     async def position(self) -> int:
         """The last change of the journal that was taken over."""
@@ -87,29 +87,31 @@ class Ledger:
         `posts` are the journal's present rows of the posts that the changes touch. A post that is no longer there
         counts as its change says.
         """
-        with translated(self._path):
-            async with transaction(self._db, "ledger.commit"):
-                present = {(row.rkey, row.did): row for row in posts}
-                for row in present.values():
-                    await self._project(row.rkey, row.did, row.state, row.cid, row.event_at)
-                    if row.state == "deleted":
-                        await self._erase(row.rkey, row.did)
-                    else:
-                        await self._want(row, task)
-                for change in changes:
-                    if change.kind == "delete" and (change.rkey, change.did) not in present:
-                        await self._project(change.rkey, change.did, "deleted", "", change.at)
-                        await self._erase(change.rkey, change.did)
-                await self._db.execute("INSERT OR REPLACE INTO position VALUES ('journal', ?)", (changes[-1].n,))
+        async with self._db.transaction("ledger.commit") as db:
+            present = {(row.rkey, row.did): row for row in posts}
+            # A post is put before it can be deleted, so this does not depend on when we look.
+            known = {(change.rkey, change.did) for change in changes if change.kind == "put"}
+            for key, row in present.items():
+                await self._project(db, key, row.state, row.cid, row.event_at, known=key in known)
+                if row.state == "deleted":
+                    await self._erase(db, row.rkey, row.did)
+                else:
+                    await self._want(db, row, task)
+            for change in changes:
+                key = (change.rkey, change.did)
+                if change.kind == "delete" and key not in present:
+                    await self._project(db, key, "deleted", "", change.at, known=key in known)
+                    await self._erase(db, *key)
+            await db.execute("INSERT OR REPLACE INTO position VALUES ('journal', ?)", (changes[-1].n,))
 
     async def due(self, held: Iterable[int], limit: int) -> list[Job]:
         """Jobs to do now, oldest first, without those that the caller holds. Hidden posts' jobs wait."""
         mine = set(held)
-        found = await rows(
-            self._db,
+        found = await self._db.rows(
             "SELECT job.id, job.did, job.rkey, job.cid, job.task, job.attempts, job.p_sampled FROM job "
             "JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
-            "WHERE job.state = 'pending' AND job.next_at <= ? AND doc.state = 'live' ORDER BY job.priority, job.id LIMIT ?",
+            "WHERE job.state = 'pending' AND job.next_at <= ? AND doc.state = 'live' "
+            "ORDER BY job.priority, job.id LIMIT ?",
             (now_us(), limit + len(mine)),
         )
         return [job for row in found if (job := Job(*row)).id not in mine][:limit]
@@ -124,35 +126,30 @@ class Ledger:
         False when nobody wants it any more (the post was deleted or edited meanwhile): then only its cost is kept.
         """
         assert label.answer is not None
-        with translated(self._path):
-            async with transaction(self._db, "ledger.commit"):
-                wanted = await self._db.execute(
-                    "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ? AND state = 'pending'",
-                    (label.attempts, job.id),
-                )
-                if wanted.rowcount:
-                    await self._db.execute(
-                        "INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?)", _packed(label)
-                    )
-                    await self._touch(job.rkey, job.did)
-                await self._spend(label.answer)
+        async with self._db.transaction("ledger.commit") as db:
+            wanted = await db.execute(
+                "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ? AND state = 'pending'",
+                (label.attempts, job.id),
+            )
+            if wanted.rowcount:
+                await db.execute("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?)", _packed(label))
+                await self._touch(db, job.rkey, job.did)
+            await self._spend(db, label.answer)
         return bool(wanted.rowcount)
 
     async def put_off(self, job: Job, reason: str, seconds: float, attempts: int, *, dead: bool = False) -> bool:
         """Try a job again after so many seconds, or never (`dead`). False when nobody wants it any more."""
-        with translated(self._path):
-            changed = await self._db.execute(
-                "UPDATE job SET attempts = ?, reason = ?, next_at = ?, state = ? WHERE id = ? AND state = 'pending'",
-                (attempts, reason, now_us() + int(seconds * 1e6), "dead" if dead else "pending", job.id),
-            )
-        return bool(changed.rowcount)
+        changed = await self._db.execute(
+            "UPDATE job SET attempts = ?, reason = ?, next_at = ?, state = ? WHERE id = ? AND state = 'pending'",
+            (attempts, reason, now_us() + int(seconds * 1e6), "dead" if dead else "pending", job.id),
+        )
+        return bool(changed)
 
     async def outgoing(self, limit: int) -> list[Outgoing]:
         """Posts of which the store knows an older version, or nothing, in the order in which they changed."""
         return [
             Outgoing(*row)
-            for row in await rows(
-                self._db,
+            for row in await self._db.rows(
                 "SELECT did, rkey, v, state, event_at, known FROM doc WHERE v > stored_v ORDER BY v LIMIT ?",
                 (limit,),
             )
@@ -161,13 +158,12 @@ class Ledger:
     async def labels_of(self, keys: Iterable[Key]) -> dict[Key, list[LabelRow]]:
         """All labels of these posts, oldest first; erased ones without their answer."""
         found: dict[Key, list[LabelRow]] = {}
-        for row in await rows_by_key(
-            self._db,
+        for row in await self._db.rows_by_key(
             "SELECT label_id, did, rkey, cid, task, task_version, prompt_hash, p_sampled, at, attempts, answer "
             "FROM label WHERE (rkey, did) IN (VALUES {keys}) ",
             keys,
         ):
-            label = LabelRow(*row[:-1], _unpacked(row[-1]))
+            label = LabelRow(*[*row[:-1], _unpacked(row[-1])])
             found.setdefault((label.rkey, label.did), []).append(label)
         for labels in found.values():
             labels.sort(key=lambda label: label.at)
@@ -175,51 +171,51 @@ class Ledger:
 
     async def stored(self, done: Iterable[Outgoing], refused: dict[Outgoing, str]) -> None:
         """The store has these versions now, or refuses them for good (with the reason)."""
-        with translated(self._path):
-            async with transaction(self._db, "ledger.commit"):
-                await self._db.executemany(
-                    "UPDATE doc SET stored_v = ?, refused = ? WHERE rkey = ? AND did = ?",
-                    [(out.v, refused.get(out), out.rkey, out.did) for out in done],
-                )
-                # The network deletes far more posts than we keep; a deletion that was none of ours has done its work.
-                await self._db.executemany(
-                    "DELETE FROM doc WHERE rkey = ? AND did = ? AND v = stored_v AND known = 0",
-                    [(out.rkey, out.did) for out in done if not out.known],
-                )
+        async with self._db.transaction("ledger.commit") as db:
+            await db.executemany(
+                "UPDATE doc SET stored_v = ?, refused = ? WHERE rkey = ? AND did = ?",
+                [(out.v, refused.get(out), out.rkey, out.did) for out in done],
+            )
+            # The network deletes far more posts than we keep; a deletion that was none of ours has done its work.
+            await db.executemany(
+                "DELETE FROM doc WHERE rkey = ? AND did = ? AND v = stored_v AND known = 0",
+                [(out.rkey, out.did) for out in done if not out.known],
+            )
 
-    async def _project(self, rkey: str, did: str, state: str, cid: str, event_at: int) -> None:
-        await self._db.execute(
-            "INSERT INTO doc (rkey, did, state, cid, event_at, v, known) VALUES (?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET "
-            "state = excluded.state, cid = excluded.cid, event_at = excluded.event_at, v = max(v + 1, excluded.v), "
-            "known = max(known, excluded.known)",
-            (rkey, did, state, cid, event_at, now_us(), state != "deleted"),
+    async def _project(self, db: Connection, key: Key, state: str, cid: str, event_at: int, *, known: bool) -> None:
+        await db.execute(
+            "INSERT INTO doc (rkey, did, state, cid, event_at, v, known) VALUES (?,?,?,?,?,?,?) "
+            "ON CONFLICT DO UPDATE SET state = excluded.state, cid = excluded.cid, event_at = excluded.event_at, "
+            "v = max(v + 1, excluded.v), known = max(known, excluded.known)",
+            (*key, state, cid, event_at, now_us(), known),
         )
 
-    async def _touch(self, rkey: str, did: str) -> None:
-        await self._db.execute("UPDATE doc SET v = max(v + 1, ?) WHERE rkey = ? AND did = ?", (now_us(), rkey, did))
+    async def _touch(self, db: Connection, rkey: str, did: str) -> None:
+        await db.execute("UPDATE doc SET v = max(v + 1, ?) WHERE rkey = ? AND did = ?", (now_us(), rkey, did))
 
-    async def _want(self, row: PostRow, task: str) -> None:
+    async def _want(self, db: Connection, row: PostRow, task: str) -> None:
         """A job for the text as it is now; jobs for former texts are no longer wanted."""
-        await self._db.execute(
+        await db.execute(
             "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND cid <> ? AND state = 'pending'",
             (row.rkey, row.did, row.cid),
         )
-        await self._db.execute(
+        await db.execute(
             # An edit may be taken back: then the cancelled job for that very text is wanted again.
             "INSERT INTO job (rkey, did, cid, task, state) VALUES (?,?,?,?,'pending') "
             "ON CONFLICT DO UPDATE SET state = 'pending' WHERE state = 'cancelled'",
             (row.rkey, row.did, row.cid, task),
         )
 
-    async def _erase(self, rkey: str, did: str) -> None:
+    async def _erase(self, db: Connection, rkey: str, did: str) -> None:
         """The author's deletion wins over jobs, answers in flight and labels."""
-        await self._db.execute(
-            "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND state IN ('pending', 'dead')", (rkey, did)
+        await db.execute(
+            "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND state IN ('pending', 'dead')",
+            (rkey, did),
         )
-        await self._db.execute("UPDATE label SET answer = NULL WHERE rkey = ? AND did = ?", (rkey, did))
+        await db.execute("UPDATE label SET answer = NULL WHERE rkey = ? AND did = ?", (rkey, did))
 
-    async def _spend(self, answer: Answer) -> None:
-        await self._db.execute(
+    async def _spend(self, db: Connection, answer: Answer) -> None:
+        await db.execute(
             "INSERT INTO spend VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET calls = calls + excluded.calls, "
             "tokens_in = tokens_in + excluded.tokens_in, tokens_out = tokens_out + excluded.tokens_out",
             (
@@ -235,8 +231,8 @@ class Ledger:
 class LedgerReader:
     """Reads what the labelling half wrote, while it writes or when it does not run."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._db = connection
+    def __init__(self, database: Database) -> None:
+        self._db = database
 
     @classmethod
     async def open(cls, path: Path) -> "LedgerReader":
@@ -253,12 +249,12 @@ class LedgerReader:
 
     async def summary(self) -> dict[str, Any]:
         """Jobs by state, documents that wait for the store, and what was spent."""
-        jobs = Counter(dict(await rows(self._db, "SELECT state, count(*) FROM job GROUP BY state")))
-        failed = dict(await rows(self._db, "SELECT reason, count(*) FROM job WHERE state = 'dead' GROUP BY reason"))
-        ((unstored,),) = await rows(self._db, "SELECT count(*) FROM doc WHERE v > stored_v")
-        ((refused,),) = await rows(self._db, "SELECT count(*) FROM doc WHERE refused IS NOT NULL")
-        spend = await rows(
-            self._db, "SELECT model, sum(calls), sum(tokens_in), sum(tokens_out) FROM spend GROUP BY model"
+        jobs = Counter(dict(await self._db.rows("SELECT state, count(*) FROM job GROUP BY state")))
+        failed = dict(await self._db.rows("SELECT reason, count(*) FROM job WHERE state = 'dead' GROUP BY reason"))
+        ((unstored,),) = await self._db.rows("SELECT count(*) FROM doc WHERE v > stored_v")
+        ((refused,),) = await self._db.rows("SELECT count(*) FROM doc WHERE refused IS NOT NULL")
+        spend = await self._db.rows(
+            "SELECT model, sum(calls), sum(tokens_in), sum(tokens_out) FROM spend GROUP BY model"
         )
         return {
             "waiting": await _waiting(self._db),
@@ -276,14 +272,13 @@ class LedgerReader:
         }
 
 
-async def _position(connection: Connection) -> int:
-    found = await rows(connection, "SELECT n FROM position WHERE name = 'journal'")
+async def _position(db: Database) -> int:
+    found = await db.rows("SELECT n FROM position WHERE name = 'journal'")
     return int(found[0][0]) if found else 0
 
 
-async def _waiting(connection: Connection) -> int:
-    ((n,),) = await rows(
-        connection,
+async def _waiting(db: Database) -> int:
+    ((n,),) = await db.rows(
         "SELECT count(*) FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
         "WHERE job.state = 'pending' AND doc.state = 'live'",
     )

@@ -49,7 +49,7 @@ EVENTS: Final[dict[EventName, str]] = {
     "source_down": "warning: the relay cannot be reached, or its socket died; why=. Once a change, not once an attempt",
     "source_epoch": "warning: the host was renumbered; a gap is recorded and its window is read again",
     "source_info": "warning: the relay sent #info or an error frame; name=",
-    "source_bad_frames": "warning: ten frames in a row could not be decoded; reconnecting, or going live if it happened before",
+    "source_bad_frames": "warning: ten frames in a row could not be decoded; reconnecting, or going live if again=true",
     "source_attempt": "debug: one attempt to connect; wait_s= until the next",
     "worker_restarted": "warning: a worker died or hung; its batch is tried record by record",
     "quarantined": "debug: a frame or record was put aside; reason=, sha256=",
@@ -77,7 +77,9 @@ _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u206
 def configure(settings: Log) -> None:
     """Set up the log of this process."""
     console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=False)
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -91,7 +93,7 @@ def configure(settings: Log) -> None:
     )
 
 
-def event(name: EventName, *, stage: str = "", **values: Any) -> None:
+def event(name: EventName, /, *, stage: str = "", **values: Any) -> None:
     """Write one event, at the level its description names."""
     level = EVENTS[name].partition(":")[0]
     if stage:

@@ -9,7 +9,7 @@ from civicsky.model import now_us
 
 @dataclass
 class Metrics:
-    """What the minute line, the progress display and the summary read. Every count is since the start of the process."""
+    """What the minute line, the progress display and the summary read. Counts begin with the process."""
 
     started_at: int = field(default_factory=now_us)
     counts: Counter[str] = field(default_factory=Counter)

@@ -74,7 +74,7 @@ def now_us() -> int:
 
 
 def parse_time(text: str) -> int | None:
-    """An RFC 3339 time as microseconds since 1970 UTC; None when it is none, lacks a zone, or lies outside 1970-9999."""
+    """An RFC 3339 time as microseconds since 1970 UTC; None when it is none, lacks a zone, or is before 1970."""
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:

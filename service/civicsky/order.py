@@ -130,7 +130,9 @@ def keys(frames: Iterable[Frame]) -> set[Key]:
 def dids(frames: Iterable[Frame]) -> set[str]:
     """The accounts whose status matters to these frames."""
     return {
-        frame.event.did for frame in frames if frame.outcome == "account" or (frame.outcome == "commit" and frame.event.posts)
+        frame.event.did
+        for frame in frames
+        if frame.outcome == "account" or (frame.outcome == "commit" and frame.event.posts)
     }
 
 
@@ -196,9 +198,7 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str |
 def _reject(plan: Plan, frame: Frame, op: PostOp, reason: str) -> None:
     event, key = frame.event, (op.rkey, frame.event.did)
     record = op.block if sampled(key, plan.reject_sample) else None
-    plan.rejects[key] = RejectWrite(
-        op.rkey, event.did, event.rev, op.idx, reason, frame.arrival.received_at, record
-    )
+    plan.rejects[key] = RejectWrite(op.rkey, event.did, event.rev, op.idx, reason, frame.arrival.received_at, record)
     plan.known[key] = Known(event.rev, op.idx, "rejected")
 
 
@@ -222,6 +222,12 @@ def _put_aside(plan: Plan, frame: Frame, reason: str, data: bytes) -> None:
     arrival = frame.arrival
     plan.quarantine.append(
         QuarantineWrite(
-            hashlib.sha256(data).hexdigest(), arrival.host, arrival.epoch, plan.cursor, reason, data, arrival.received_at
+            hashlib.sha256(data).hexdigest(),
+            arrival.host,
+            arrival.epoch,
+            plan.cursor,
+            reason,
+            data,
+            arrival.received_at,
         )
     )

@@ -54,7 +54,8 @@ class Relay:
         except OSError as error:
             raise Usage(f"port {port} cannot be used: {error.strerror}; choose another with --port") from None
         async with server:
-            yield "ws://127.0.0.1:{}".format(next(iter(server.sockets)).getsockname()[1])
+            (listener,) = server.sockets
+            yield f"ws://127.0.0.1:{listener.getsockname()[1]}"
 
     async def _play(self, connection: ServerConnection) -> None:
         assert connection.request is not None

@@ -44,7 +44,10 @@ class Share(NamedTuple):
 
 def printable(text: str, width: int = 100) -> str:
     """A post's text for a terminal: one line, no control or direction-changing character, bounded."""
-    plain = "".join("?" if unicodedata.category(char) in {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"} else char for char in " ".join(text.split()))
+    plain = "".join(
+        "?" if unicodedata.category(char) in {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"} else char
+        for char in " ".join(text.split())
+    )
     return plain if len(plain) <= width else plain[: width - 1] + "…"
 
 
@@ -61,9 +64,7 @@ async def rejects_listed(folder: Path, limit: int) -> list[dict[str, Any]]:
     for row in rejected:
         record = decode_dag_cbor(row["record"]) if row["record"] else {}
         text = record.get("text") if isinstance(record, dict) else None
-        rows.append(
-            {"kind": "rejected", "why": row["reason"], "uri": post_uri(row["did"], row["rkey"]), "text": text}
-        )
+        rows.append({"kind": "rejected", "why": row["reason"], "uri": post_uri(row["did"], row["rkey"]), "text": text})
     rows += [
         {"kind": "flagged", "why": ",".join(row["flags"]), "uri": post_uri(row["did"], row["rkey"]), "text": None}
         for row in flagged
@@ -82,7 +83,9 @@ def rejects_text(rows: Iterable[Mapping[str, Any]]) -> str:
 
 async def demo_report(settings: Settings, summary: Summary, truth_file: Path) -> str:
     """The report at the end of the demo."""
-    truth = {row["uri"]: row for row in map(json.loads, truth_file.read_text(encoding="utf-8").splitlines())}
+    # Not splitlines: it also breaks lines at characters that posts contain.
+    lines_of_truth = truth_file.read_text(encoding="utf-8").strip("\n").split("\n")
+    truth = {row["uri"]: row for row in map(json.loads, lines_of_truth)}
     store = await open_store(settings.store, settings.data_dir / datadir.POSTS)
     try:
         posts = [doc async for doc in store.documents("posts") if doc["_id"] in truth]
@@ -114,7 +117,7 @@ async def demo_report(settings: Settings, summary: Summary, truth_file: Path) ->
         "Look for yourself",
         *_where(settings),
         "",
-        "Not shown: accuracy on Bluesky. The texts are made up, and the model is a very small one; its lean is a guess.",
+        "Not shown: accuracy on Bluesky. The texts are made up; the model is a very small one and cannot tell lean.",
     ]
     return "\n".join(lines)
 
@@ -164,7 +167,7 @@ def _where(settings: Settings) -> list[str]:
         name = settings.store.mongo_database
         return [
             f"  MongoDB database {name}",
-            f"  mongosh \"$CIVICSKY_STORE__MONGO_URI\" --eval 'db.getSiblingDB(\"{name}\").posts.find("
+            f'  mongosh "$CIVICSKY_STORE__MONGO_URI" --eval \'db.getSiblingDB("{name}").posts.find('
             '{"labels.civic.fields.civic.value": "civic"}).limit(10)\'',
         ]
     file = settings.data_dir / datadir.POSTS
@@ -172,6 +175,6 @@ def _where(settings: Settings) -> list[str]:
     return [
         f"  database  {file}",
         f'  query     sqlite3 -box {file} "{query}"',
-        f"  or        python3 -c \"import sqlite3; print(*sqlite3.connect('{file}').execute('SELECT civic, lean, text FROM civic LIMIT 10'), sep='\\n')\"",
+        f"  or        python3 -c \"import sqlite3; db = sqlite3.connect('{file}'); "
+        "print(*db.execute('SELECT civic, lean, text FROM civic LIMIT 10'), sep='\\n')\"",
     ]
-

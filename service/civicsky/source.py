@@ -12,8 +12,13 @@ from time import monotonic
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+    WebSocketException,
+)
 
 from civicsky import log
 from civicsky.metrics import Metrics
@@ -56,19 +61,21 @@ class Source:
         while not self._stopping.is_set():
             self.host = self._settings.relays[self._failures % len(self._settings.relays)]
             try:
-                async with connect(
-                    self._url(),
-                    open_timeout=self._settings.connect_seconds,
-                    close_timeout=1,
-                    ping_interval=None,  # the library's keepalive closes a healthy socket behind a slow reader
-                    compression=None,
-                    max_size=self._settings.max_frame_bytes,
-                    max_queue=4,
-                    user_agent_header="civicsky",
-                ) as socket:
-                    async with aclosing(self._read(socket)) as messages:
-                        async for arrival in messages:
-                            yield arrival
+                async with (
+                    connect(
+                        self._url(),
+                        open_timeout=self._settings.connect_seconds,
+                        close_timeout=1,
+                        ping_interval=None,  # the library's keepalive closes a healthy socket behind a slow reader
+                        compression=None,
+                        max_size=self._settings.max_frame_bytes,
+                        max_queue=4,
+                        user_agent_header="civicsky",
+                    ) as socket,
+                    aclosing(self._read(socket)) as messages,
+                ):
+                    async for arrival in messages:
+                        yield arrival
             except (OSError, TimeoutError, WebSocketException) as error:
                 await self._back_off(error)
 
@@ -186,7 +193,9 @@ class Source:
             return
         self._mark_down(_why(error))
         self._failures += 1
-        wait = min(self._settings.backoff_max_seconds, self._settings.backoff_seconds * 2 ** min(self._failures - 1, 16))
+        wait = min(
+            self._settings.backoff_max_seconds, self._settings.backoff_seconds * 2 ** min(self._failures - 1, 16)
+        )
         if isinstance(error, InvalidStatus):
             after = error.response.headers.get("Retry-After", "")
             wait = max(wait, min(float(after), 600.0) if after.isdecimal() else 0.0)

@@ -4,6 +4,7 @@ Each file has one frequent writer. Write-ahead log; `secure_delete`, so that a d
 file's free pages; incremental vacuum, so that pruning can give space back.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -26,12 +27,60 @@ class Schema(NamedTuple):
     steps: Sequence[str]
 
 
-async def open_writer(path: Path, schema: Schema, *, synchronous: Literal["NORMAL", "FULL"]) -> Connection:
+class Database:
+    """One connection to one file, for any number of tasks: a statement outside never gets into a transaction.
+
+    SQLite's errors come out as `Failed` or `Usage` with the file's name and a remedy.
+    """
+
+    def __init__(self, connection: Connection, path: Path) -> None:
+        self._connection, self._path = connection, path
+        self._alone = asyncio.Lock()
+
+    @asynccontextmanager
+    async def transaction(self, place: faults.Place | None = None) -> AsyncIterator[Connection]:
+        """One write transaction, whole or not at all; `place` names its crash point just before the commit."""
+        async with self._alone:
+            with _translated(self._path):
+                await self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                    if place:
+                        faults.point(place)
+                    await self._connection.commit()
+                except BaseException:
+                    await self._connection.rollback()
+                    raise
+
+    async def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a query."""
+        async with self._alone:
+            with _translated(self._path):
+                return await rows(self._connection, sql, values)
+
+    async def rows_by_key(self, sql: str, keys: Iterable[tuple[str, str]]) -> list[Any]:
+        """All rows of a query that ends in `... IN (VALUES {keys})`, for any number of (rkey, did) pairs."""
+        async with self._alone:
+            with _translated(self._path):
+                return await rows_by_key(self._connection, sql, keys)
+
+    async def execute(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """One statement, committed by itself; gives the number of rows that it changed."""
+        async with self._alone:
+            with _translated(self._path):
+                return (await self._connection.execute(sql, values)).rowcount
+
+    async def close(self) -> None:
+        """Release the file."""
+        await self._connection.close()
+
+
+async def open_writer(path: Path, schema: Schema, *, synchronous: Literal["NORMAL", "FULL"]) -> Database:
     """Open a database for writing, making or upgrading its tables.
 
     Raises `Usage` when it belongs to a newer civicsky, `Failed` when it is damaged or is something else.
     """
-    with translated(path):
+    with _translated(path):
         connection = await aiosqlite.connect(path, isolation_level=None)
         try:
             # Both must stand before the first table is made.
@@ -44,51 +93,35 @@ async def open_writer(path: Path, schema: Schema, *, synchronous: Literal["NORMA
             await connection.close()
             raise
     path.chmod(0o600)
-    return connection
+    return Database(connection, path)
 
 
-async def open_reader(path: Path) -> Connection:
+async def open_reader(path: Path) -> Database:
     """Open a database that another connection writes. It cannot write."""
-    with translated(path):
+    with _translated(path):
         connection = await aiosqlite.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
         await _prepare(connection)
-        return connection
-
-
-@asynccontextmanager
-async def transaction(connection: Connection, place: faults.Place) -> AsyncIterator[None]:
-    """One write transaction, whole or not at all; `place` names its crash point just before the commit."""
-    await connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        faults.point(place)
-        await connection.commit()
-    except BaseException:
-        await connection.rollback()
-        raise
+        return Database(connection, path)
 
 
 async def rows(connection: Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-    """All rows of a query."""
+    """All rows of a query, inside a transaction."""
     async with connection.execute(sql, values) as cursor:
         return list(await cursor.fetchall())
 
 
-async def rows_by_key(
-    connection: Connection, sql: str, keys: Iterable[tuple[str, str]], values: Sequence[Any] = ()
-) -> list[Any]:
-    """All rows of a query that ends in `... IN (VALUES {keys})`, for any number of (rkey, did) pairs."""
+async def rows_by_key(connection: Connection, sql: str, keys: Iterable[tuple[str, str]]) -> list[Any]:
+    """As `Database.rows_by_key`, inside a transaction."""
     found: list[Any] = []
     wanted = list(keys)
     for at in range(0, len(wanted), _KEYS_A_QUERY):
         part = wanted[at : at + _KEYS_A_QUERY]
         marks = ",".join(["(?,?)"] * len(part))
-        flat = [item for key in part for item in key]
-        found += await rows(connection, sql.format(keys=marks), [*values, *flat])
+        found += await rows(connection, sql.format(keys=marks), [item for key in part for item in key])
     return found
 
 
-class translated:  # noqa: N801  (used as a statement)
+class _translated:  # noqa: N801  (used as a statement)
     """SQLite's errors on a file of ours, as one line with the remedy."""
 
     def __init__(self, path: Path) -> None:
@@ -97,7 +130,7 @@ class translated:  # noqa: N801  (used as a statement)
     def __enter__(self) -> None:
         """Nothing to prepare."""
 
-    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """Raise the error's translation, if it is SQLite's."""
         if isinstance(error, sqlite3.Error):
             raise explain(error, self._path) from error

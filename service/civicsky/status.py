@@ -74,9 +74,7 @@ async def gather(folder: Path) -> dict[str, Any]:
             {**found._asdict(), "closes": found.closes} for found in (balance(counts, "frame"), balance(counts, "post"))
         ],
         "rejected": reasons(counts, "post", "rejected"),
-        "quarantined": {
-            unit: reasons(counts, unit, "quarantined") for unit in ("frame", "post")
-        },
+        "quarantined": {unit: reasons(counts, unit, "quarantined") for unit in ("frame", "post")},
         "gaps": [{**gap, "at": format_time(gap["at"])} for gap in gaps],
         **await _ledger(folder, last_change),
     }
@@ -106,11 +104,9 @@ def as_text(status: dict[str, Any]) -> str:
         if found:
             lines.append(f"quarantined      {unit}s: " + ", ".join(f"{name} {n:,}" for name, n in found.items()))
     for gap in status["gaps"]:
-        lines.append(f"gap              {gap['host']} epoch {gap['epoch']} after {gap['after_seq']}: {gap['cause']} ({gap['at']})")
+        lines.append(f"gap              {gap['host']} epoch {gap['epoch']} after {gap['after_seq']}: {gap['cause']}")
     waiting = status["waiting"] + status["changes_to_follow"]
-    lines.append(
-        f"labels           waiting {waiting:,}, labelled {status['labelled']:,}, failed {status['failed']:,}"
-    )
+    lines.append(f"labels           waiting {waiting:,}, labelled {status['labelled']:,}, failed {status['failed']:,}")
     if status.get("unstored"):
         lines.append(f"store            {status['unstored']:,} documents wait")
     return "\n".join(lines)

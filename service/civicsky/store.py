@@ -17,7 +17,7 @@ from civicsky.document import TIMES, Document
 from civicsky.errors import Refused, Transient
 from civicsky.model import format_time
 from civicsky.settings import Store as StoreSettings
-from civicsky.sqlite import Connection, Schema, open_writer, translated
+from civicsky.sqlite import Database, Schema, open_writer
 
 Collection = Literal["posts", "labels", "runs", "coverage"]
 COLLECTIONS: Final[tuple[Collection, ...]] = ("posts", "labels", "runs", "coverage")
@@ -39,9 +39,7 @@ class Store(Protocol):
     where: str
     """For people: the path or address, without secrets."""
 
-    async def put(
-        self, collection: Collection, documents: Sequence[Document], *, only_existing: bool = False
-    ) -> Put:
+    async def put(self, collection: Collection, documents: Sequence[Document], *, only_existing: bool = False) -> Put:
         """Write documents (each with `_id` and `v`); with `only_existing`, replace but never add.
 
         Raises `Transient` when the store cannot be reached, `Refused` when it will not have us.
@@ -61,7 +59,8 @@ class Store(Protocol):
 
 _VIEW: Final = """
 CREATE VIEW civic AS SELECT _id AS uri, text, event_at,
-  doc ->> '$.labels.civic.fields.civic.value' AS civic, doc ->> '$.labels.civic.fields.civic.probability' AS probability,
+  doc ->> '$.labels.civic.fields.civic.value' AS civic,
+  doc ->> '$.labels.civic.fields.civic.probability' AS probability,
   doc ->> '$.labels.civic.fields.lean.value' AS lean, doc ->> '$.labels.civic.fields.us_politics.value' AS us_politics,
   doc ->> '$.labels.civic.model' AS model, state
   FROM posts WHERE doc ->> '$.labels.civic.fields.civic.value' IS NOT NULL;
@@ -90,8 +89,8 @@ SCHEMA: Final = Schema(
 class SqliteStore:
     """posts.db: one table a collection, the document as JSON in `doc`, and the view `civic` for quick questions."""
 
-    def __init__(self, connection: Connection, path: Path) -> None:
-        self._db, self._path = connection, path
+    def __init__(self, database: Database, path: Path) -> None:
+        self._db = database
         self.where = str(path)
 
     @classmethod
@@ -99,9 +98,7 @@ class SqliteStore:
         """Open or make the file. Errors as in `sqlite.open_writer`."""
         return cls(await open_writer(path, SCHEMA, synchronous="NORMAL"), path)
 
-    async def put(
-        self, collection: Collection, documents: Sequence[Document], *, only_existing: bool = False
-    ) -> Put:
+    async def put(self, collection: Collection, documents: Sequence[Document], *, only_existing: bool = False) -> Put:
         """See `Store.put`."""
         sql = (
             f"UPDATE {collection} SET v = ?2, doc = ?3 WHERE _id = ?1 AND v < ?2"
@@ -110,23 +107,20 @@ class SqliteStore:
             "ON CONFLICT DO UPDATE SET v = excluded.v, doc = excluded.doc WHERE v < excluded.v"
         )
         written = 0
-        with translated(self._path):
-            await self._db.execute("BEGIN IMMEDIATE")
-            try:
-                for document in documents:
-                    packed = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-                    cursor = await self._db.execute(sql, (document["_id"], document["v"], packed))
-                    written += max(0, cursor.rowcount)
-                await self._db.commit()
-            except BaseException:
-                await self._db.rollback()
-                raise
+        async with self._db.transaction() as db:
+            for document in documents:
+                packed = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+                cursor = await db.execute(sql, (document["_id"], document["v"], packed))
+                written += max(0, cursor.rowcount)
         return Put(written, len(documents) - written, {})
 
     async def documents(self, collection: Collection) -> AsyncIterator[Document]:
         """See `Store.documents`."""
-        async with self._db.execute(f"SELECT doc FROM {collection} ORDER BY _id") as cursor:
-            async for (packed,) in cursor:
+        after = ""
+        while page := await self._db.rows(
+            f"SELECT _id, doc FROM {collection} WHERE _id > ? ORDER BY _id LIMIT 1000", (after,)
+        ):
+            for after, packed in page:  # noqa: B007  (the last id is where the next page begins)
                 yield json.loads(packed)
 
     async def close(self) -> None:
@@ -175,9 +169,7 @@ class MongoStore:
         self._ready = False
         self.where = f"{','.join(f'{host}:{port}' for host, port in nodes)}/{settings.mongo_database}"
 
-    async def put(
-        self, collection: Collection, documents: Sequence[Document], *, only_existing: bool = False
-    ) -> Put:
+    async def put(self, collection: Collection, documents: Sequence[Document], *, only_existing: bool = False) -> Put:
         """See `Store.put`."""
         from bson.errors import InvalidDocument  # noqa: PLC0415
         from pymongo import ReplaceOne  # noqa: PLC0415

@@ -1,0 +1,27 @@
+# Every target does all of its own set-up.
+.PHONY: demo test check format lock
+
+demo:
+	@tools/setup.sh demo
+	@.venv/bin/civicsky demo
+
+test:
+	@tools/setup.sh test
+	@.venv/bin/pytest $(ARGS)
+
+check:
+	@tools/setup.sh test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/pytest -q tests/docs
+
+format:
+	@tools/setup.sh test
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+lock:
+	@tools/setup.sh test
+	tools/lock.sh

