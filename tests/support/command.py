@@ -1,0 +1,135 @@
+"""Runs the installed command and the servers around it, as processes."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+CIVICSKY = str(BIN / "civicsky")
+MODEL_SERVER = str(Path(__file__).with_name("model_server.py"))
+LAST_SEQ = 1649
+"""The sequence number of the sample's last frame."""
+
+
+def environment(**settings: Any) -> dict[str, str]:
+    """Ours without settings of ours, plus these: `worker__processes=2`."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("CIVICSKY_")}
+    return {**plain, **{f"CIVICSKY_{name.upper()}": str(value) for name, value in settings.items()}}
+
+
+def start(*args: str | Path, **settings: Any) -> "subprocess.Popen[str]":
+    """Start the command; both of its outputs are piped."""
+    return subprocess.Popen(
+        [CIVICSKY, *map(str, args)],
+        env=environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+def finish(process: "subprocess.Popen[str]", timeout: float = 120) -> Ended:
+    """Wait for the end; a command that hangs is killed and fails the test."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"did not end within {timeout} s:\n{out}\n{err}") from None
+    return Ended(process.returncode, out, err)
+
+
+def run(*args: str | Path, timeout: float = 120, **settings: Any) -> Ended:
+    """Run the command to its end."""
+    return finish(start(*args, **settings), timeout)
+
+
+@contextmanager
+def server(*command: str | Path, **settings: Any) -> Iterator[str]:
+    """A server that prints its address as the first word of its first line."""
+    process = subprocess.Popen(
+        list(map(str, command)),
+        env=environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[0]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def sample_relay(*options: str) -> Any:
+    """The packaged recording, played by a relay in a process of its own."""
+    return server(CIVICSKY, "dev", "serve-frames", "sample", *options)
+
+
+def model_server(log: Path, *options: str | Path) -> Any:
+    """The deterministic model."""
+    return server(sys.executable, MODEL_SERVER, "--log", log, *options)
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    """Wait for a condition; its value. Fails the test after a generous time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"waited {seconds} s in vain for: {what}")
+
+
+def query(file: Path, sql: str, *values: Any) -> list[Any]:
+    """Rows of a database that another process may be writing; none while there is no such file or table."""
+    if not file.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=30)) as db:
+        try:
+            return db.execute(sql, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return []
+            raise
+
+
+def cursor(folder: Path) -> int:
+    """The committed cursor; 0 before the first."""
+    rows = query(folder / "journal.db", "SELECT cursor FROM host")
+    return int(rows[0][0] or 0) if rows else 0
+
+
+def end_when(process: "subprocess.Popen[str]", condition: Callable[[], Any], what: str) -> Ended:
+    """SIGTERM once the condition holds."""
+    until(lambda: (condition() and _is_up(process)) or process.poll() is not None, what)
+    process.send_signal(signal.SIGTERM)
+    return finish(process)
+
+
+def _is_up(process: "subprocess.Popen[str]") -> bool:
+    """Whether it handles signals already: it does before it takes the locks."""
+    for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+        try:
+            if fd.readlink().suffix == ".lock":
+                return True
+        except FileNotFoundError:
+            continue
+    return False
