@@ -6,12 +6,15 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from support.command import model_server, sample_relay, until
+from support.command import end_all, model_server, sample_relay, until
+
+Client = MongoClient[dict[str, Any]]
 
 
 def skip(why: str) -> None:
@@ -26,6 +29,12 @@ def _no_settings_from_outside() -> None:
     for name in list(os.environ):
         if name.startswith("CIVICSKY_"):
             del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    yield
+    end_all()
 
 
 class Mongod:
@@ -58,7 +67,7 @@ class Mongod:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        with MongoClient(f"mongodb://127.0.0.1:{self.port}/?directConnection=true", serverSelectionTimeoutMS=500) as db:
+        with Client(f"mongodb://127.0.0.1:{self.port}/?directConnection=true", serverSelectionTimeoutMS=500) as db:
             until(lambda: self._is_up(db), "mongod to answer")
             members = [{"_id": 0, "host": f"127.0.0.1:{self.port}"}]
             with suppress(PyMongoError):  # a started-again one is a member already
@@ -70,7 +79,7 @@ class Mongod:
             self.process.kill()
             self.process.wait()
 
-    def _is_up(self, db: "MongoClient[dict[str, object]]") -> bool:
+    def _is_up(self, db: Client) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "log").read_text(errors="replace")[-2000:]
         try:
@@ -106,7 +115,7 @@ def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
 def mongo_database(mongod: Mongod, request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of an empty database."""
     name = f"t{abs(hash(request.node.nodeid)) % 10**12}"
-    with MongoClient(mongod.uri) as db:
+    with Client(mongod.uri) as db:
         db.drop_database(name)
         yield name
         db.drop_database(name)

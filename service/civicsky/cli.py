@@ -24,16 +24,25 @@ app = typer.Typer(
 dev = typer.Typer(help="Tools to try things out: serve a recorded stream, record one.", no_args_is_help=True)
 app.add_typer(dev, name="dev")
 
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the databases, on a local disk.")]
-Relays = Annotated[list[str] | None, typer.Option("--relay", help="Relay, best first; may be given several times.")]
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).")]
+# Not a Path: typer would look at it, and a network mount that hangs would hang us before we can refuse it.
+DataDir = Annotated[
+    str | None, typer.Option("--data-dir", metavar="DIR", help="Folder of the databases, on a local disk.")
+]
+Relays = Annotated[
+    list[str] | None, typer.Option("--relay", metavar="URL", help="Relay, best first; may be given several times.")
+]
 StoreKind = Annotated[Literal["sqlite", "mongo"] | None, typer.Option("--store", help="Where users read.")]
-ModelUrl = Annotated[str | None, typer.Option("--model-url", help="OpenAI-compatible server, with its /v1.")]
-ModelName = Annotated[str | None, typer.Option("--model", help="The model's name there, or: local.")]
-MaxFrames = Annotated[int | None, typer.Option("--max-frames", help="End after so many frames.")]
-MaxPosts = Annotated[int | None, typer.Option("--max-posts", help="End after so many posts of all languages.")]
-MaxKept = Annotated[int | None, typer.Option("--max-kept", help="End after so many posts kept.")]
-MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", help="End after so many minutes.")]
+ModelUrl = Annotated[
+    str | None, typer.Option("--model-url", metavar="URL", help="OpenAI-compatible server, with its /v1.")
+]
+ModelName = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The model's name there, or: local.")]
+MaxFrames = Annotated[int | None, typer.Option("--max-frames", metavar="N", help="End after so many frames.")]
+MaxPosts = Annotated[
+    int | None, typer.Option("--max-posts", metavar="N", help="End after so many posts of all languages.")
+]
+MaxKept = Annotated[int | None, typer.Option("--max-kept", metavar="N", help="End after so many posts kept.")]
+MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", metavar="M", help="End after so many minutes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -115,9 +124,9 @@ def rejects(
 
 @app.command()
 def demo(
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder in which each demo makes its own.")] = Path(
-        "demo-data"
-    ),
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", metavar="DIR", help="Folder in which each demo makes its own.")
+    ] = Path("demo-data"),
 ) -> None:
     """Do the main job on a recorded stream with the packaged model, and report."""
     from civicsky.demo import run_demo  # noqa: PLC0415
@@ -180,8 +189,8 @@ def serve_frames(
 @dev.command()
 def capture(
     file: Annotated[Path, typer.Argument(help="File to write.")],
-    relay: Annotated[str, typer.Option("--relay", help="Relay to record.")] = "wss://bsky.network",
-    max_frames: Annotated[int, typer.Option("--max-frames", help="Frames to record.", min=1)] = 1000,
+    relay: Annotated[str, typer.Option("--relay", metavar="URL", help="Relay to record.")] = "wss://bsky.network",
+    max_frames: Annotated[int, typer.Option("--max-frames", metavar="N", help="Frames to record.", min=1)] = 1000,
     window: Annotated[bool, typer.Option("--window", help="Begin with the oldest that the relay has.")] = False,
 ) -> None:
     """Record frames as they come, byte for byte."""
@@ -233,7 +242,7 @@ def _serve(settings: Settings, halves: Literal["both", "collect", "label"], *, d
 
 def _collect_flags(
     relay: list[str] | None,
-    data_dir: Path | None,
+    data_dir: str | None,
     max_posts: int | None,
     max_kept: int | None,
     max_frames: int | None,

@@ -9,7 +9,7 @@ import unicodedata
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import fasttext
 import pycld2
@@ -29,6 +29,9 @@ MANY_MENTIONS: Final = 8
 _NOISE: Final = re.compile(r"(?:https?://|www\.)\S+|\b[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}/\S+|@[\w.-]+|#")
 
 
+Keep = Literal["english", "any_language", "all"]
+
+
 class Judgement(NamedTuple):
     """`reason` is None for a post to keep; `notes` is the post's `filter` field."""
 
@@ -36,18 +39,16 @@ class Judgement(NamedTuple):
     notes: dict[str, Any]
 
 
-def judge(fields: dict[str, Any], *, english_only: bool = True) -> Judgement:
-    """Keep or reject one post by its fields (see `record.extract`); with `english_only` off every language is kept."""
+def judge(fields: dict[str, Any], keep: Keep = "english") -> Judgement:
+    """Keep or reject one post by its fields (see `record.extract`)."""
     text = fields["text"] if _has_letters(fields["text"]) else readable(fields)
     english, english_by, scores = is_english(text, fields["langs"])
-    notes = {"version": VERSION, "english_by": english_by, "scores": scores, "flags": _flags(fields)}
-    if not readable(fields).strip():
-        return Judgement("no_text", notes)
-    if ADULT.intersection(fields["self_labels"]):
-        return Judgement("adult", notes)
-    if english_only and not english:
-        return Judgement("language", notes)
-    return Judgement(None, notes)
+    reason = _reason(fields, english=english)
+    flags = _flags(fields)
+    if reason and (keep == "all" or (keep == "any_language" and reason == "language")):
+        flags.append(reason)
+        reason = None
+    return Judgement(reason, {"version": VERSION, "english_by": english_by, "scores": scores, "flags": flags})
 
 
 def is_english(text: str, langs: list[str]) -> tuple[bool, list[str], dict[str, float]]:
@@ -72,6 +73,14 @@ def is_english(text: str, langs: list[str]) -> tuple[bool, list[str], dict[str, 
 def load() -> None:
     """Load the language model now rather than at the first post."""
     _model()
+
+
+def _reason(fields: dict[str, Any], *, english: bool) -> RejectReason | None:
+    if not readable(fields).strip():
+        return "no_text"
+    if ADULT.intersection(fields["self_labels"]):
+        return "adult"
+    return None if english else "language"
 
 
 def _flags(fields: dict[str, Any]) -> list[str]:

@@ -125,10 +125,11 @@ class Journal:
     async def _known(self, db: Connection, batch: Batch) -> order.Plan:
         wanted = order.keys(batch.frames)
         known = {
-            (rkey, did): order.Known(rev, idx, state)
-            for table, state in (("reject", "'rejected'"), ("post", "state"))  # a post's row is the newer one
-            for rkey, did, rev, idx, state in await rows_by_key(
-                db, f"SELECT rkey, did, rev, idx, {state} FROM {table} WHERE (rkey, did) IN (VALUES {{keys}})", wanted
+            (row[0], row[1]): order.Known(*row[2:])
+            # A post's row is the newer one.
+            for table, columns in (("reject", "'rejected', 0, 0"), ("post", "state, event_at, received_at"))
+            for row in await rows_by_key(
+                db, f"SELECT rkey, did, rev, idx, {columns} FROM {table} WHERE (rkey, did) IN (VALUES {{keys}})", wanted
             )
         }
         accounts: dict[str, order.Account] = {}
@@ -172,10 +173,8 @@ class Journal:
             "INSERT INTO post (rkey, did, rev, idx, cid, state, host, event_at, received_at, record, fields) "
             "VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (rkey, did) DO UPDATE SET rev = excluded.rev, "
             "idx = excluded.idx, cid = excluded.cid, host = excluded.host, record = excluded.record, "
-            "fields = excluded.fields, state = excluded.state, "
-            # An edit does not change when the post was made; a post made anew at the same key does.
-            "event_at = iif(post.state = 'deleted', excluded.event_at, post.event_at), "
-            "received_at = iif(post.state = 'deleted', excluded.received_at, post.received_at)",
+            "fields = excluded.fields, state = excluded.state, event_at = excluded.event_at, "
+            "received_at = excluded.received_at",
             plan.posts.values(),
         )
         await db.executemany("DELETE FROM reject WHERE rkey = ? AND did = ?", plan.forgotten_rejects)

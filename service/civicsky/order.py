@@ -13,6 +13,7 @@ from typing import Final, Literal, NamedTuple
 from civicsky.model import HIDING, Event, Frame, Key, PostOp, PostOutcome, PostState, Verdict, cid_text
 
 _BEFORE_ALL: Final = ("", -1)
+_HELD: Final = frozenset({"live", "hidden"})
 
 
 class Known(NamedTuple):
@@ -21,6 +22,8 @@ class Known(NamedTuple):
     rev: str | None
     idx: int
     state: PostState | Literal["rejected"]
+    event_at: int = 0
+    received_at: int = 0
 
 
 class Account(NamedTuple):
@@ -164,7 +167,7 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
     if verdict.kind == "bad":
         _put_aside(plan, frame, verdict.reason, op.block)
         return "quarantined", verdict.reason
-    is_held = known is not None and known.state in {"live", "hidden"}
+    is_held = known is not None and known.state in _HELD
     if verdict.kind == "rejected" and not is_held:
         _reject(plan, frame, op, verdict.reason)
         return "rejected", verdict.reason
@@ -176,6 +179,11 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
 
 def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str | None) -> None:
     event, key = frame.event, (op.rkey, frame.event.did)
+    known = plan.known.get(key)
+    if known and known.state in _HELD:  # an edit or a deletion does not change when the post was made
+        event_at, received_at = known.event_at, known.received_at
+    else:
+        event_at, received_at = event.time, frame.arrival.received_at
     plan.posts[key] = PostWrite(
         op.rkey,
         event.did,
@@ -184,14 +192,14 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str |
         cid_text(op.cid) if op.cid else "",
         state,
         frame.arrival.host,
-        event.time,
-        frame.arrival.received_at,
+        event_at,
+        received_at,
         op.block or None,
         fields,
     )
     plan.rejects.pop(key, None)
     plan.forgotten_rejects.add(key)
-    plan.known[key] = Known(event.rev, op.idx, state)
+    plan.known[key] = Known(event.rev, op.idx, state, event_at, received_at)
     plan.changes.append(("delete" if state == "deleted" else "put", event.did, op.rkey, event.rev, event.time))
 
 
@@ -213,7 +221,7 @@ def _apply_account(plan: Plan, event: Event) -> Account | None:
         return None
     plan.changes.append(("account", event.did, "", "", event.time))
     for key, row in plan.known.items():
-        if key[1] == event.did and row.state in {"live", "hidden"}:
+        if key[1] == event.did and row.state in _HELD:
             plan.known[key] = row._replace(state="deleted" if status == "deleted" else state_for(now))
     return now
 

@@ -76,8 +76,9 @@ class Worker(Group):
 class Filter(Group):
     """Which posts are kept."""
 
-    english_only: bool = True
-    """Off: keep every language. The vote is stored with each post either way."""
+    keep: Literal["english", "any_language", "all"] = "english"
+    """english: the normal case. any_language: the language does not matter. all: nothing is rejected. What would have
+    been a reason to reject is then a flag of the post."""
 
 
 class Journal(Group):

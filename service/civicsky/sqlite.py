@@ -83,12 +83,13 @@ async def open_writer(path: Path, schema: Schema, *, synchronous: Literal["NORMA
     with _translated(path):
         connection = await aiosqlite.connect(path, isolation_level=None)
         try:
+            version = await _version(connection, path, schema)
             # Both must stand before the first table is made.
             await connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             await connection.execute("PRAGMA journal_mode=WAL")
             await connection.execute(f"PRAGMA synchronous={synchronous}")
             await _prepare(connection)
-            await _upgrade(connection, path, schema)
+            await _upgrade(connection, schema, version)
         except BaseException:
             await connection.close()
             raise
@@ -154,7 +155,8 @@ async def _prepare(connection: Connection) -> None:
     await connection.execute("PRAGMA temp_store=MEMORY")
 
 
-async def _upgrade(connection: Connection, path: Path, schema: Schema) -> None:
+async def _version(connection: Connection, path: Path, schema: Schema) -> int:
+    """The format of a database, 0 for a new one. Raises `Usage` or `Failed` when it is not for us; changes nothing."""
     ((version,),) = await rows(connection, "PRAGMA user_version")
     ((owner,),) = await rows(connection, "PRAGMA application_id")
     ((tables,),) = await rows(connection, "SELECT count(*) FROM sqlite_schema")
@@ -162,6 +164,10 @@ async def _upgrade(connection: Connection, path: Path, schema: Schema) -> None:
         raise Failed(f"{path} is not the civicsky database that its name says; move it away and start again")
     if version > len(schema.steps):
         raise Usage(f"{path} was written by a newer civicsky (format {version}); upgrade civicsky")
+    return int(version)
+
+
+async def _upgrade(connection: Connection, schema: Schema, version: int) -> None:
     for number in range(version, len(schema.steps)):
         # executescript commits first, so the transaction is part of the script.
         await connection.executescript(

@@ -25,13 +25,13 @@ _SHA256_CID = b"\x01\x71\x12\x20"
 """CID v1, DAG-CBOR, SHA-256 of 32 bytes: the only kind the AT Protocol allows for records."""
 
 
-def judge_batch(records: Sequence[tuple[bytes, bytes]], english_only: bool) -> list[Verdict]:  # noqa: FBT001
+def judge_batch(records: Sequence[tuple[bytes, bytes]], keep: filters.Keep) -> list[Verdict]:
     """Judge records given as (CID, block), in their order. Runs in a child; never raises for a record's content."""
     _ignore_signals()
-    return [judge_record(cid, block, english_only=english_only) for cid, block in records]
+    return [judge_record(cid, block, keep) for cid, block in records]
 
 
-def judge_record(cid: bytes, block: bytes, *, english_only: bool) -> Verdict:
+def judge_record(cid: bytes, block: bytes, keep: filters.Keep = "english") -> Verdict:
     """Check, decode and filter one record."""
     faults.poison(block)
     if cid != _SHA256_CID + hashlib.sha256(block).digest():
@@ -47,7 +47,7 @@ def judge_record(cid: bytes, block: bytes, *, english_only: bool) -> Verdict:
     if not isinstance(record.get("text"), str):
         return Verdict("bad", "bad_text")
     fields = extract(record)
-    judgement = filters.judge(fields, english_only=english_only)
+    judgement = filters.judge(fields, keep)
     fields["filter"] = judgement.notes
     packed = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
     return Verdict("rejected" if judgement.reason else "kept", judgement.reason or "", packed)
@@ -69,7 +69,7 @@ class Pool:
     def __init__(self, settings: Worker, filtering: Filter) -> None:
         self.processes = settings.processes or min(4, max(1, len(os.sched_getaffinity(0)) - 1))
         self._seconds = settings.job_seconds
-        self._english_only = filtering.english_only
+        self._keep: filters.Keep = filtering.keep
         self._free = anyio.Semaphore(self.processes)
         self._limiter = anyio.CapacityLimiter(self.processes)
 
@@ -101,7 +101,7 @@ class Pool:
         # Waiting for a free child is not held against the records, so it comes first.
         async with self._free:
             with anyio.fail_after(self._seconds):
-                return await self._run(judge_batch, records, self._english_only)  # type: ignore[no-any-return]
+                return await self._run(judge_batch, records, self._keep)  # type: ignore[no-any-return]
 
     async def _judge_alone(self, record: tuple[bytes, bytes]) -> Verdict:
         try:

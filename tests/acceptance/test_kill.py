@@ -11,7 +11,7 @@ import pytest
 
 from support.command import LAST_SEQ, cursor, end_when, finish, query, sample_relay, start, until
 
-SMALL = {"worker__batch_frames": 16, "source__start": "window", "log__level": "warning"}
+SMALL: dict[str, Any] = {"worker__batch_frames": 16, "source__start": "window", "log__level": "warning"}
 POSTS = "SELECT did, rkey, cid, rev, idx, state, fields FROM post ORDER BY did, rkey"
 COUNTS = "SELECT unit, outcome, reason, sum(n) FROM count GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
 

@@ -112,6 +112,7 @@ async def test_times_are_dates_in_mongodb_for_those_who_query_there(mongod: Mong
     store = MongoStore(mongo_settings(mongod, mongo_database))
     await store.put("posts", [document("a", 1, event_at="2026-11-22T13:12:25.063Z")])
     found = await store._database["posts"].find_one({"event_at": {"$type": "date"}})
+    assert found is not None
     assert found["_id"] == "a"
     indexes = await store._database["posts"].index_information()
     assert {"reply_root_1", "reply_parent_1", "quote_uri_1", "event_at_1", "did_1"} <= set(indexes)

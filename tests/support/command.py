@@ -15,6 +15,7 @@ from typing import Any
 BIN = Path(sys.executable).parent
 CIVICSKY = str(BIN / "civicsky")
 MODEL_SERVER = str(Path(__file__).with_name("model_server.py"))
+_started: list["subprocess.Popen[str]"] = []
 LAST_SEQ = 1649
 """The sequence number of the sample's last frame."""
 
@@ -25,15 +26,26 @@ def environment(**settings: Any) -> dict[str, str]:
     return {**plain, **{f"CIVICSKY_{name.upper()}": str(value) for name, value in settings.items()}}
 
 
-def start(*args: str | Path, **settings: Any) -> "subprocess.Popen[str]":
+def start(*args: str | Path | float, **settings: Any) -> "subprocess.Popen[str]":
     """Start the command; both of its outputs are piped."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [CIVICSKY, *map(str, args)],
         env=environment(**settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    _started.append(process)
+    return process
+
+
+def end_all() -> None:
+    """Kill what a failed test left behind."""
+    while _started:
+        process = _started.pop()
+        if process.returncode is None:
+            process.kill()
+            process.communicate()
 
 
 @dataclass
@@ -54,13 +66,13 @@ def finish(process: "subprocess.Popen[str]", timeout: float = 120) -> Ended:
     return Ended(process.returncode, out, err)
 
 
-def run(*args: str | Path, timeout: float = 120, **settings: Any) -> Ended:
+def run(*args: str | Path | float, timeout: float = 120, **settings: Any) -> Ended:
     """Run the command to its end."""
     return finish(start(*args, **settings), timeout)
 
 
 @contextmanager
-def server(*command: str | Path, **settings: Any) -> Iterator[str]:
+def server(*command: str | Path | float, **settings: Any) -> Iterator[str]:
     """A server that prints its address as the first word of its first line."""
     process = subprocess.Popen(
         list(map(str, command)),

@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--say", default="")
     parser.add_argument("--only-plain", action="store_true")
     Handler.options = parser.parse_args()
+    Path(Handler.options.log).touch()
     server = ThreadingHTTPServer(("127.0.0.1", Handler.options.port), Handler)
     print(f"http://127.0.0.1:{server.server_address[1]}/v1", flush=True)
     server.serve_forever()
