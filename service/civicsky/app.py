@@ -14,6 +14,7 @@ import uvloop
 from civicsky import __version__, datadir, filter as filters, log
 from civicsky.collecting import collect, housekeep
 from civicsky.decode import decode
+from civicsky.document import Document
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Refused, Transient, Usage
 from civicsky.journal import Journal, JournalReader
 from civicsky.label import Model, Slot
@@ -31,6 +32,7 @@ from civicsky.worker import Pool
 
 Halves = Literal["both", "collect", "label"]
 HOUSEKEEPING_SECONDS = 60.0
+PUBLISH_SECONDS = 60.0
 
 Work = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 """A half's name and what runs it."""
@@ -66,6 +68,7 @@ async def serve(settings: Settings, halves: Halves, *, drain: bool, metrics: Met
     """The same, in a loop that runs already."""
     if halves != "collect" and not settings.label.chosen:
         raise Usage(NO_MODEL)
+    os.umask(0o077)  # what we write holds texts that their authors may delete: nobody else should have copied them
     folder = datadir.prepare(settings.data_dir)
     if halves == "label":
         datadir.existing(folder)
@@ -81,7 +84,9 @@ async def serve(settings: Settings, halves: Halves, *, drain: bool, metrics: Met
     except asyncio.CancelledError:
         raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        error = _first(group)
+        log.event("failed", why=str(error) or type(error).__name__)
+        raise error from group
     return _summary(metrics, stop, waiting)
 
 
@@ -159,7 +164,7 @@ async def _prepare_label(
             try:
                 async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
                     arm = group.create_task(_arm(deadline, stop, settings, endless=strict), name="drain")
-                    group.create_task(_report_runs(reader, store, metrics, strict=strict), name="runs")
+                    group.create_task(_publish(reader, store, metrics, stop, strict=strict), name="publish")
                     await labelling.run(slots, store)
                     arm.cancel()
             except TimeoutError:
@@ -210,20 +215,33 @@ async def _slots(model: Model, count: int) -> AsyncIterator[list[Slot]]:
             await slot.close()
 
 
-async def _report_runs(reader: JournalReader, store: Store, metrics: Metrics, *, strict: bool) -> None:
-    """Tell the store which runs of which version and settings there were; it also shows early whether we may write."""
-    runs = [
-        {"_id": f"{run['started']}", "v": 1, **run, "started": format_time(run["started"])}
-        for run in await reader.table("run", ("started", "version", "filter_version", "settings", "settings_hash"))
-    ]
-    try:
-        await store.put("runs", runs)
-    except Transient:
-        pass  # the documents' own loop reports it, and tries again
-    except Refused as error:
-        if strict:
-            raise
-        metrics.store_why = str(error)
+async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: Stop, *, strict: bool) -> None:
+    """Tell the store of runs and coverage, at once, regularly, and at the end; the first time shows if we may write."""
+    while True:
+        last = stop.collected.is_set()
+        try:
+            await store.put("runs", [_run_document(row) for row in await reader.runs()])
+            await store.put("coverage", [_coverage_document(row) for row in await reader.coverage()])
+        except Transient:
+            pass  # the documents' own loop reports it, and tries again
+        except Refused as error:
+            if strict:
+                raise
+            metrics.store_why = str(error)
+            return
+        if last:
+            return
+        await happened(stop.collected, PUBLISH_SECONDS)
+
+
+def _run_document(row: dict[str, Any]) -> Document:
+    return {**row, "_id": str(row["started"]), "v": 1, "started": format_time(row["started"])}
+
+
+def _coverage_document(row: dict[str, Any]) -> Document:
+    times = {name: format_time(row[name]) for name in ("at", "first_at", "last_at") if row.get(name) is not None}
+    identity = (row["kind"], row["host"], row["epoch"], row.get("first_at") or row.get("at"))
+    return {**row, **times, "_id": "/".join(map(str, identity)), "v": now_us()}
 
 
 async def _minutes(settings: Settings, metrics: Metrics) -> None:

@@ -1,5 +1,7 @@
 """The errors of civicsky, by what the caller does about them. Imports nothing of ours."""
 
+from typing import Any
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -36,6 +38,8 @@ class Transient(CivicskyError):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.spend: Any = None
+        """What was paid in vain, if anything (`model.Spend`)."""
 
 
 class BadInput(Exception):
@@ -44,3 +48,5 @@ class BadInput(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.spend: Any = None
+        """What was paid in vain, if anything (`model.Spend`)."""

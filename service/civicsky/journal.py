@@ -35,6 +35,7 @@ CREATE TABLE reject (
   rkey TEXT NOT NULL, did TEXT NOT NULL, rev TEXT NOT NULL, idx INTEGER NOT NULL, reason TEXT NOT NULL,
   at INTEGER NOT NULL, record BLOB, PRIMARY KEY (rkey, did)) WITHOUT ROWID;
 CREATE INDEX reject_sampled ON reject (did) WHERE record IS NOT NULL;
+CREATE INDEX reject_by_time ON reject (at);
 CREATE TABLE count (
   hour INTEGER NOT NULL, unit TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT NOT NULL, n INTEGER NOT NULL,
   PRIMARY KEY (hour, unit, outcome, reason)) WITHOUT ROWID;
@@ -286,16 +287,26 @@ class JournalReader:
         found = await self._db.rows("SELECT unit, outcome, reason, sum(n) FROM count GROUP BY unit, outcome, reason")
         return Counter({(unit, outcome, reason): n for unit, outcome, reason, n in found})
 
-    async def table(self, name: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-        """All rows of a small table (run, held, gap), oldest first."""
-        found = await self._db.rows(f"SELECT {', '.join(columns)} FROM {name} ORDER BY id")
-        return [dict(zip(columns, row, strict=True)) for row in found]
+    async def runs(self) -> list[dict[str, Any]]:
+        """What ran: version, filter version, settings (secrets masked) and their hash."""
+        columns = ("started", "version", "filter_version", "settings", "settings_hash")
+        return _named(columns, await self._db.rows(f"SELECT {', '.join(columns)} FROM run ORDER BY id"))
+
+    async def coverage(self) -> list[dict[str, Any]]:
+        """What was held (`kind` held: contiguous frames of one connection) and what is known to be missing (gap)."""
+        held = ("host", "epoch", "resumed_after", "proved", "first_seq", "last_seq", "first_at", "last_at", "frames")
+        gap = ("host", "epoch", "cause", "after_seq", "at")
+        rows_held = await self._db.rows(f"SELECT {', '.join(held)} FROM held WHERE first_at IS NOT NULL ORDER BY id")
+        rows_gap = await self._db.rows(f"SELECT {', '.join(gap)} FROM gap ORDER BY id")
+        return [{"kind": "held", **row} for row in _named(held, rows_held)] + [
+            {"kind": "gap", **row} for row in _named(gap, rows_gap)
+        ]
 
     async def rejects(self, limit: int) -> list[dict[str, Any]]:
         """The newest rejected posts, with the record's bytes for those in the sample."""
         columns = ("did", "rkey", "reason", "at", "record")
         found = await self._db.rows(f"SELECT {', '.join(columns)} FROM reject ORDER BY at DESC LIMIT ?", (limit,))
-        return [dict(zip(columns, row, strict=True)) for row in found]
+        return _named(columns, found)
 
     async def flagged(self, limit: int) -> list[dict[str, Any]]:
         """The newest kept posts that the filter flagged."""
@@ -305,6 +316,10 @@ class JournalReader:
             (limit,),
         )
         return [{"did": did, "rkey": rkey, "flags": json.loads(flags)} for did, rkey, flags in found]
+
+
+def _named(columns: Sequence[str], found: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in found]
 
 
 async def _position(db: Connection, host: str) -> Position:

@@ -17,7 +17,7 @@ import httpx
 
 from civicsky import log
 from civicsky.errors import BadInput, Refused, Transient
-from civicsky.model import Answer, FieldLabel
+from civicsky.model import Answer, FieldLabel, Spend
 from civicsky.record import readable
 from civicsky.settings import Label as LabelSettings
 from civicsky.task import Prompt, answer_schema, applies, parse_answer, read_words, schema_messages, word_messages
@@ -73,7 +73,11 @@ class Slot:
         call = _Call(self, self._model)
         ask = self._by_words if self._model.prompt.way == "words" else self._by_schema
         began = monotonic()
-        labels = await ask(call, post)
+        try:
+            labels = await ask(call, post)
+        except (BadInput, Transient) as error:
+            error.spend = Spend(self._model.name, call.calls, call.tokens_in, call.tokens_out)
+            raise
         return Answer(
             fields=labels,
             way=self._model.prompt.way,

@@ -16,7 +16,7 @@ from civicsky.document import Document, label_document, post_document
 from civicsky.errors import BadInput, Refused, Transient
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
-from civicsky.model import Answer, Change, Job, Key, LabelRow, Outgoing, PostRow, now_us, post_uri
+from civicsky.model import Answer, Change, Job, Key, LabelRow, Outgoing, PostRow, Spend, now_us, post_uri
 from civicsky.queue import Closed, Queue
 from civicsky.record import readable
 from civicsky.settings import Settings
@@ -40,7 +40,9 @@ class LedgerShape(Protocol):
     async def due(self, held: Iterable[int], limit: int) -> list[Job]: ...
     async def waiting(self) -> int: ...
     async def answered(self, job: Job, label: LabelRow) -> bool: ...
-    async def put_off(self, job: Job, reason: str, seconds: float, attempts: int, *, dead: bool = False) -> bool: ...
+    async def put_off(
+        self, job: Job, reason: str, seconds: float, attempts: int, *, dead: bool = False, spend: Spend | None = None
+    ) -> bool: ...
     async def outgoing(self, limit: int) -> list[Outgoing]: ...
     async def labels_of(self, keys: Iterable[Key]) -> dict[Key, list[LabelRow]]: ...
     async def stored(self, done: Iterable[Outgoing], refused: dict[Outgoing, str]) -> None: ...
@@ -209,11 +211,12 @@ class Labelling:
             # Only a post that fails while others succeed is itself at fault.
             attempts = job.attempts + (self._answers > answers_before)
             dead = attempts >= self._settings.label.attempts
-            await self._give_back(job, "unreachable", pause, attempts, dead=dead)
+            await self._give_back(job, "unreachable", pause, attempts, dead=dead, spend=error.spend)
         except BadInput as bad:
             attempts = job.attempts + 1
             dead = attempts >= self._settings.label.attempts
-            await self._give_back(job, bad.reason, self._settings.label.pause_seconds, attempts, dead=dead)
+            pause = self._settings.label.pause_seconds
+            await self._give_back(job, bad.reason, pause, attempts, dead=dead, spend=bad.spend)
         else:
             self._answers += 1
             self._mark_model_up()
@@ -241,9 +244,11 @@ class Labelling:
         self._metrics.add("tokens_in", answer.tokens_in)
         self._metrics.add("tokens_out", answer.tokens_out)
 
-    async def _give_back(self, job: Job, reason: str, seconds: float, attempts: int, *, dead: bool) -> None:
+    async def _give_back(
+        self, job: Job, reason: str, seconds: float, attempts: int, *, dead: bool, spend: Spend | None
+    ) -> None:
         log.event("label_failed", stage="label", uri=post_uri(job.did, job.rkey), reason=reason, dead=dead)
-        if await self._ledger.put_off(job, reason, seconds, attempts, dead=dead) and dead:
+        if await self._ledger.put_off(job, reason, seconds, attempts, dead=dead, spend=spend) and dead:
             self._metrics.add("failed")
 
     async def _model_is_free(self) -> bool:

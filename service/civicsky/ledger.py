@@ -19,6 +19,7 @@ from civicsky.model import (
     LabelRow,
     Outgoing,
     PostRow,
+    Spend,
     now_us,
 )
 from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer
@@ -134,16 +135,24 @@ class Ledger:
             if wanted.rowcount:
                 await db.execute("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?)", _packed(label))
                 await self._touch(db, job.rkey, job.did)
-            await self._spend(db, label.answer)
+            await self._spend(db, label.answer.spend)
         return bool(wanted.rowcount)
 
-    async def put_off(self, job: Job, reason: str, seconds: float, attempts: int, *, dead: bool = False) -> bool:
-        """Try a job again after so many seconds, or never (`dead`). False when nobody wants it any more."""
-        changed = await self._db.execute(
-            "UPDATE job SET attempts = ?, reason = ?, next_at = ?, state = ? WHERE id = ? AND state = 'pending'",
-            (attempts, reason, now_us() + int(seconds * 1e6), "dead" if dead else "pending", job.id),
-        )
-        return bool(changed)
+    async def put_off(
+        self, job: Job, reason: str, seconds: float, attempts: int, *, dead: bool = False, spend: Spend | None = None
+    ) -> bool:
+        """Try a job again after so many seconds, or never (`dead`); keep what the vain attempt cost.
+
+        False when nobody wants it any more.
+        """
+        async with self._db.transaction("ledger.commit") as db:
+            changed = await db.execute(
+                "UPDATE job SET attempts = ?, reason = ?, next_at = ?, state = ? WHERE id = ? AND state = 'pending'",
+                (attempts, reason, now_us() + int(seconds * 1e6), "dead" if dead else "pending", job.id),
+            )
+            if spend and spend.calls:
+                await self._spend(db, spend)
+        return bool(changed.rowcount)
 
     async def outgoing(self, limit: int) -> list[Outgoing]:
         """Posts of which the store knows an older version, or nothing, in the order in which they changed."""
@@ -214,17 +223,11 @@ class Ledger:
         )
         await db.execute("UPDATE label SET answer = NULL WHERE rkey = ? AND did = ?", (rkey, did))
 
-    async def _spend(self, db: Connection, answer: Answer) -> None:
+    async def _spend(self, db: Connection, spend: Spend) -> None:
         await db.execute(
             "INSERT INTO spend VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET calls = calls + excluded.calls, "
             "tokens_in = tokens_in + excluded.tokens_in, tokens_out = tokens_out + excluded.tokens_out",
-            (
-                datetime.now(UTC).date().isoformat(),
-                answer.model_asked,
-                answer.calls,
-                answer.tokens_in,
-                answer.tokens_out,
-            ),
+            (datetime.now(UTC).date().isoformat(), *spend),
         )
 
 

@@ -248,6 +248,15 @@ class FieldLabel(NamedTuple):
     probability: float | None
 
 
+class Spend(NamedTuple):
+    """What calls cost, whether their answers were of use or not."""
+
+    model: str
+    calls: int
+    tokens_in: int
+    tokens_out: int
+
+
 class Answer(NamedTuple):
     """What a model said of one post, with everything needed to defend it later."""
 
@@ -265,6 +274,11 @@ class Answer(NamedTuple):
     tokens_out: int
     latency_ms: int
     calls: int
+
+    @property
+    def spend(self) -> Spend:
+        """What it cost."""
+        return Spend(self.model_asked, self.calls, self.tokens_in, self.tokens_out)
 
 
 class Job(NamedTuple):

@@ -55,7 +55,7 @@ async def gather(folder: Path) -> dict[str, Any]:
         counts = await journal.counts()
         positions = await journal.positions()
         last_change = await journal.last_change()
-        gaps = await journal.table("gap", ("host", "epoch", "cause", "after_seq", "at"))
+        gaps = [row for row in await journal.coverage() if row["kind"] == "gap"]
     finally:
         await journal.close()
     return {

@@ -15,7 +15,7 @@ import anyio
 import anyio.to_process
 from libipld import decode_dag_cbor
 
-from civicsky import faults, filter as filters
+from civicsky import faults, filter as filters, log
 from civicsky.errors import Failed
 from civicsky.model import POSTS, PostOp, Verdict
 from civicsky.record import extract
@@ -92,7 +92,8 @@ class Pool:
         records = [(op.cid, op.block) for op in ops]
         try:
             return await self._judge(records)
-        except (anyio.BrokenWorkerProcess, TimeoutError):
+        except (anyio.BrokenWorkerProcess, TimeoutError) as error:
+            log.event("worker_restarted", stage="worker", why=type(error).__name__, records=len(records))
             await self.start()
         return [await self._judge_alone(record) for record in records]
 
