@@ -111,7 +111,7 @@ def rejects(
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
-    """List what the filter rejected or flagged, and why; the text is there for the sampled share."""
+    """List what the filter rejected or flagged, and why."""
     from civicsky.report import rejects_listed, rejects_text  # noqa: PLC0415
 
     rows = asyncio.run(rejects_listed(load(config, {"data_dir": data_dir}).data_dir, limit))
@@ -128,7 +128,7 @@ def demo(
         Path, typer.Option("--data-dir", metavar="DIR", help="Folder in which each demo makes its own.")
     ] = Path("demo-data"),
 ) -> None:
-    """Do the main job on a recorded stream with the packaged model, and report."""
+    """Do the main job on a recorded stream, and report."""
     from civicsky.demo import run_demo  # noqa: PLC0415
 
     raise typer.Exit(run_demo(data_dir, print))
@@ -139,7 +139,7 @@ def config(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the effective settings, secrets masked, with the environment variable of each."""
+    """Print the effective settings, secrets masked."""
     shown = effective(load(config))
     if as_json:
         print(json.dumps(shown, indent=2))
@@ -162,8 +162,7 @@ def serve_frames(
     ] = "exclusive",
 ) -> None:
     """Be a relay that plays a recording, on loopback, until Ctrl-C."""
-    from civicsky.demo import sample_file  # noqa: PLC0415
-    from civicsky.frames import read_frames  # noqa: PLC0415
+    from civicsky.frames import read_frames, sample_file  # noqa: PLC0415
     from civicsky.relay import Playback, Relay  # noqa: PLC0415
 
     try:
@@ -194,7 +193,7 @@ def capture(
     window: Annotated[bool, typer.Option("--window", help="Begin with the oldest that the relay has.")] = False,
 ) -> None:
     """Record frames as they come, byte for byte."""
-    from civicsky.demo import capture_frames  # noqa: PLC0415
+    from civicsky.relay import capture_frames  # noqa: PLC0415
 
     log.configure(Settings().log)
     flags = {"source.relays": (relay,), "source.start": "window" if window else "live"}

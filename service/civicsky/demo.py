@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.resources import files
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,24 +16,16 @@ from rich.table import Table
 
 from civicsky import log
 from civicsky.app import Summary, serve
-from civicsky.decode import decode
-from civicsky.errors import EXIT_FAILED, BadInput, Failed
-from civicsky.frames import FrameWriter, read_frames
+from civicsky.errors import EXIT_FAILED, Failed
+from civicsky.frames import read_frames, sample_file
 from civicsky.metrics import Metrics
-from civicsky.model import Position
 from civicsky.relay import Playback, Relay
 from civicsky.report import demo_report
-from civicsky.settings import Settings, Source as SourceSettings, load
-from civicsky.source import Source
+from civicsky.settings import Settings, load
 
 ENOUGH_LABELS: Final = 200
 DRAIN_SECONDS: Final = 270
 _PLAIN_SECONDS: Final = 5
-
-
-def sample_file() -> Path:
-    """The packaged recording."""
-    return Path(str(files("civicsky") / "data" / "sample" / "frames.bin.gz"))
 
 
 def run_demo(parent: Path, say: Callable[[str], None]) -> int:
@@ -62,30 +54,6 @@ def run_demo(parent: Path, say: Callable[[str], None]) -> int:
     return 0 if summary.exit_code == 0 else EXIT_FAILED
 
 
-async def capture_frames(settings: SourceSettings, max_frames: int, file: Path) -> int:
-    """Record so many frames of a relay; gives how many were written."""
-    source = Source(settings, {relay: Position(relay) for relay in settings.relays}, Metrics())
-    writer = FrameWriter(file)
-    n = 0
-    try:
-        async for arrival in source.arrivals():
-            if isinstance(arrival.data, str):
-                source.settle(None)
-                continue
-            try:
-                is_new = source.settle(decode(arrival.data).seq) is None
-            except BadInput:
-                is_new = True  # record what came, whatever it is
-            if is_new:
-                writer.write(arrival.data)
-                n += 1
-            if n >= max_frames:
-                return n
-    finally:
-        writer.close()
-    return n
-
-
 async def _run(frames: list[bytes], settings: Settings) -> Summary:
     metrics = Metrics()
     async with Relay(frames, Playback()).serve() as url:
@@ -108,20 +76,24 @@ async def _show(metrics: Metrics, frames: int) -> None:
     bars = Progress(TextColumn("{task.description:10}"), BarColumn(30), MofNCompleteColumn())
     read, done = bars.add_task("frames", total=frames), bars.add_task("labelled", total=None)
     with Live(bars, console=console, refresh_per_second=5) as live:
-        while True:
+        for turn in count():
             bars.update(read, completed=metrics.counts["frames"])
-            bars.update(done, completed=metrics.counts["labelled"], total=metrics.counts["kept"] or None)
+            counts = metrics.counts
+            bars.update(done, completed=counts["labelled"], total=(counts["labelled"] + metrics.waiting) or None)
+            if turn % 10 == 0:  # rates over 2 s: shorter ones only flicker
+                line = _line(metrics)
             table = Table.grid(padding=(0, 2))
             table.add_row(bars)
-            table.add_row(_line(metrics))
+            table.add_row(line)
             live.update(table)
             await asyncio.sleep(0.2)
 
 
 def _line(metrics: Metrics) -> str:
     counts = metrics.counts
+    frames, labelled = metrics.rate("show", "frames"), metrics.rate("show", "labelled")
     return (
-        f"frames {counts['frames']:,}  posts {counts['posts']:,}  kept {counts['kept']:,}  "
-        f"labelled {counts['labelled']:,} ({metrics.rate('show', 'labelled'):.1f}/s)  waiting {metrics.waiting:,}"
+        f"frames {counts['frames']:,} ({frames:.0f}/s)  posts {counts['posts']:,}  kept {counts['kept']:,}  "
+        f"labelled {counts['labelled']:,} ({labelled:.1f}/s)  waiting {metrics.waiting:,}"
         + (f"  model: {metrics.model_why}" if metrics.model_why else "")
     )

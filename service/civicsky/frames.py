@@ -3,9 +3,15 @@
 import gzip
 import struct
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 from civicsky.errors import Usage
+
+
+def sample_file() -> Path:
+    """The packaged recording."""
+    return Path(str(files("civicsky") / "data" / "sample" / "frames.bin.gz"))
 
 
 def read_frames(file: Path) -> Iterator[bytes]:

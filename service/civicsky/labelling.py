@@ -100,7 +100,6 @@ class Labelling:
         self._answers = 0
         self._model_pause = 0.0
         self._model_free_at = 0.0
-        self._count_again_at = 0.0
 
     async def run(self, slots: Sequence[SlotShape], store: StoreShape) -> None:
         """Until `stop`, and then until what is held (with `drain`: all that waits) is labelled and stored."""
@@ -108,10 +107,12 @@ class Labelling:
             group.create_task(self._follow(), name="ledger")
             group.create_task(self._store(store), name="store")
             group.create_task(self._feed(), name="queue")
+            counting = group.create_task(self._count(), name="waiting")
             async with asyncio.TaskGroup() as labels:
                 for number, slot in enumerate(slots):
                     labels.create_task(self._label(slot), name=f"label-{number}")
             self._labelled_all = True
+            counting.cancel()
             self.wake()
 
     def wake(self) -> None:
@@ -131,7 +132,6 @@ class Labelling:
             elif last_look:
                 break
             else:
-                await self._count_waiting()
                 await self._rest()
         self._followed_all = True
         self.wake()
@@ -350,12 +350,12 @@ class Labelling:
         self._changed.clear()
         await happened(self._changed, self._settings.ledger.poll_seconds)
 
-    async def _count_waiting(self) -> None:
-        """Refresh the number of waiting posts, spending at most a tenth of the time on it."""
-        began = monotonic()
-        if began >= self._count_again_at:
+    async def _count(self) -> None:
+        """Keep the number of waiting posts fresh, spending at most a tenth of the time on it, until cancelled."""
+        while True:
+            began = monotonic()
             self._metrics.waiting = await self._ledger.waiting()
-            self._count_again_at = monotonic() + 10 * (monotonic() - began)
+            await asyncio.sleep(max(self._settings.ledger.poll_seconds, 10 * (monotonic() - began)))
 
 
 def _label_id(job: Job, prompt_hash: str, answer: Answer) -> str:

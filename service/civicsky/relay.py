@@ -1,4 +1,4 @@
-"""A relay that plays a recorded stream: a real websocket server, for the demo, for tests and for trying things out.
+"""A relay that plays a recorded stream (a real websocket server, for the demo and for trials), and a recorder.
 
 With a cursor it sends what comes after it (inclusive: from it on); without one it plays from the beginning, as if the
 recording were live. At the end it keeps the connection open, like a quiet relay.
@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,7 +20,11 @@ from websockets.exceptions import ConnectionClosed
 
 from civicsky.decode import decode
 from civicsky.errors import BadInput, Usage
-from civicsky.source import PATH
+from civicsky.frames import FrameWriter
+from civicsky.metrics import Metrics
+from civicsky.model import Position
+from civicsky.settings import Source as SourceSettings
+from civicsky.source import PATH, Source
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,30 @@ class Relay:
     async def _refuse(self, connection: ServerConnection, error: str, message: str) -> None:
         await connection.send(cbor2.dumps({"op": -1}) + cbor2.dumps({"error": error, "message": message}))
         await connection.close(1008, error)
+
+
+async def capture_frames(settings: SourceSettings, max_frames: int, file: Path) -> int:
+    """Record so many frames of a relay; gives how many were written."""
+    source = Source(settings, {relay: Position(relay) for relay in settings.relays}, Metrics())
+    writer = FrameWriter(file)
+    n = 0
+    try:
+        async for arrival in source.arrivals():
+            if isinstance(arrival.data, str):
+                source.settle(None)
+                continue
+            try:
+                is_new = source.settle(decode(arrival.data).seq) is None
+            except BadInput:
+                is_new = True  # record what came, whatever it is
+            if is_new:
+                writer.write(arrival.data)
+                n += 1
+            if n >= max_frames:
+                return n
+    finally:
+        writer.close()
+    return n
 
 
 class _Pace:

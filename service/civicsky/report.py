@@ -130,7 +130,7 @@ def _value(doc: Document, name: str) -> str | None:
 def _shares(labelled: list[Document]) -> list[str]:
     civic = [doc for doc in labelled if _value(doc, "civic") == "civic"]
     lines = [f"  {'civic':28} {Share(len(civic), len(labelled))}"]
-    for name, title in (("lean", "of these"), ("us_politics", "US politics")):
+    for name, title in (("lean", "of these, lean"), ("us_politics", "of these, US")):
         values = Counter(_value(doc, name) for doc in civic)
         lines += [f"  {title + ' ' + str(value):28} {Share(n, len(civic))}" for value, n in values.most_common()]
     return lines
