@@ -21,7 +21,7 @@ from civicsky.label import Model, Slot
 from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger, LedgerReader
 from civicsky.lifecycle import Stop, happened, signals
-from civicsky.local import LocalServer, find_weights
+from civicsky.local import LocalServer, find_weights, threads
 from civicsky.metrics import Metrics
 from civicsky.model import format_time, now_us
 from civicsky.settings import Settings, effective
@@ -69,9 +69,9 @@ async def serve(settings: Settings, halves: Halves, *, drain: bool, metrics: Met
     if halves != "collect" and not settings.label.chosen:
         raise Usage(NO_MODEL)
     os.umask(0o077)  # what we write holds texts that their authors may delete: nobody else should have copied them
-    folder = datadir.prepare(settings.data_dir)
     if halves == "label":
-        datadir.existing(folder)
+        datadir.existing(settings.data_dir)
+    folder = datadir.prepare(settings.data_dir)
     roles: tuple[datadir.Role, ...] = ("collect", "label") if halves == "both" else (halves,)
     stop = Stop()
     try:
@@ -127,7 +127,7 @@ async def _prepare_collect(
 ) -> Callable[[], Coroutine[Any, Any, None]]:
     shown = json.dumps(effective(settings), sort_keys=True)
     digest = hashlib.sha256(shown.encode()).hexdigest()
-    await journal.begin_run(__version__, filters.VERSION, shown, digest)
+    await journal.begin_run(__version__, filters.VERSION, shown, digest, await _followed(folder))
     pool = Pool(settings.worker, settings.filter)
     await pool.start()
     positions = {relay: await journal.position(relay) for relay in settings.source.relays}
@@ -200,9 +200,8 @@ async def _model(settings: Settings, prompt: Prompt, weights: Path | None) -> As
 
 
 def _calls(settings: Settings) -> int:
-    """Calls in flight: the local model gains nothing from more than there are processors."""
-    slots = settings.label.slots
-    return min(slots, len(os.sched_getaffinity(0))) if settings.label.model == "local" else slots
+    """Calls in flight: the local model gains nothing from more than it has processors."""
+    return min(settings.label.slots, threads()) if settings.label.model == "local" else settings.label.slots
 
 
 @asynccontextmanager
@@ -217,11 +216,14 @@ async def _slots(model: Model, count: int) -> AsyncIterator[list[Slot]]:
 
 async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: Stop, *, strict: bool) -> None:
     """Tell the store of runs and coverage, at once, regularly, and at the end; the first time shows if we may write."""
+    told: list[Document] = []
     while True:
         last = stop.collected.is_set()
+        runs, coverage = await reader.runs(), await reader.coverage()
         try:
-            await store.put("runs", [_run_document(row) for row in await reader.runs()])
-            await store.put("coverage", [_coverage_document(row) for row in await reader.coverage()])
+            await store.put("runs", [_run_document(row) for row in runs if row not in told])
+            await store.put("coverage", [_coverage_document(row) for row in coverage if row not in told])
+            told = runs + coverage
         except Transient:
             pass  # the documents' own loop reports it, and tries again
         except Refused as error:

@@ -195,9 +195,10 @@ def capture(
     """Record frames as they come, byte for byte."""
     from civicsky.relay import capture_frames  # noqa: PLC0415
 
-    log.configure(Settings().log)
     flags = {"source.relays": (relay,), "source.start": "window" if window else "live"}
-    n = asyncio.run(capture_frames(load(None, flags).source, max_frames, file))
+    settings = load(None, flags)
+    log.configure(settings.log)
+    n = asyncio.run(capture_frames(settings.source, max_frames, file))
     print(f"{n:,} frames in {file}")
 
 

@@ -214,6 +214,9 @@ async def _commit(
         verdicts = await sent.verdicts if sent.verdicts else []
         left = None if limit is None else limit - metrics.counts["kept"]
         committed = await journal.commit(sent.batch, verdicts, sent.received, kept_limit=left)
+        for (unit, outcome, reason), n in committed.counts.items():
+            if (unit, outcome) == ("post", "quarantined"):
+                log.event("quarantined", stage="worker", reason=reason, n=n)
         metrics.add("kept", committed.counts["post", "kept", ""])
         metrics.event_at = committed.position.event_at
         wake()

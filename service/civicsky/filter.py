@@ -48,7 +48,9 @@ def judge(fields: dict[str, Any], keep: Keep = "english") -> Judgement:
     if reason and (keep == "all" or (keep == "any_language" and reason == "language")):
         flags.append(reason)
         reason = None
-    return Judgement(reason, {"version": VERSION, "english_by": english_by, "scores": scores, "flags": flags})
+    # A kept post has a reason only when an edit made it one that would not have been kept.
+    notes = {"version": VERSION, "english_by": english_by, "scores": scores, "flags": flags, "reason": reason}
+    return Judgement(reason, notes)
 
 
 def is_english(text: str, langs: list[str]) -> tuple[bool, list[str], dict[str, float]]:

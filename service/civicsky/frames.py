@@ -32,7 +32,10 @@ class FrameWriter:
     """Writes frames to a file; the file is whole once `close` was called."""
 
     def __init__(self, file: Path) -> None:
-        self._stream = gzip.open(file, "wb")  # noqa: SIM115  (closed by `close`)
+        try:
+            self._stream = gzip.open(file, "wb")  # noqa: SIM115  (closed by `close`)
+        except OSError as error:
+            raise Usage(f"{file} cannot be written: {error.strerror}") from None
 
     def write(self, frame: bytes) -> None:
         """Append one frame."""

@@ -74,8 +74,19 @@ class Journal:
         """Release the file."""
         await self._db.close()
 
-    async def begin_run(self, version: str, filter_version: str, settings: str, settings_hash: str) -> None:
-        """Record what runs, with which settings (secrets masked)."""
+    async def begin_run(
+        self, version: str, filter_version: str, settings: str, settings_hash: str, followed: int | None
+    ) -> None:
+        """Record what runs, with which settings (secrets masked).
+
+        `followed` is the last change that the labelling half took over. A journal that was lost, or lost its tail in a
+        power cut, may be behind it: then the numbers go on from there, or the new changes would never be followed.
+        """
+        async with self._db.transaction() as db:
+            ((last,),) = await rows(db, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'change'")
+            if followed is not None and followed > last:
+                await db.execute("DELETE FROM sqlite_sequence WHERE name = 'change'")
+                await db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('change', ?)", (followed,))
         await self._db.execute(
             "INSERT INTO run (started, version, filter_version, settings, settings_hash) VALUES (?,?,?,?,?)",
             (now_us(), version, filter_version, settings, settings_hash),

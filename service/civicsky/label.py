@@ -7,6 +7,7 @@ act), `BadInput` (this answer is of no use). It keeps nothing: what is done with
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import exp
 from time import monotonic
@@ -65,7 +66,8 @@ class Slot:
 
     async def probe(self) -> None:
         """Ask the server who it is. Raises `Transient` when it cannot be reached, `Refused` when it refuses the key."""
-        await self._call("GET", "/models", None)
+        with suppress(BadInput):  # not every server lists its models
+            await self._call("GET", "/models", None)
 
     async def ask(self, fields: dict[str, Any]) -> Answer:
         """Label one post by its fields (see `record.extract`). Raises `Transient`, `Refused` or `BadInput`."""
@@ -95,23 +97,23 @@ class Slot:
 
     async def _by_schema(self, call: "_Call", post: str) -> dict[str, FieldLabel]:
         task, model = self._model.prompt.task, self._model
-        while True:
+        for form in _FORMATS[_FORMATS.index(model.format) :]:
             parameters: dict[str, Any] = {"temperature": 0, "max_tokens": model.settings.max_tokens}
-            if model.format == "json_schema":
+            if form == "json_schema":
                 parameters["response_format"] = answer_schema(task)
-            elif model.format == "json_object":
+            elif form == "json_object":
                 parameters["response_format"] = {"type": "json_object"}
-            tried = model.format
             try:
                 choice = await call.complete(schema_messages(task, post), parameters)
             except BadInput as bad:
-                if bad.reason != "request_rejected" or tried == _FORMATS[-1]:
+                if bad.reason != "request_rejected" or form == _FORMATS[-1]:
                     raise
-                if model.format == tried:  # another slot may have found it out meanwhile
-                    model.format = _FORMATS[_FORMATS.index(tried) + 1]
-                    log.event("label_way", stage="label", way=f"schema ({model.format})")
                 continue
+            if form != model.format:  # it was the format that the server refused, not this one post
+                model.format = form
+                log.event("label_way", stage="label", way=f"schema ({form})")
             return parse_answer(task, _content(choice))
+        raise AssertionError
 
     async def _by_words(self, call: "_Call", post: str) -> dict[str, FieldLabel]:
         task = self._model.prompt.task
@@ -196,9 +198,8 @@ class _Call:
         if isinstance(usage, dict):
             self.tokens_in += _count(usage.get("prompt_tokens"))
             self.tokens_out += _count(usage.get("completion_tokens"))
-        self.model_named = str(answer.get("model") or "")[:200]
-        fingerprint = answer.get("system_fingerprint")
-        self.fingerprint = str(fingerprint)[:200] if fingerprint else None
+        self.model_named = _name(answer.get("model"))
+        self.fingerprint = _name(answer.get("system_fingerprint")) or None
         choices = answer.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise BadInput("bad_response")
@@ -226,7 +227,7 @@ def _first_token(choice: dict[str, Any]) -> list[tuple[str, float]]:
     try:
         top = choice["logprobs"]["content"][0]["top_logprobs"]
         return [(str(item["token"]), exp(min(0.0, float(item["logprob"])))) for item in top]
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         raise BadInput("no_logprobs") from None
 
 
@@ -238,6 +239,11 @@ async def _read(response: httpx.Response) -> bytes:
             raise BadInput("too_long")
         parts.append(part)
     return b"".join(parts)
+
+
+def _name(value: Any) -> str:
+    """What a server calls something: bounded, and text that every database takes."""
+    return str(value or "")[:200].encode(errors="replace").decode()
 
 
 def _count(value: Any) -> int:

@@ -22,6 +22,8 @@ from civicsky.record import readable
 from civicsky.settings import Settings
 from civicsky.task import Prompt
 
+UNUSABLE_IN_A_ROW = 10
+
 
 class ReaderShape(Protocol):
     """See `journal.JournalReader`."""
@@ -98,6 +100,7 @@ class Labelling:
         self._followed_all = False
         self._labelled_all = False
         self._answers = 0
+        self._unusable = 0
         self._model_pause = 0.0
         self._model_free_at = 0.0
 
@@ -213,12 +216,14 @@ class Labelling:
             dead = attempts >= self._settings.label.attempts
             await self._give_back(job, "unreachable", pause, attempts, dead=dead, spend=error.spend)
         except BadInput as bad:
+            self._note_unusable(bad.reason)
             attempts = job.attempts + 1
             dead = attempts >= self._settings.label.attempts
             pause = self._settings.label.pause_seconds
             await self._give_back(job, bad.reason, pause, attempts, dead=dead, spend=bad.spend)
         else:
             self._answers += 1
+            self._unusable = 0
             self._mark_model_up()
             faults.point("label.answer")
             await self._keep(job, answer)
@@ -270,6 +275,13 @@ class Labelling:
             log.event("label_down", stage="label", why=str(error))
         self._metrics.model_why = str(error)
         return pause
+
+    def _note_unusable(self, reason: str) -> None:
+        """One bad answer is that post's; many in a row are the server's."""
+        self._unusable += 1
+        if self._unusable == UNUSABLE_IN_A_ROW:
+            log.event("label_unusable", stage="label", reason=reason, n=self._unusable)
+            self._metrics.model_why = f"the model's answers are of no use ({reason})"
 
     def _mark_model_up(self) -> None:
         if self._metrics.model_why or self._answers == 1:

@@ -109,6 +109,11 @@ class LocalServer:
         raise Failed(f"label: the local model was not ready within {READY_SECONDS} s")
 
 
+def threads() -> int:
+    """Processors for the local model: all but one, which is for everything else."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
 def _hash(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -134,7 +139,8 @@ def _serve() -> None:
     parameters.api_keys = [order["key"]]
     parameters.n_parallel = order["slots"]
     parameters.n_ctx = CONTEXT_TOKENS * order["slots"]
-    parameters.cpuparams.n_threads = max(1, len(os.sched_getaffinity(0)))
+    # Its threads wait for each other by spinning: with one too many the whole server stands still.
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads()
     parameters.ui = False
     parameters.verbosity = 0
     server = xllamacpp.Server(parameters)

@@ -26,6 +26,7 @@ class Metrics:
     """Posts on disk or in the queue that have no label yet."""
     event_at: int | None = None
     """Time of the last frame that was committed."""
+    _began: float = field(default_factory=monotonic)
     _marks: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, name: str, n: int = 1) -> None:
@@ -47,6 +48,6 @@ class Metrics:
     def rate(self, reader: str, name: str) -> float:
         """Per second since the same reader last asked for this count."""
         now, n = monotonic(), self.counts[name]
-        then, before = self._marks.get(reader + name, (now, n))
+        then, before = self._marks.get(reader + name, (self._began, 0))
         self._marks[reader + name] = (now, n)
         return (n - before) / (now - then) if now > then else 0.0

@@ -59,7 +59,7 @@ SHA-256 is not its CID's. not_a_record: the block is not a map. wrong_type: `$ty
 bad_text: `text` is not a string. worker_crashed, worker_timeout: decoding this record alone killed or hung a worker.
 """
 
-GapCause = Literal["renumbered", "outdated_cursor", "undecodable"]
+GapCause = Literal["renumbered", "outdated_cursor", "undecodable", "too_large"]
 """Why frames were missed for certain."""
 
 PostState = Literal["live", "hidden", "deleted"]

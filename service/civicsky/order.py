@@ -153,7 +153,8 @@ def sampled(key: Key, share: float) -> bool:
 def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[PostOutcome, str]:
     event, key = frame.event, (op.rkey, frame.event.did)
     if op.fault is not None:
-        _put_aside(plan, frame, op.fault, op.block)
+        # There is no record to keep, so the whole frame is.
+        _put_aside(plan, frame, op.fault, frame.arrival.data if isinstance(frame.arrival.data, bytes) else b"")
         return "quarantined", op.fault
     known = plan.known.get(key)
     if known and (event.rev, op.idx) <= ((known.rev, known.idx) if known.rev else _BEFORE_ALL):

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from civicsky.errors import Usage
 
@@ -259,6 +259,12 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     try:
         settings = Settings(**values)
         return _with_flags(settings, flags or {})
+    except SettingsError as error:
+        name = str(error).split('"')[1] if '"' in str(error) else "a setting"
+        raise Usage(
+            f"environment: the value for {name!r} is not JSON, as lists and groups must be: "
+            'CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'
+        ) from None
     except ValidationError as error:
         raise Usage(_explain(error, values, file)) from None
 

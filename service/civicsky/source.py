@@ -19,6 +19,7 @@ from websockets.exceptions import (
     InvalidStatus,
     WebSocketException,
 )
+from websockets.frames import CloseCode
 
 from civicsky import log
 from civicsky.metrics import Metrics
@@ -29,6 +30,8 @@ PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
 WINDOW: Final = 0
 """The cursor that asks for everything a relay still has. Never stored."""
 BAD_IN_A_ROW: Final = 10
+HIGHER_BOUND: Final = 4
+"""Times `max_frame_bytes`, for one attempt."""
 
 
 class Source:
@@ -44,9 +47,11 @@ class Source:
         self._stopping = asyncio.Event()
         self._socket: ClientConnection | None = None
         self._waiting_since: float | None = None
+        self._resumed_after: int | None = None
         self._arrived = self._link = self._failures = 0
         self._first = True
         self._renumbered = False
+        self._too_large = 0
         self._up: bool | None = None
         self._bad: list[str] = []
         self._bad_before: list[str] = []
@@ -68,7 +73,7 @@ class Source:
                         close_timeout=1,
                         ping_interval=None,  # the library's keepalive closes a healthy socket behind a slow reader
                         compression=None,
-                        max_size=self._settings.max_frame_bytes,
+                        max_size=self._settings.max_frame_bytes * (HIGHER_BOUND if self._too_large else 1),
                         max_queue=4,
                         user_agent_header="civicsky",
                     ) as socket,
@@ -76,6 +81,7 @@ class Source:
                 ):
                     async for arrival in messages:
                         yield arrival
+                await self._after_drop()
             except (OSError, TimeoutError, WebSocketException) as error:
                 await self._back_off(error)
 
@@ -96,6 +102,7 @@ class Source:
                 return "ignored"
             return "duplicate"
         position.cursor = seq
+        self._too_large = 0
         self._failures = 0  # only a new frame proves that this relay serves us
         self._mark_up()
         return None
@@ -143,15 +150,16 @@ class Source:
         self._socket, self._first = socket, True
         self._link += 1
         position = self._positions[self.host]
-        epoch, resumed_after = position.epoch, position.cursor
+        epoch, self._resumed_after = position.epoch, position.cursor
         watch = asyncio.create_task(self._watch(socket), name="source-watch")
         try:
-            while not self._stopping.is_set():
+            # After a drop `_socket` is another one: what the dropped one still holds is not read.
+            while self._socket is socket:
                 self._waiting_since = monotonic()
                 data = await socket.recv()
                 self._waiting_since = None
                 self._arrived += 1
-                yield Arrival(self._arrived, self.host, epoch, self._link, resumed_after, data, now_us())
+                yield Arrival(self._arrived, self.host, epoch, self._link, self._resumed_after, data, now_us())
         finally:
             self._socket = self._waiting_since = None
             watch.cancel()
@@ -184,15 +192,20 @@ class Source:
             cursor = WINDOW
         return self.host + PATH + ("" if cursor is None else f"?cursor={cursor}")
 
+    async def _after_drop(self) -> None:
+        """We hung up ourselves. After a renumbering the same relay is read again, at once."""
+        if not self._renumbered:
+            await self._back_off(ConnectionError("it sent frames that cannot be decoded"))
+        self._renumbered = False
+
     async def _back_off(self, error: Exception) -> None:
         """Wait before the next attempt. A wait doubles from `backoff_seconds` on; jitter only makes it longer."""
         if self._stopping.is_set():
             return
-        if self._renumbered:  # we hung up ourselves: the same relay again, at once
-            self._renumbered = False
-            return
         self._mark_down(_why(error))
         self._failures += 1
+        if isinstance(error, ConnectionClosed) and error.sent and error.sent.code == CloseCode.MESSAGE_TOO_BIG:
+            self._step_over_too_large()
         wait = min(
             self._settings.backoff_max_seconds, self._settings.backoff_seconds * 2 ** min(self._failures - 1, 16)
         )
@@ -205,9 +218,18 @@ class Source:
             async with asyncio.timeout(wait):
                 await self._stopping.wait()
 
+    def _step_over_too_large(self) -> None:
+        """A message above the bound comes again at the same cursor: try a higher bound once, then later cursors."""
+        self._too_large += 1
+        position = self._positions[self.host]
+        if self._too_large > 1 and position.cursor is not None:
+            self._record_gap("too_large")
+            position.cursor += 2 ** min(self._too_large - 2, 32)
+
     def _drop(self) -> None:
         if self._socket is not None:
             self._socket.transport.abort()
+            self._socket = None
 
     def _record_gap(self, cause: str) -> None:
         position = self._positions[self.host]
@@ -215,8 +237,8 @@ class Source:
 
     def _mark_up(self) -> None:
         if self._up is not True:
-            position = self._positions[self.host]
-            log.event("source_up", stage="source", host=self.host, epoch=position.epoch, cursor=position.cursor)
+            epoch = self._positions[self.host].epoch
+            log.event("source_up", stage="source", host=self.host, epoch=epoch, cursor=self._resumed_after)
         self._up = True
         self._metrics.connected, self._metrics.host, self._metrics.relay_why = True, self.host, ""
 

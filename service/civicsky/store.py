@@ -96,7 +96,8 @@ class SqliteStore:
     @classmethod
     async def open(cls, path: Path) -> "SqliteStore":
         """Open or make the file. Errors as in `sqlite.open_writer`."""
-        return cls(await open_writer(path, SCHEMA, synchronous="NORMAL"), path)
+        # FULL, since the ledger counts on what was written here.
+        return cls(await open_writer(path, SCHEMA, synchronous="FULL"), path)
 
     async def put(self, collection: Collection, documents: Sequence[Document], *, only_existing: bool = False) -> Put:
         """See `Store.put`."""
@@ -112,6 +113,8 @@ class SqliteStore:
                 packed = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
                 cursor = await db.execute(sql, (document["_id"], document["v"], packed))
                 written += max(0, cursor.rowcount)
+        if any(document.get("state") == "deleted" for document in documents):
+            await self._db.rows("PRAGMA wal_checkpoint(TRUNCATE)")  # no deleted text stays behind in the log
         return Put(written, len(documents) - written, {})
 
     async def documents(self, collection: Collection) -> AsyncIterator[Document]:

@@ -62,7 +62,7 @@ def commit(
         "tooBig": False,
         "repo": did,
         "commit": link(root[1]),
-        "rev": rev or f"3n2vmms{seq:06d}".replace("0", "a").replace("1", "b").replace("8", "c").replace("9", "d"),
+        "rev": rev or tid(seq),
         "since": None,
         "blocks": car(root[1], [root, *blocks]),
         "ops": listed,
@@ -70,6 +70,11 @@ def commit(
         "time": time,
     }
     return frame("#commit", body)
+
+
+def tid(n: int) -> str:
+    """A revision that rises with n: thirteen digits of the sortable base 32."""
+    return "3n2v" + "".join("234567abcdefghijklmnopqrstuvwxyz"[n >> (5 * at) & 31] for at in reversed(range(9)))
 
 
 @asynccontextmanager

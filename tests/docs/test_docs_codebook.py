@@ -1,0 +1,175 @@
+"""docs/codebook.md tells every stored field, value and reason as the code has them."""
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from civicsky import app, filter as filters
+from civicsky.document import label_document, post_document
+from civicsky.journal import Journal, JournalReader
+from civicsky.model import (
+    Answer,
+    BadReason,
+    FieldLabel,
+    FrameOutcome,
+    GapCause,
+    LabelRow,
+    Outgoing,
+    PostOutcome,
+    PostRow,
+    PostState,
+    RejectReason,
+)
+from civicsky.record import extract
+from civicsky.settings import Journal as JournalSettings
+from civicsky.store import SqliteStore
+from civicsky.task import load_task
+from docs.pages import ROOT, named, page, quoted, section
+
+CODEBOOK = "docs/codebook.md"
+OUT = Outgoing("did:plc:a", "r", 1, "live", 2, known=True)
+
+
+def fields_of_a_post() -> dict[str, Any]:
+    fields = extract(
+        {
+            "text": "https://a.example/b",
+            "embed": {"$type": "app.bsky.embed.external", "external": {"uri": "u", "title": "t", "description": "d"}},
+            "facets": [
+                {"features": [{"$type": "app.bsky.richtext.facet#link", "uri": "https://a.example/b"}]},
+                *(
+                    {"features": [{"$type": "app.bsky.richtext.facet#mention", "did": f"did:plc:{n}"}]}
+                    for n in range(filters.MANY_MENTIONS)
+                ),
+            ],
+            "tags": [f"tag{n}" for n in range(filters.MANY_TAGS)],
+            "labels": {"values": [{"val": next(iter(filters.GRAPHIC))}]},
+        }
+    )
+    return {**fields, "filter": filters.judge(fields).notes}
+
+
+def a_label() -> LabelRow:
+    answer = Answer({"civic": FieldLabel("civic", 0.5)}, "words", "m", "m", None, "{}", "local", "0", 1, 1, 1, 1)
+    return LabelRow("id", OUT.did, OUT.rkey, "cid", "civic", "1", "hash", 1.0, 3, 1, answer)
+
+
+def a_post() -> dict[str, Any]:
+    row = PostRow(OUT.rkey, OUT.did, "rev", "cid", "live", "wss://relay", 2, 2, 1.0, fields_of_a_post())
+    document = post_document(OUT, row, [a_label()])
+    assert document is not None
+    return document
+
+
+@pytest.mark.parametrize(
+    ("heading", "values"),
+    [
+        ("Reject reasons", RejectReason),
+        ("Quarantine reasons", BadReason),
+        ("Frame outcomes", FrameOutcome),
+        ("Post outcomes", PostOutcome),
+        ("Causes of gaps", GapCause),
+        ("States", PostState),
+    ],
+)
+def test_every_value_of_a_kind_has_a_row_and_no_other_has(heading: str, values: Any) -> None:
+    assert set(named(section(CODEBOOK, heading))) == set(get_args(values))
+
+
+def test_every_field_of_a_posts_document_is_told() -> None:
+    assert set(named(section(CODEBOOK, "Posts"))) == set(a_post())
+
+
+def test_every_part_of_a_posts_fields_is_told() -> None:
+    document, told = a_post(), named(section(CODEBOOK, "Posts"))
+    for name in ("link", "filter"):
+        assert set(document[name]) <= set(quoted(" ".join(told[name]))), name
+    assert set(document["origins"][0]) <= set(quoted(" ".join(told["origins"])))
+    assert {name.removeprefix("filter.") for name in told_of_the_filter()} == set(document["filter"])
+
+
+def told_of_the_filter() -> set[str]:
+    return {name for name in named(section(CODEBOOK, "The filter")) if name.startswith("filter.")}
+
+
+def test_every_flag_and_voter_of_the_filter_is_told() -> None:
+    flags = set(a_post()["filter"]["flags"])
+    assert len(flags) == 4, "the sample post should have every flag"
+    told = named(section(CODEBOOK, "The filter"))
+    assert flags == {name for name in told if not name.startswith("filter.")}
+    _, english_by, scores = filters.is_english("This is a plain English sentence about the weather.", ["en"])
+    assert set(english_by) <= set(quoted(" ".join(told["filter.english_by"])))
+    assert set(scores) <= set(quoted(" ".join(told["filter.scores"])))
+    assert filters.VERSION in section(CODEBOOK, "The filter")
+
+
+def test_every_field_of_the_current_label_is_told() -> None:
+    assert set(named(section(CODEBOOK, "The current label, `labels.civic`"))) == set(a_post()["labels"]["civic"])
+
+
+def test_every_field_of_a_labels_document_is_told() -> None:
+    assert set(named(section(CODEBOOK, "Labels"))) == set(label_document(OUT, a_label()))
+
+
+def test_a_tombstone_holds_what_the_codebook_says() -> None:
+    gone = OUT._replace(state="deleted")
+    left = quoted(named(section(CODEBOOK, "States"))["deleted"][0])
+    assert set(left) == set(post_document(gone, None, []) or {}) == set(label_document(gone, a_label()))
+
+
+async def test_every_field_of_runs_and_coverage_is_told(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
+    await journal.begin_run("1", "1", "{}", "hash")
+    await journal._db.execute(
+        "INSERT INTO held (host, epoch, resumed_after, proved, first_seq, last_seq, first_at, last_at, frames) "
+        "VALUES ('wss://relay', 1, 1, 1, 2, 3, 4, 5, 6)"
+    )
+    await journal._db.execute(
+        "INSERT INTO gap (host, epoch, cause, after_seq, at) VALUES ('wss://relay', 1, 'renumbered', 1, 7)"
+    )
+    await journal.close()
+    reader = await JournalReader.open(tmp_path / "journal.db")
+    (run,), (held, gap) = await reader.runs(), await reader.coverage()
+    await reader.close()
+    assert set(named(section(CODEBOOK, "Runs"))) == set(app._run_document(run))
+    told = set(named(section(CODEBOOK, "Coverage")))
+    assert told == set(app._coverage_document(held)) | set(app._coverage_document(gap))
+
+
+async def test_every_column_of_the_view_for_quick_questions_is_told(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "posts.db")
+    await store.close()
+    with closing(sqlite3.connect(tmp_path / "posts.db")) as db:
+        columns = [column for column, *_ in db.execute("SELECT * FROM civic").description]
+    (told,) = re.findall(r"The view `civic` has a row.*?: (.*?)\.\n", page(CODEBOOK), re.DOTALL)
+    assert quoted(told.replace("(of `civic`)", "")) == columns
+
+
+def test_the_tasks_definition_is_quoted_word_by_word() -> None:
+    lines = [line.removeprefix(">") for line in page(CODEBOOK).splitlines() if line.startswith(">")]
+    assert " ".join(" ".join(lines).split()) == " ".join(load_task()[0].definition.split())
+
+
+def test_every_field_and_value_of_the_task_is_told_in_its_order() -> None:
+    task, _ = load_task()
+    told = named(section(CODEBOOK, "The task `civic`"))
+    assert list(told) == [field.name for field in task.fields]
+    for field in task.fields:
+        values, question, exists = told[field.name]
+        assert quoted(values) == list(field.values)
+        assert question == " ".join(field.description.split())
+        assert quoted(exists) == [word for pair in field.only_if.items() for word in pair]
+    assert f"Version {task.version}," in section(CODEBOOK, "The task `civic`")
+
+
+def test_every_reason_for_a_missing_label_is_told() -> None:
+    sources = "".join(
+        (ROOT / "service/civicsky" / name).read_text(encoding="utf-8") for name in ("label.py", "task.py")
+    )
+    reasons = set(re.findall(r'BadInput\("([a-z_]+)"\)', sources))
+    assert len(reasons) > 5
+    assert set(named(section(CODEBOOK, "Why a post has no label"))) == reasons | {"unreachable", "text_gone"}

@@ -1,0 +1,150 @@
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, get_args
+
+import pytest
+import structlog
+
+from civicsky.log import EVENTS, EventName, configure, event
+from civicsky.settings import Log
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+def written(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """The JSON lines on standard error; nothing may stand on standard output."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    return [json.loads(line) for line in err.split("\n") if line]
+
+
+# ---- events ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_event_is_documented_with_its_level() -> None:
+    assert set(EVENTS) == set(get_args(EventName))
+    for name, text in EVENTS.items():
+        level, _, meaning = text.partition(": ")
+        assert level in LEVELS, name
+        assert len(meaning) > 10, name
+        assert name.replace("_", "").islower(), name
+
+
+@pytest.mark.parametrize("name", get_args(EventName))
+def test_every_event_is_written_at_its_documented_level(name: EventName, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Log(level="debug", format="json"))
+    event(name, why="because")
+    (line,) = written(capsys)
+    assert (line["event"], line["level"], line["why"]) == (name, EVENTS[name].partition(":")[0], "because")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_nothing_below_the_chosen_level_is_written(level: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Log(level=level, format="json"))
+    for name in EVENTS:
+        event(name)
+    found = {line["level"] for line in written(capsys)}
+    assert found == set(LEVELS[LEVELS.index(level) :])
+
+
+def test_an_event_is_one_json_line_with_time_stage_and_values(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Log(format="json"))
+    event("source_up", stage="source", host="wss://relay", epoch=2, cursor=None, share=0.5, on=True)
+    event("label_up")
+    first, second = written(capsys)
+    moment = datetime.fromisoformat(first.pop("timestamp"))
+    assert moment.utcoffset() is not None
+    assert first == {
+        "event": "source_up",
+        "level": "info",
+        "stage": "source",
+        "host": "wss://relay",
+        "epoch": 2,
+        "cursor": None,
+        "share": 0.5,
+        "on": True,
+    }
+    assert "stage" not in second
+
+
+def test_the_format_is_json_where_standard_error_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Log())
+    event("started")
+    assert [line["event"] for line in written(capsys)] == ["started"]
+
+
+def test_the_console_format_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Log(format="console"))
+    event("source_down", stage="source", why="no answer")
+    _, err = capsys.readouterr()
+    assert "source_down" in err
+    assert "no answer" in err
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(err)
+
+
+# ---- hostile words ---------------------------------------------------------------------------------------------------
+
+HOSTILE = [
+    *map(chr, range(0x20)),
+    "\x7f",
+    *map(chr, range(0x80, 0xA0)),
+    "\u200b",
+    "\u200d",
+    "\u200e",
+    "\u200f",
+    "\u2028",
+    "\u2029",
+    "\u202a",
+    "\u202b",
+    "\u202c",
+    "\u202d",
+    "\u202e",
+    "\u2066",
+    "\u2067",
+    "\u2068",
+    "\u2069",
+]
+
+
+@pytest.mark.parametrize("char", HOSTILE, ids=lambda char: f"U+{ord(char):04X}")
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_character_that_moves_or_turns_text_is_neutralised(
+    char: str, form: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(Log(format=form))
+    event("source_down", why=f"x{char}y")
+    _, err = capsys.readouterr()
+    assert "x?y" in err
+    assert char == "\n" or f"x{char}y" not in err
+    assert err.count("\n") == 1
+
+
+def test_a_value_cannot_begin_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Log(format="json"))
+    event("source_down", why='x\n{"event": "started"}')
+    assert [(line["event"], line["why"]) for line in written(capsys)] == [("source_down", 'x?{"event": "started"}')]
+
+
+def test_other_characters_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Log(format="json"))
+    event("source_down", why='é 日本 🔥 "quoted" \\ <b>')
+    assert written(capsys)[0]["why"] == 'é 日本 🔥 "quoted" \\ <b>'
+
+
+def test_no_value_is_endless(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Log(format="json"))
+    event("source_down", why="x" * 100_000)
+    assert written(capsys)[0]["why"] == "x" * 500
+
+
+def test_an_event_that_is_not_known_is_a_defect() -> None:
+    with pytest.raises(KeyError):
+        event("no_such_event")  # type: ignore[arg-type]

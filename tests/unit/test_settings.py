@@ -1,0 +1,358 @@
+import ast
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+import civicsky.settings
+from civicsky.errors import Usage
+from civicsky.settings import CONFIG_VARIABLE, Group, Label, Settings, Source, Store, documented, effective, load
+
+SECRET = "sk-very-secret"
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("CIVICSKY_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "settings.toml"
+
+
+def complaint(config: Path | None = None, flags: dict[str, Any] | None = None) -> str:
+    with pytest.raises(Usage) as caught:
+        load(config, flags)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+# ---- precedence ------------------------------------------------------------------------------------------------------
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    assert load() == Settings()
+    assert load().source.relays == ("wss://bsky.network",)
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load().label.slots == 4
+    file.write_text("[label]\nslots = 5\n")
+    assert load(file).label.slots == 5
+    monkeypatch.setenv("CIVICSKY_LABEL__SLOTS", "6")
+    assert load(file).label.slots == 6
+    assert load(file, {"label.slots": 7}).label.slots == 7
+
+
+def test_one_key_from_a_higher_source_leaves_the_groups_other_keys_alone(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text('data_dir = "/from/file"\n[label]\nslots = 5\nattempts = 9\nmodel = "from file"\n')
+    monkeypatch.setenv("CIVICSKY_LABEL__SLOTS", "6")
+    label = load(file, {"label.model": "from flag"}).label
+    assert (label.slots, label.attempts, label.model) == (6, 9, "from flag")
+    assert load(file).data_dir == Path("/from/file")
+
+
+def test_a_value_at_the_top_follows_the_same_order(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('data_dir = "/from/file"\n')
+    monkeypatch.setenv("CIVICSKY_DATA_DIR", "/from/environment")
+    assert load(file).data_dir == Path("/from/environment")
+    assert load(file, {"data_dir": "/from/flag"}).data_dir == Path("/from/flag")
+    assert load(file, {"data_dir": Path("/from/flag")}).data_dir == Path("/from/flag")
+
+
+def test_a_flag_that_was_not_given_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIVICSKY_LABEL__SLOTS", "6")
+    monkeypatch.setenv("CIVICSKY_SOURCE__RELAYS", '["wss://a.example", "ws://b.example/"]')
+    settings = load(None, {"label.slots": None, "source.relays": [], "data_dir": None})
+    assert settings.label.slots == 6
+    assert settings.source.relays == ("wss://a.example", "ws://b.example")
+
+
+def test_a_list_from_a_flag_replaces_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIVICSKY_SOURCE__RELAYS", '["wss://a.example", "ws://b.example"]')
+    assert load(None, {"source.relays": ["wss://c.example"]}).source.relays == ("wss://c.example",)
+
+
+def test_the_environment_can_name_the_file_and_a_flag_another(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = file.with_name("other.toml")
+    file.write_text("[label]\nslots = 5\n")
+    other.write_text("[label]\nslots = 6\n")
+    monkeypatch.setenv(CONFIG_VARIABLE, str(file))
+    assert load().label.slots == 5
+    assert load(other).label.slots == 6
+    monkeypatch.setenv(CONFIG_VARIABLE, "")
+    assert load().label.slots == 4
+
+
+def test_names_in_the_environment_may_have_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("civicsky_label__slots", "6")
+    assert load().label.slots == 6
+
+
+def test_settings_and_their_groups_are_frozen() -> None:
+    for target, name in ((load(), "data_dir"), (load().label, "slots")):
+        with pytest.raises(ValueError, match="frozen"):
+            setattr(target, name, 1)
+
+
+# ---- complaints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [("[label]\nslotz = 1\n", "label.slotz"), ("[labl]\nslots = 1\n", "labl"), ("slots = 1\n", "slots")],
+)
+def test_an_unknown_key_of_the_file_is_named_with_the_file(file: Path, text: str, key: str) -> None:
+    file.write_text(text)
+    assert complaint(file) == f"settings file {file}: no such setting {key!r}; `civicsky config` lists them all"
+
+
+@pytest.mark.parametrize(
+    "name", ["CIVICSKY_LABEL__SLOTZ", "CIVICSKY_LABEL_SLOTS", "CIVICSKY_LABEL", "civicsky_nothing"]
+)
+def test_an_unknown_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    assert complaint() == f"environment variable {name}: no such setting; `civicsky config` lists them all"
+
+
+def test_variables_that_only_look_like_ours_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIVICSKYX", "1")
+    monkeypatch.setenv("MY_CIVICSKY_LABEL", "1")
+    monkeypatch.setenv("CIVICSKY_FAULT", "")
+    assert load() == Settings()
+
+
+BAD = [
+    ("label.slots", "0", "greater than or equal to 1"),
+    ("label.slots", '"many"', "valid integer"),
+    ("label.way", '"guess"', "'auto', 'schema' or 'words'"),
+    ("label.margin", "1.5", "less than or equal to 1"),
+    ("label.model_url", '"localhost:8000"', "'localhost:8000' is not an http:// or https:// address"),
+    ("source.relays", "[]", "at least one relay is needed"),
+    ("source.relays", '["https://bsky.network"]', "'https://bsky.network' is not a ws:// or wss:// address"),
+    ("source.relays", '["wss://"]', "'wss://' is not a ws:// or wss:// address"),
+    ("source.liveness_seconds", "0", "greater than 0"),
+    ("worker.processes", "-1", "greater than or equal to 0"),
+    ("store.kind", '"postgres"', "'auto', 'sqlite' or 'mongo'"),
+    ("limits.max_posts", "0", "greater than or equal to 1"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "why"), BAD)
+def test_a_bad_value_of_the_file_is_named_with_key_and_file(file: Path, key: str, value: str, why: str) -> None:
+    group, _, field = key.partition(".")
+    file.write_text(f"[{group}]\n{field} = {value}\n")
+    told = complaint(file)
+    assert told.startswith(f"settings file {file}: {key}: ")
+    assert why in told
+
+
+@pytest.mark.parametrize(("key", "value", "why"), BAD)
+def test_a_bad_value_of_the_environment_is_named_with_key_and_variable(
+    monkeypatch: pytest.MonkeyPatch, key: str, value: str, why: str
+) -> None:
+    variable = "CIVICSKY_" + key.upper().replace(".", "__")
+    monkeypatch.setenv(variable, value.strip('"'))
+    told = complaint()
+    assert told.startswith(f"environment variable {variable}: {key}: ")
+    assert why in told
+
+
+def test_a_bad_value_of_the_environment_is_not_blamed_on_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("[label]\nslots = 5\n")
+    monkeypatch.setenv("CIVICSKY_LABEL__SLOTS", "0")
+    assert complaint(file).startswith("environment variable CIVICSKY_LABEL__SLOTS: label.slots: ")
+
+
+@pytest.mark.parametrize(("key", "value", "why"), [row for row in BAD if row[1] != "[]"])
+def test_a_bad_value_of_a_flag_is_named_and_blamed_on_no_file(file: Path, key: str, value: str, why: str) -> None:
+    file.write_text("[label]\nslots = 5\n")
+    told = complaint(file, {key: json.loads(value)})
+    assert told.startswith("flag or setting: ")
+    assert f"{key.partition('.')[2]}: " in told
+    assert why in told
+
+
+def test_a_list_of_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIVICSKY_SOURCE__RELAYS", "wss://relay.example")
+    told = complaint()
+    assert told.startswith("environment: the value for 'source' is not JSON")
+    assert 'CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]' in told
+
+
+def test_a_group_that_is_no_table_is_named(file: Path) -> None:
+    file.write_text("label = 3\n")
+    assert complaint(file).startswith(f"settings file {file}: label: ")
+
+
+def test_a_file_that_is_not_there_or_no_toml_is_named(file: Path) -> None:
+    assert complaint(file) == f"settings file {file}: No such file or directory; name a readable file with --config"
+    assert complaint(file.parent) == f"settings file {file.parent}: Is a directory; name a readable file with --config"
+    file.write_text("[label")
+    assert complaint(file).startswith(f"settings file {file} is not valid TOML: ")
+    file.write_bytes(b"\xff\xfe")
+    assert complaint(file).startswith(f"settings file {file} is not valid TOML: ")
+
+
+@pytest.mark.parametrize("who", ["me:pw@", "pw@", ":pw@"])
+def test_an_address_must_not_carry_a_password(who: str) -> None:
+    for key, url in (
+        ("source.relays", [f"wss://{who}relay.example"]),
+        ("label.model_url", f"https://{who}model.example"),
+    ):
+        told = complaint(None, {key: url})
+        assert "pw" not in told
+        assert "credentials" in told or "CIVICSKY_LABEL__API_KEY" in told
+
+
+# ---- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_secret_is_read_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"mongodb://me:{SECRET}@mongo.example"
+    monkeypatch.setenv("CIVICSKY_LABEL__API_KEY", SECRET)
+    monkeypatch.setenv("CIVICSKY_STORE__MONGO_URI", uri)
+    settings = load(None, {"label.slots": 5})
+    assert settings.label.api_key.get_secret_value() == SECRET
+    assert settings.store.mongo_uri.get_secret_value() == uri
+    for shown in (str(settings), repr(settings), json.dumps(effective(settings)), str(settings.model_dump())):
+        assert SECRET not in shown
+    assert effective(settings)["label"]["api_key"] == "**********"
+    assert effective(settings)["store"]["mongo_uri"] == "**********"
+
+
+@pytest.mark.parametrize("key", ["label.api_key", "store.mongo_uri"])
+@pytest.mark.parametrize("value", [f'["{SECRET}"]', f'{{a = "{SECRET}"}}'])
+def test_a_secret_of_the_wrong_type_is_not_shown_in_the_complaint(file: Path, key: str, value: str) -> None:
+    group, _, field = key.partition(".")
+    file.write_text(f"[{group}]\n{field} = {value}\n")
+    told = complaint(file)
+    assert told.startswith(f"settings file {file}: {key}")
+    assert SECRET not in told
+
+
+def test_a_secret_is_not_shown_in_a_complaint_about_something_else(file: Path) -> None:
+    for wrong in ("slots = 0", "slotz = 0", "broken"):
+        file.write_text(f'[label]\napi_key = "{SECRET}"\n{wrong}\n')
+        assert SECRET not in complaint(file)
+
+
+def test_every_setting_that_may_hold_a_secret_is_of_the_secret_kind() -> None:
+    assert type(Label().api_key) is SecretStr
+    assert type(Store().mongo_uri) is SecretStr
+    words = ("key", "password", "secret", "token", "uri")
+    suspicious = [name for name, _, _ in documented() if name.rpartition(".")[2].split("_")[-1] in words]
+    assert suspicious == ["label.api_key", "store.mongo_uri"]
+
+
+# ---- what the settings say of themselves -----------------------------------------------------------------------------
+
+
+def fields_of_source() -> dict[str, dict[str, str | None]]:
+    """Class -> field -> the docstring under it, from the module's source."""
+    tree = ast.parse(Path(civicsky.settings.__file__).read_text(encoding="utf-8"))
+    found: dict[str, dict[str, str | None]] = {}
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        fields = found[node.name] = {}
+        for one, after in zip(node.body, [*node.body[1:], None], strict=True):
+            if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
+                is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                fields[one.target.id] = str(after.value.value) if is_doc else None  # type: ignore[union-attr]
+    return found
+
+
+def test_every_setting_has_a_docstring_that_says_something() -> None:
+    found = fields_of_source()
+    groups = [type(info.default) for info in Settings.model_fields.values() if isinstance(info.default, Group)]
+    assert len(groups) == 10
+    for group in groups:
+        assert set(found[group.__name__]) == set(group.model_fields)
+        assert (group.__doc__ or "").endswith(".")
+        for name, text in found[group.__name__].items():
+            assert text, f"{group.__name__}.{name} has no docstring"
+            assert " " in text.rstrip(".")
+            assert text.endswith(".")
+    assert found["Settings"]["data_dir"]
+
+
+def test_every_setting_is_listed_with_its_default_and_its_variable() -> None:
+    rows = {name: (default, variable) for name, default, variable in documented()}
+    expected = {
+        f"{group}.{field}"
+        for group, values in effective(Settings()).items()
+        if isinstance(values, dict)
+        for field in values
+    }
+    assert set(rows) == expected | {"data_dir"}
+    assert rows["data_dir"] == ("civicsky-data", "CIVICSKY_DATA_DIR")
+    assert rows["label.slots"] == ("4", "CIVICSKY_LABEL__SLOTS")
+    assert rows["limits.max_posts"] == ("None", "CIVICSKY_LIMITS__MAX_POSTS")
+    assert list(rows)[1].startswith("source.")
+
+
+@pytest.mark.parametrize(("name", "variable"), [(name, variable) for name, _, variable in documented()])
+def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
+    group, _, field = name.rpartition(".")
+    kinds: dict[str, str] = {
+        "relays": '["ws://one.example"]',
+        "start": "window",
+        "keep": "all",
+        "model_url": "http://one.example/v1",
+        "way": "words",
+        "kind": "mongo",
+        "level": "debug",
+        "format": "json",
+        "margin": "0.125",
+        "reject_sample": "0.125",
+    }
+    value = kinds.get(field, "107")
+    monkeypatch.setenv(variable, value if field != "processes" else "7")
+    settings = load()
+    changed = effective(settings)[group][field] if group else effective(settings)[field]
+    default = effective(Settings.model_construct())[group][field] if group else "civicsky-data"
+    if field in {"api_key", "mongo_uri"}:
+        assert getattr(getattr(settings, group), field).get_secret_value() == "107"
+    else:
+        assert changed != default
+        assert str(changed) in {value, "107", "107.0", "7", "['ws://one.example']"}
+
+
+# ---- what follows from settings --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "uri", "chosen"),
+    [
+        ("auto", "", "sqlite"),
+        ("auto", "mongodb://h", "mongo"),
+        ("sqlite", "mongodb://h", "sqlite"),
+        ("mongo", "", "mongo"),
+    ],
+)
+def test_the_store_is_mongodb_when_its_address_is_set_unless_told_otherwise(kind: Any, uri: str, chosen: str) -> None:
+    assert Store(kind=kind, mongo_uri=SecretStr(uri)).chosen == chosen
+
+
+@pytest.mark.parametrize(
+    ("url", "model", "chosen"),
+    [("", "", False), ("http://h/v1", "", False), ("", "m", False), ("http://h/v1", "m", True), ("", "local", True)],
+)
+def test_a_model_is_chosen_by_address_and_name_or_as_local(url: str, model: str, *, chosen: bool) -> None:
+    assert Label(model_url=url, model=model).chosen is chosen
+
+
+def test_addresses_lose_their_last_slash() -> None:
+    assert Label(model_url="http://h/v1/").model_url == "http://h/v1"
+    assert Source(relays=("wss://h/",)).relays == ("wss://h",)
