@@ -143,18 +143,33 @@ class MongoStore:
     """A MongoDB database: one collection each, times as dates, indexes on author, time, reply and quote."""
 
     def __init__(self, settings: StoreSettings) -> None:
-        from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415  (0.3 s that the SQLite store need not pay)
-        from pymongo.errors import ConfigurationError, InvalidURI  # noqa: PLC0415
+        from pymongo.errors import PyMongoError  # noqa: PLC0415
         from pymongo.uri_parser import parse_uri  # noqa: PLC0415
 
-        uri = settings.mongo_uri.get_secret_value()
-        if not uri:
+        self._uri = settings.mongo_uri.get_secret_value()
+        self._settings, self._ready = settings, False
+        self._client: Any = None
+        if not self._uri:
             raise Refused("store: MongoDB was chosen but store.mongo_uri is empty; set CIVICSKY_STORE__MONGO_URI")
-        milliseconds = int(settings.timeout_seconds * 1000)
-        try:
-            nodes = parse_uri(uri)["nodelist"]
-            self._client: Any = AsyncIOMotorClient(
-                uri,
+        if self._uri.startswith("mongodb+srv://"):
+            hosts = self._uri.rpartition("@")[2].removeprefix("mongodb+srv://").partition("/")[0]
+        else:
+            try:
+                hosts = ",".join(f"{host}:{port}" for host, port in parse_uri(self._uri)["nodelist"])
+                self._connect()
+            except (PyMongoError, ValueError) as error:
+                why = _brief(error, self._uri)
+                raise Refused(f"store: store.mongo_uri is not a MongoDB connection string ({why})") from None
+        self.where = f"{hosts}/{settings.mongo_database}"
+
+    def _connect(self) -> Any:
+        """The database. An address with `+srv` is looked up in the DNS here, so this may have to be tried again."""
+        from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415  (0.3 s that the SQLite store need not pay)
+
+        if self._client is None:
+            milliseconds = int(self._settings.timeout_seconds * 1000)
+            self._client = AsyncIOMotorClient(
+                self._uri,
                 w="majority",
                 journal=True,
                 retryWrites=True,
@@ -165,12 +180,7 @@ class MongoStore:
                 appname="civicsky",
                 tz_aware=True,
             )
-        except (InvalidURI, ConfigurationError, ValueError) as error:
-            raise Refused(f"store: store.mongo_uri is not a MongoDB connection string ({_brief(error, uri)})") from None
-        self._uri = uri
-        self._database = self._client[settings.mongo_database]
-        self._ready = False
-        self.where = f"{','.join(f'{host}:{port}' for host, port in nodes)}/{settings.mongo_database}"
+        return self._client[self._settings.mongo_database]
 
     async def put(self, collection: Collection, documents: Sequence[Document], *, only_existing: bool = False) -> Put:
         """See `Store.put`."""
@@ -185,8 +195,9 @@ class MongoStore:
             for doc in documents
         ]
         try:
-            await self._prepare()
-            result = await self._database[collection].bulk_write(requests, ordered=False)
+            database = self._connect()
+            await self._prepare(database)
+            result = await database[collection].bulk_write(requests, ordered=False)
         except BulkWriteError as error:
             return self._sort_out(documents, error.details)
         except (InvalidDocument, DocumentTooLarge, OverflowError, UnicodeEncodeError) as error:
@@ -201,23 +212,24 @@ class MongoStore:
         from pymongo.errors import PyMongoError  # noqa: PLC0415
 
         try:
-            async for document in self._database[collection].find().sort("_id", 1):
+            async for document in self._connect()[collection].find().sort("_id", 1):
                 yield _with_strings(document)
         except PyMongoError as error:
             raise self._translated(error) from None
 
     async def close(self) -> None:
         """Release the connections."""
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, database: Any) -> None:
         """Make the indexes, once; it also shows whether we may write."""
         if self._ready:
             return
-        posts = self._database["posts"]
+        posts = database["posts"]
         for name in ("did", "event_at", "state", "reply_root", "reply_parent", "quote_uri"):
             await posts.create_index(name)
-        await self._database["labels"].create_index("uri")
+        await database["labels"].create_index("uri")
         self._ready = True
 
     async def _bisect(
@@ -252,6 +264,8 @@ class MongoStore:
 
         text = _brief(error, self._uri)
         code = getattr(error, "code", None)
+        if isinstance(error, ConfigurationError) and "DNS" in text:
+            return Transient(f"MongoDB at {self.where} cannot be looked up: {text}")
         if isinstance(error, ConfigurationError):
             return Refused(f"store: store.mongo_uri cannot be used: {text}")
         if isinstance(error, OperationFailure) and (code in _UNAUTHORIZED or _QUOTA in text.lower()):

@@ -18,7 +18,8 @@ def existing_tests() -> set[str]:
 
 def test_every_guarantee_names_a_test_and_every_test_it_names_exists() -> None:
     there = existing_tests()
-    _, *guarantees = [row for row in rows(section(ARCHITECTURE, "Guarantees")) if len(row) == 3 and row[0] != "buffer"]
+    table, _, _ = section(ARCHITECTURE, "Guarantees").partition("Where they end today")
+    _, *guarantees = rows(table)
     assert len(guarantees) >= 11
     for guarantee, _, tests in guarantees:
         names = [name for name in quoted(tests) if name.startswith("test_")]

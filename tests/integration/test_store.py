@@ -111,10 +111,10 @@ async def test_a_value_that_bson_refuses_costs_only_its_own_document(
 async def test_times_are_dates_in_mongodb_for_those_who_query_there(mongod: Mongod, mongo_database: str) -> None:
     store = MongoStore(mongo_settings(mongod, mongo_database))
     await store.put("posts", [document("a", 1, event_at="2026-11-22T13:12:25.063Z")])
-    found = await store._database["posts"].find_one({"event_at": {"$type": "date"}})
+    found = await store._connect()["posts"].find_one({"event_at": {"$type": "date"}})
     assert found is not None
     assert found["_id"] == "a"
-    indexes = await store._database["posts"].index_information()
+    indexes = await store._connect()["posts"].index_information()
     assert {"reply_root_1", "reply_parent_1", "quote_uri_1", "event_at_1", "did_1"} <= set(indexes)
     await store.close()
 
@@ -123,6 +123,16 @@ async def test_an_unreachable_mongodb_is_transient_and_the_message_holds_no_pass
     uri = SecretStr("mongodb://somebody:hunter2@127.0.0.1:1/?directConnection=true")
     store = MongoStore(StoreSettings(mongo_uri=uri, timeout_seconds=0.2))
     with pytest.raises(Transient, match=r"MongoDB at 127\.0\.0\.1:1/civicsky cannot be reached") as caught:
+        await store.put("posts", [document("a", 1)])
+    assert "hunter2" not in str(caught.value)
+    await store.close()
+
+
+async def test_a_name_that_cannot_be_looked_up_now_is_transient() -> None:
+    store = MongoStore(
+        StoreSettings(mongo_uri=SecretStr("mongodb+srv://u:hunter2@cluster.invalid/?w=1"), timeout_seconds=0.2)
+    )
+    with pytest.raises(Transient, match=r"MongoDB at cluster\.invalid/civicsky cannot be looked up") as caught:
         await store.put("posts", [document("a", 1)])
     assert "hunter2" not in str(caught.value)
     await store.close()

@@ -358,6 +358,11 @@ def test_an_older_account_event_is_ignored(status: str) -> None:
     assert state(done) == "hidden"
 
 
+def test_of_two_account_events_of_the_same_time_the_one_that_came_last_counts() -> None:
+    done = plan(accounts={DID: Account("deactivated", 5)})
+    assert apply(done, account("active", 5), iter([])) == Account("active", 5)
+
+
 @pytest.mark.parametrize(
     ("before", "status", "changes"),
     [
