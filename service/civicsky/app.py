@@ -26,13 +26,14 @@ from civicsky.metrics import Metrics
 from civicsky.model import format_time, now_us
 from civicsky.settings import Settings, effective
 from civicsky.source import Source
-from civicsky.store import Store, open_store
+from civicsky.store import Collection, Store, open_store
 from civicsky.task import Prompt, load_task, prompt_of
 from civicsky.worker import Pool
 
 Halves = Literal["both", "collect", "label"]
 HOUSEKEEPING_SECONDS = 60.0
 PUBLISH_SECONDS = 60.0
+PUBLISH_DOCUMENTS = 500
 
 Work = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 """A half's name and what runs it."""
@@ -216,14 +217,20 @@ async def _slots(model: Model, count: int) -> AsyncIterator[list[Slot]]:
 
 async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: Stop, *, strict: bool) -> None:
     """Tell the store of runs and coverage, at once, regularly, and at the end; the first time shows if we may write."""
-    told: list[Document] = []
+    told: dict[str, Document] = {}
     while True:
         last = stop.collected.is_set()
-        runs, coverage = await reader.runs(), await reader.coverage()
+        now = now_us()
+        runs = {doc["_id"]: doc for doc in map(_run_document, await reader.runs())}
+        coverage = {doc["_id"]: doc for doc in map(_coverage_document, await reader.coverage())}
         try:
-            await store.put("runs", [_run_document(row) for row in runs if row not in told])
-            await store.put("coverage", [_coverage_document(row) for row in coverage if row not in told])
-            told = runs + coverage
+            collections: tuple[tuple[Collection, dict[str, Document]], ...] = (("runs", runs), ("coverage", coverage))
+            for name, documents in collections:
+                changed = [doc for key, doc in documents.items() if told.get(key) != doc]
+                for at in range(0, len(changed), PUBLISH_DOCUMENTS):
+                    part = [{**doc, "v": now} for doc in changed[at : at + PUBLISH_DOCUMENTS]]
+                    await store.put(name, part)
+            told = runs | coverage
         except Transient:
             pass  # the documents' own loop reports it, and tries again
         except Refused as error:
@@ -237,13 +244,13 @@ async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: 
 
 
 def _run_document(row: dict[str, Any]) -> Document:
-    return {**row, "_id": str(row["started"]), "v": 1, "started": format_time(row["started"])}
+    return {**row, "_id": str(row["started"]), "started": format_time(row["started"])}
 
 
 def _coverage_document(row: dict[str, Any]) -> Document:
     times = {name: format_time(row[name]) for name in ("at", "first_at", "last_at") if row.get(name) is not None}
     identity = (row["kind"], row["host"], row["epoch"], row.get("first_at") or row.get("at"))
-    return {**row, **times, "_id": "/".join(map(str, identity)), "v": now_us()}
+    return {**row, **times, "_id": "/".join(map(str, identity))}
 
 
 async def _minutes(settings: Settings, metrics: Metrics) -> None:

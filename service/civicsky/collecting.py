@@ -20,6 +20,9 @@ from civicsky.model import Arrival, Batch, Committed, Event, Frame, FrameOutcome
 from civicsky.queue import Closed, Queue
 from civicsky.settings import Settings
 
+AHEAD_US = 5 * 60_000_000
+"""How far a relay's clock may be ahead of ours."""
+
 
 class SourceShape(Protocol):
     """See `source.Source`."""
@@ -158,6 +161,8 @@ class _Intake:
             log.event("quarantined", stage="decode", host=arrival.host, reason=bad.reason, sha256=digest)
             self._source.settle_bad(digest)
             return Frame(arrival, Event("quarantined"), "quarantined", bad.reason)
+        # A clock that is ahead must not outrank all that comes later.
+        event.time = min(event.time, arrival.received_at + AHEAD_US)
         judged = self._source.settle(event.seq)
         if event.outcome in {"info", "error"}:
             self._heed(event)

@@ -14,6 +14,8 @@ from civicsky.errors import BadInput
 from civicsky.model import POSTS, Event, PostOp, parse_time
 
 MAX_SEQ: Final = 2**53
+MAX_OPS: Final = 1000
+"""The protocol allows 200 operations in a commit."""
 _RKEY: Final = re.compile(r"[A-Za-z0-9._:~-]{1,512}")
 _DID: Final = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]{1,2000}")
 _REV: Final = re.compile(r"[2-7a-z]{13}")
@@ -122,7 +124,7 @@ def _commit(body: dict[str, Any]) -> Event:
     rev, ops, blocks = body.get("rev"), body.get("ops"), body.get("blocks")
     if not isinstance(rev, str) or not _REV.fullmatch(rev):
         raise BadInput("bad_field")
-    if not isinstance(ops, list) or not isinstance(blocks, bytes):
+    if not isinstance(ops, list) or len(ops) > MAX_OPS or not isinstance(blocks, bytes):
         raise BadInput("bad_field")
     event.rev = rev
     for idx, op in enumerate(ops):
@@ -133,23 +135,24 @@ def _commit(body: dict[str, Any]) -> Event:
 
 def _operation(event: Event, idx: int, op: Any) -> None:
     path = op.get("path") if isinstance(op, dict) else None
-    action = op.get("action") if isinstance(op, dict) else None
-    if not isinstance(path, str) or action not in _ACTIONS:
+    action: Any = op.get("action") if isinstance(op, dict) else None
+    if not isinstance(path, str) or not isinstance(action, str) or action not in _ACTIONS:
         event.posts.append(PostOp(idx, "create", "", b"", b"", "bad_operation"))
         return
     if not path.startswith(_POST_PREFIX):
         collection = path.partition("/")[0]
         event.others.append((collection if collection in COLLECTIONS else "other", action))
         return
+    verb: Any = action
     rkey, cid = path[len(_POST_PREFIX) :], op.get("cid")
     if not _RKEY.fullmatch(rkey):
-        event.posts.append(PostOp(idx, action, "", b"", b"", "bad_operation"))
+        event.posts.append(PostOp(idx, verb, "", b"", b"", "bad_operation"))
     elif action == "delete":
-        event.posts.append(PostOp(idx, action, rkey, b"", b""))
+        event.posts.append(PostOp(idx, verb, rkey, b"", b""))
     elif not isinstance(cid, bytes) or len(cid) != _CID_LENGTH:
-        event.posts.append(PostOp(idx, action, rkey, b"", b"", "bad_operation"))
+        event.posts.append(PostOp(idx, verb, rkey, b"", b"", "bad_operation"))
     else:
-        event.posts.append(PostOp(idx, action, rkey, cid, b""))
+        event.posts.append(PostOp(idx, verb, rkey, cid, b""))
 
 
 def _attach_blocks(event: Event, blocks: bytes) -> None:
@@ -161,7 +164,7 @@ def _attach_blocks(event: Event, blocks: bytes) -> None:
         if not op.cid:
             continue
         block = found.get(op.cid)
-        event.posts[at] = op._replace(fault="no_block") if block is None else op._replace(block=block)
+        event.posts[at] = op._replace(block=block) if block else op._replace(fault="no_block")
 
 
 def _account(body: dict[str, Any]) -> Event:

@@ -35,9 +35,11 @@ class Refused(CivicskyError):
 class Transient(CivicskyError):
     """The far side cannot just now: wait and try again. `retry_after` is in seconds, if it said so."""
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float | None = None, *, busy: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.busy = busy
+        """It has too much to do: surely not the fault of what was asked."""
         self.spend: Any = None
         """What was paid in vain, if anything (`model.Spend`)."""
 

@@ -47,7 +47,8 @@ CREATE TABLE gap (
   at INTEGER NOT NULL);
 CREATE TABLE quarantine (
   id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, host TEXT NOT NULL, epoch INTEGER NOT NULL, after_seq INTEGER,
-  reason TEXT NOT NULL, bytes BLOB NOT NULL, at INTEGER NOT NULL);
+  reason TEXT NOT NULL, bytes BLOB NOT NULL, at INTEGER NOT NULL, did TEXT NOT NULL, rkey TEXT NOT NULL);
+CREATE INDEX quarantine_by_author ON quarantine (did);
 CREATE TABLE run (
   id INTEGER PRIMARY KEY, started INTEGER NOT NULL, version TEXT NOT NULL, filter_version TEXT NOT NULL,
   settings TEXT NOT NULL, settings_hash TEXT NOT NULL);
@@ -108,6 +109,7 @@ class Journal:
         """
         last = batch.frames[-1]
         async with self._db.transaction("journal.commit") as db:
+            assert len(verdicts) == len(batch.records())
             plan = await self._known(db, batch)
             done, reached = await self._apply(db, plan, batch, iter(verdicts), kept_limit)
             await self._flush(db, plan)
@@ -124,6 +126,7 @@ class Journal:
         """Drop what has outlived its use: old rejects, quarantine beyond its bounds, changes behind `followed`."""
         settings, now = self._settings, now_us()
         await self._db.execute("DELETE FROM reject WHERE at < ?", (now - int(settings.reject_days * _DAY),))
+        await self._db.execute("DELETE FROM quarantine WHERE at < ?", (now - int(settings.quarantine_days * _DAY),))
         await self._db.execute(
             "DELETE FROM quarantine WHERE id IN (SELECT id FROM (SELECT id, sum(length(bytes)) OVER newer AS size, "
             "count(*) OVER newer AS n FROM quarantine WINDOW newer AS (ORDER BY id DESC)) WHERE size > ? OR n > ?)",
@@ -174,6 +177,7 @@ class Journal:
                 "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL WHERE did = ?", (did,)
             )
             await db.execute("UPDATE reject SET record = NULL WHERE did = ? AND record IS NOT NULL", (did,))
+            await db.execute("DELETE FROM quarantine WHERE did = ?", (did,))
         else:
             await db.execute(
                 "UPDATE post SET state = ? WHERE did = ? AND state <> 'deleted'", (order.state_for(account), did)
@@ -197,9 +201,12 @@ class Journal:
         )
         await db.executemany("INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,?,?,?)", plan.changes)
         await db.executemany(
-            "INSERT INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at) VALUES (?,?,?,?,?,?,?)",
+            "INSERT INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at, did, rkey) "
+            "VALUES (?,?,?,?,?,?,?,?,?)",
             plan.quarantine,
         )
+        gone = [(row.did, row.rkey) for row in plan.posts.values() if row.state == "deleted"]
+        await db.executemany("DELETE FROM quarantine WHERE did = ? AND rkey IN (?, '')", gone)
         for written in (
             plan.posts, plan.forgotten_rejects, plan.rejects, plan.account_writes, plan.changes, plan.quarantine
         ):  # fmt: skip

@@ -4,6 +4,7 @@ It turns every way in which a server can fail into one of three: `Transient` (wa
 act), `BadInput` (this answer is of no use). It keeps nothing: what is done with an answer is its caller's business.
 """
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Callable
@@ -45,6 +46,8 @@ class Model:
     fingerprint: str | None = None
     """The weights' own hash, where we know it better than the server says."""
     format: str = field(default=_FORMATS[0])
+    answered: bool = False
+    """Whether it ever gave an answer: then key, name and format are right."""
 
 
 class Slot:
@@ -66,7 +69,7 @@ class Slot:
 
     async def probe(self) -> None:
         """Ask the server who it is. Raises `Transient` when it cannot be reached, `Refused` when it refuses the key."""
-        with suppress(BadInput):  # not every server lists its models
+        with suppress(BadInput):  # not every server lists its models, nor for every key
             await self._call("GET", "/models", None)
 
     async def ask(self, fields: dict[str, Any]) -> Answer:
@@ -109,9 +112,10 @@ class Slot:
                 if bad.reason != "request_rejected" or form == _FORMATS[-1]:
                     raise
                 continue
-            if form != model.format:  # it was the format that the server refused, not this one post
+            if form != model.format and not model.answered:  # else it was this one post that the server refused
                 model.format = form
                 log.event("label_way", stage="label", way=f"schema ({form})")
+            model.answered = True
             return parse_answer(task, _content(choice))
         raise AssertionError
 
@@ -123,6 +127,7 @@ class Slot:
         for words in task.words:
             if applies(fields[words.field], labels):
                 choice = await call.complete(word_messages(words, post), parameters)
+                self._model.answered = True
                 probabilities = _first_token(choice)
                 labels[words.field] = read_words(words, fields[words.field], probabilities, self._model.settings.margin)
         for item in task.fields:  # a field that has no words is not asked
@@ -134,9 +139,13 @@ class Slot:
         """One request; its answer as parsed JSON."""
         address = self._model.base_url() + path
         try:
-            async with self._client.stream(method, address, json=body) as response:
+            # The client's own bound is for each read; a server may drip for ever.
+            async with (
+                asyncio.timeout(self._model.settings.request_seconds),
+                self._client.stream(method, address, json=body) as response,
+            ):
                 text = await _read(response)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, TimeoutError) as error:
             raise Transient(f"model at {self._model.endpoint} cannot be reached ({type(error).__name__})") from error
         except (httpx.InvalidURL, httpx.DecodingError) as error:
             raise BadInput("bad_response") from error
@@ -150,12 +159,14 @@ class Slot:
     def _failure(self, response: httpx.Response, *, has_body: bool) -> Exception:
         """What a status code other than 200 means for the caller."""
         code, endpoint = response.status_code, self._model.endpoint
+        if code in {403, 404} and (not has_body or self._model.answered):
+            return BadInput("request_rejected")  # this key and model have worked: it is about this post
         if code in {401, 403}:
             return Refused(
                 f"label: the model's server at {endpoint} refuses the key (HTTP {code}); "
                 "set CIVICSKY_LABEL__API_KEY and start again"
             )
-        if code == httpx.codes.NOT_FOUND and has_body:
+        if code == httpx.codes.NOT_FOUND:
             return Refused(
                 f"label: the server at {endpoint} does not know the model {self._model.name!r}, or the address lacks "
                 "its /v1 (HTTP 404); mend --model or --model-url and start again"
@@ -163,7 +174,8 @@ class Slot:
         if code in {408, 409, 425, 429} or code >= httpx.codes.INTERNAL_SERVER_ERROR:
             after = response.headers.get("retry-after", "")
             seconds = min(float(after), 3600.0) if after.replace(".", "", 1).isdecimal() else None
-            return Transient(f"model at {endpoint} answers HTTP {code}", seconds)
+            busy = code in {425, 429, 503} or seconds is not None
+            return Transient(f"model at {endpoint} answers HTTP {code}", seconds, busy=busy)
         return BadInput("request_rejected")
 
 

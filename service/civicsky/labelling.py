@@ -212,7 +212,7 @@ class Labelling:
         except Transient as error:
             pause = self._pause_model(error)
             # Only a post that fails while others succeed is itself at fault.
-            attempts = job.attempts + (self._answers > answers_before)
+            attempts = job.attempts + (self._answers > answers_before and not error.busy)
             dead = attempts >= self._settings.label.attempts
             await self._give_back(job, "unreachable", pause, attempts, dead=dead, spend=error.spend)
         except BadInput as bad:
@@ -344,11 +344,13 @@ class Labelling:
             if document is not None:
                 (posts if out.known else tombstones).append(document)
         # Labels first: a post never points to a label that is not there.
-        await store.put("labels", stories)
+        told = await store.put("labels", stories)
         put = await store.put("posts", posts)
-        await store.put("posts", tombstones, only_existing=True)
+        gone = await store.put("posts", tombstones, only_existing=True)
         faults.point("store.write")
-        refused = {out: why for out in outs if (why := put.refused.get(post_uri(out.did, out.rkey)))}
+        by_uri = {story["uri"]: why for story in stories if (why := told.refused.get(story["_id"]))}
+        by_uri |= put.refused | gone.refused
+        refused = {out: why for out in outs if (why := by_uri.get(post_uri(out.did, out.rkey)))}
         if refused:
             log.event("store_refused", stage="store", n=len(refused), why=next(iter(refused.values())))
         await self._ledger.stored(outs, refused)

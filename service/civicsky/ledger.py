@@ -209,9 +209,10 @@ class Ledger:
             (row.rkey, row.did, row.cid),
         )
         await db.execute(
-            # An edit may be taken back: then the cancelled job for that very text is wanted again.
+            # An edit may be taken back, or a deleted post made again: then that very text is to be labelled again.
             "INSERT INTO job (rkey, did, cid, task, state) VALUES (?,?,?,?,'pending') "
-            "ON CONFLICT DO UPDATE SET state = 'pending' WHERE state = 'cancelled'",
+            "ON CONFLICT DO UPDATE SET state = 'pending', attempts = 0, next_at = 0 "
+            "WHERE state IN ('cancelled', 'erased')",
             (row.rkey, row.did, row.cid, task),
         )
 
@@ -221,6 +222,7 @@ class Ledger:
             "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND state IN ('pending', 'dead')",
             (rkey, did),
         )
+        await db.execute("UPDATE job SET state = 'erased' WHERE rkey = ? AND did = ? AND state = 'done'", (rkey, did))
         await db.execute("UPDATE label SET answer = NULL WHERE rkey = ? AND did = ?", (rkey, did))
 
     async def _spend(self, db: Connection, spend: Spend) -> None:

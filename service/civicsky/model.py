@@ -7,7 +7,7 @@ rkeys rise with time. "rev" is the repository revision (a TID); "idx" is an oper
 from base64 import b32encode
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 POSTS = "app.bsky.feed.post"
@@ -68,21 +68,23 @@ HIDING = frozenset({"takendown", "suspended", "deactivated", "desynchronized", "
 """Statuses of an inactive account whose posts are hidden, not removed."""
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_YEAR_10000 = 253_402_300_800_000_000
+
+
 def now_us() -> int:
     """The present, in microseconds since 1970 UTC."""
     return int(datetime.now(UTC).timestamp() * 1_000_000)
 
 
 def parse_time(text: str) -> int | None:
-    """An RFC 3339 time as microseconds since 1970 UTC; None when it is none, lacks a zone, or is before 1970."""
+    """An RFC 3339 time as microseconds since 1970 UTC; None when it is none, has no zone, or is not of 1970-9999."""
     try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            return None
-        micros = int(moment.timestamp() * 1_000_000 + 0.5)
-    except (ValueError, OverflowError):
+        micros = (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND
+    except (ValueError, TypeError, OverflowError):  # TypeError: it has no zone
         return None
-    return micros if micros >= 0 else None
+    return micros if 0 <= micros < _YEAR_10000 else None
 
 
 def format_time(micros: int) -> str:
@@ -127,6 +129,11 @@ class PostOp(NamedTuple):
     block: bytes
     """The record's DAG-CBOR bytes; empty for a delete or when `fault` is set."""
     fault: BadReason | None = None
+
+    @property
+    def needs_verdict(self) -> bool:
+        """Whether a worker must judge its record."""
+        return self.fault is None and self.action != "delete"
 
 
 @dataclass(slots=True)
@@ -177,11 +184,7 @@ class Batch:
     def records(self) -> list[PostOp]:
         """The operations whose records a worker must judge, in the order of the stream."""
         return [
-            op
-            for frame in self.frames
-            if frame.outcome == "commit"
-            for op in frame.event.posts
-            if op.block and op.fault is None
+            op for frame in self.frames if frame.outcome == "commit" for op in frame.event.posts if op.needs_verdict
         ]
 
 

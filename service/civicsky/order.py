@@ -71,6 +71,10 @@ class QuarantineWrite(NamedTuple):
     reason: str
     bytes: bytes
     at: int
+    did: str
+    """Empty when it could not be told."""
+    rkey: str
+    """Empty for a whole frame."""
 
 
 @dataclass
@@ -88,6 +92,8 @@ class Plan:
     changes: list[tuple[str, str, str, str, int]] = field(default_factory=list)
     """(kind, did, rkey, rev, at)."""
     quarantine: list[QuarantineWrite] = field(default_factory=list)
+    frame_aside: int = 0
+    """The last arrival that was put aside as a whole."""
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
     @property
@@ -112,8 +118,7 @@ def apply(plan: Plan, frame: Frame, verdicts: Iterator[Verdict]) -> Account | No
         for collection, action in event.others:
             plan.counts["record", action, collection] += 1
         for op in event.posts:
-            needs_verdict = op.fault is None and op.action != "delete"
-            verdict = next(verdicts) if needs_verdict else Verdict("bad", op.fault or "")
+            verdict = next(verdicts) if op.needs_verdict else Verdict("bad", op.fault or "")
             outcome, reason = _apply_op(plan, frame, op, verdict)
             plan.counts["post", outcome, reason] += 1
     return _apply_account(plan, event) if frame.outcome == "account" else None
@@ -153,8 +158,10 @@ def sampled(key: Key, share: float) -> bool:
 def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[PostOutcome, str]:
     event, key = frame.event, (op.rkey, frame.event.did)
     if op.fault is not None:
-        # There is no record to keep, so the whole frame is.
-        _put_aside(plan, frame, op.fault, frame.arrival.data if isinstance(frame.arrival.data, bytes) else b"")
+        # There is no record to keep, so the frame is: once, however many of its operations are at fault.
+        if isinstance(frame.arrival.data, bytes) and plan.frame_aside != frame.arrival.n:
+            plan.frame_aside = frame.arrival.n
+            _put_aside(plan, frame, op.fault, frame.arrival.data)
         return "quarantined", op.fault
     known = plan.known.get(key)
     if known and (event.rev, op.idx) <= ((known.rev, known.idx) if known.rev else _BEFORE_ALL):
@@ -166,7 +173,7 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
         _write(plan, frame, op, "deleted", None)
         return "deleted", ""
     if verdict.kind == "bad":
-        _put_aside(plan, frame, verdict.reason, op.block)
+        _put_aside(plan, frame, verdict.reason, op.block, op.rkey)
         return "quarantined", verdict.reason
     is_held = known is not None and known.state in _HELD
     if verdict.kind == "rejected" and not is_held:
@@ -227,7 +234,7 @@ def _apply_account(plan: Plan, event: Event) -> Account | None:
     return now
 
 
-def _put_aside(plan: Plan, frame: Frame, reason: str, data: bytes) -> None:
+def _put_aside(plan: Plan, frame: Frame, reason: str, data: bytes, rkey: str = "") -> None:
     arrival = frame.arrival
     plan.quarantine.append(
         QuarantineWrite(
@@ -238,5 +245,7 @@ def _put_aside(plan: Plan, frame: Frame, reason: str, data: bytes) -> None:
             reason,
             data,
             arrival.received_at,
+            frame.event.did,
+            rkey,
         )
     )

@@ -88,6 +88,8 @@ class Journal(Group):
     """Days that the keys of rejected posts are kept, to recognise their updates."""
     reject_sample: float = Field(0.01, ge=0, le=1)
     """Share of rejected posts whose record is kept as long, drawn by hash: it measures what the filter misses."""
+    quarantine_days: float = Field(30, ge=0)
+    """Days that quarantined frames and records are kept: long enough to look at, short for other people's words."""
     quarantine_rows: int = Field(10_000, ge=0)
     """Quarantined frames and records kept at most; the oldest go first. The counts stay for ever."""
     quarantine_bytes: int = Field(64_000_000, ge=0)

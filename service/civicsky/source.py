@@ -124,6 +124,10 @@ class Source:
     def renumber(self) -> None:
         """The host's numbers are not those of our cursor: new epoch, gap recorded, window read again."""
         position = self._positions[self.host]
+        if position.cursor is None:  # it refuses even its own window: go live, and not at once
+            self._window.discard(self.host)
+            self._drop()
+            return
         self._record_gap("renumbered")
         position.epoch += 1
         position.cursor = None
@@ -147,6 +151,8 @@ class Source:
         self._drop()
 
     async def _read(self, socket: ClientConnection) -> AsyncGenerator[Arrival, None]:
+        if self._stopping.is_set():
+            return
         self._socket, self._first = socket, True
         self._link += 1
         position = self._positions[self.host]
@@ -195,7 +201,7 @@ class Source:
     async def _after_drop(self) -> None:
         """We hung up ourselves. After a renumbering the same relay is read again, at once."""
         if not self._renumbered:
-            await self._back_off(ConnectionError("it sent frames that cannot be decoded"))
+            await self._back_off(ConnectionError("it sends nothing that can be used"))
         self._renumbered = False
 
     async def _back_off(self, error: Exception) -> None:

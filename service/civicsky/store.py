@@ -137,6 +137,9 @@ _DUPLICATE: Final = 11000
 _UNAUTHORIZED: Final = frozenset({13, 18, 8000, 8003})
 """Unauthorized, AuthenticationFailed, AtlasError."""
 _QUOTA: Final = "quota"
+_UNFIT: Final = frozenset({2, 14, 22, 52, 56, 57, 121, 10334, 17280})
+"""Codes that are about the document itself: BadValue, TypeMismatch, InvalidBSON, names of fields, DocumentValidation,
+too large. Any other failure of a write may pass."""
 
 
 class MongoStore:
@@ -199,7 +202,8 @@ class MongoStore:
             await self._prepare(database)
             result = await database[collection].bulk_write(requests, ordered=False)
         except BulkWriteError as error:
-            return self._sort_out(documents, error.details)
+            put = self._sort_out(documents, error.details)
+            return await self._remove_refused_tombstones(database[collection], documents, put)
         except (InvalidDocument, DocumentTooLarge, OverflowError, UnicodeEncodeError) as error:
             return await self._bisect(collection, documents, str(error), only_existing=only_existing)
         except PyMongoError as error:
@@ -243,6 +247,16 @@ class MongoStore:
         right = await self.put(collection, documents[middle:], only_existing=only_existing)
         return Put(left.written + right.written, left.stale + right.stale, left.refused | right.refused)
 
+    async def _remove_refused_tombstones(self, collection: Any, documents: Sequence[Document], put: Put) -> Put:
+        """A rule of the user's (a validator) may refuse a tombstone: then the deleted text must go all the same."""
+        gone = {
+            doc["_id"]: doc["v"] for doc in documents if doc.get("state") == "deleted" and doc["_id"] in put.refused
+        }
+        for name, v in gone.items():
+            await collection.delete_one({"_id": name, "v": {"$lt": v}})
+        left = {name: why for name, why in put.refused.items() if name not in gone}
+        return Put(put.written + len(gone), put.stale, left)
+
     def _sort_out(self, documents: Sequence[Document], details: Any) -> Put:
         """Part of an unordered write failed. A duplicate key means that the store has a version as new as ours."""
         stale, refused = 0, {}
@@ -252,8 +266,10 @@ class MongoStore:
                 stale += 1
             elif code in _UNAUTHORIZED or _QUOTA in str(failure.get("errmsg", "")).lower():
                 raise Refused(f"store: MongoDB at {self.where} refuses to write: {failure.get('errmsg')}"[:300])
-            else:
+            elif code in _UNFIT:
                 refused[documents[failure["index"]]["_id"]] = str(failure.get("errmsg"))[:200]
+            else:
+                raise Transient(f"MongoDB at {self.where} could not write: code {code}")
         if details.get("writeConcernErrors"):
             # Written, but not yet known to be safe: the same write again will say "stale" when it was.
             raise Transient(f"MongoDB at {self.where} did not confirm a write in time")

@@ -253,6 +253,19 @@ def test_unusable_answers_end_as_failed_with_their_reason(folder: Path, tmp_path
     assert said["failed_by_reason"] == {"not_json": 373}
 
 
+def test_a_server_that_forbids_one_post_costs_only_that_post(folder: Path, tmp_path: Path) -> None:
+    with model_server(tmp_path / "log", "--forbid", "End of the sample stream") as url:
+        ended = run(
+            "label", "--drain", "--data-dir", folder, "--model-url", url, "--model", "mock", label__pause_seconds=0.01
+        )
+    assert ended.code == 0, ended.err
+    states = dict(query(folder / "ledger.db", "SELECT state, count(*) FROM job WHERE state <> 'cancelled' GROUP BY 1"))
+    assert states["done"] == 372
+    assert query(folder / "ledger.db", "SELECT reason, attempts FROM job WHERE state = 'dead'") == [
+        ("request_rejected", 3)
+    ]
+
+
 def test_a_server_without_schemas_is_asked_without_them(folder: Path, tmp_path: Path) -> None:
     with model_server(tmp_path / "log", "--only-plain") as url:
         ended = run("label", "--drain", "--data-dir", folder, "--model-url", url, "--model", "mock")

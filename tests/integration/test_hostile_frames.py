@@ -1,14 +1,17 @@
 """The collecting half, as installed, against a relay that sends garbage between good frames."""
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cbor2
+
 from civicsky.relay import Playback, Relay
-from support.command import end_when, query, start
-from support.world import commit, frame, post, scripted_relay
+from support.command import end_when, model_server, query, run, start
+from support.world import block_and_cid, commit, frame, post, scripted_relay, varint
 
 GOOD = [
     commit(seq, [("create", f"3aaaaaaaaaa{seq}", post(f"Good morning, this is the post number {seq}"))])
@@ -91,6 +94,69 @@ async def test_unknown_kinds_and_operations_are_counted_and_nothing_of_them_is_k
         ("quarantined", "bad_text"): 1,
         ("quarantined", "bad_operation"): 1,
     }
+
+
+async def test_what_once_ended_the_service_is_put_aside_or_kept_harmlessly(tmp_path: Path) -> None:
+    """An action that is a list, a record of no bytes, and times at the end of the calendar."""
+    list_action = cbor2.loads(GOOD[0][len(cbor2.dumps({"t": "#commit", "op": 1})) :]) | {"seq": 10}
+    list_action["ops"][0]["action"] = []
+    nothing = commit(11, [("create", "3bbbbbbbbbbb1", post("Replaced by nothing"))])
+    block, cid = block_and_cid(post("Replaced by nothing"))
+    empty = b"\x01\x71\x12\x20" + hashlib.sha256(b"").digest()
+    nothing = nothing.replace(varint(36 + len(block)) + cid + block, varint(36) + empty).replace(cid, empty)
+    odd = [
+        frame("#commit", list_action),
+        fix_length(nothing, len(varint(36 + len(block))) + len(block) - len(varint(36))),
+        commit(12, [("create", "3bbbbbbbbbbb2", post("A good text in the same batch"))]),
+        commit(
+            13, [("create", "3bbbbbbbbbbb3", {**post("The end of time"), "createdAt": "9999-12-31T23:59:59-12:00"})]
+        ),
+        commit(
+            14, [("create", "3bbbbbbbbbbb4", {**post("The end again"), "createdAt": "9999-12-31T23:59:59.999999Z"})]
+        ),
+        commit(15, [("create", "3bbbbbbbbbbb5", post("A relay ahead of us"))], time="2999-01-01T00:00:00.000Z"),
+    ]
+    await collect(tmp_path, [*GOOD, *odd])
+    assert counts(tmp_path, "frame") == {("commit", ""): 15}
+    assert counts(tmp_path, "post") == {
+        ("kept", ""): 13,
+        ("quarantined", "bad_operation"): 1,
+        ("quarantined", "no_block"): 1,
+    }
+    assert texts(tmp_path)[-4:] == [
+        "A good text in the same batch", "The end of time", "The end again", "A relay ahead of us"
+    ]  # fmt: skip
+    log = tmp_path / "log"
+    with model_server(log) as model:
+        labelled = await asyncio.to_thread(
+            run, "label", "--drain", "--data-dir", tmp_path, "--model-url", model, "--model", "mock"
+        )
+    assert labelled.code == 0, labelled.err
+    assert query(tmp_path / "posts.db", "SELECT count(*) FROM posts WHERE event_at < '2030'") == [(13,)]
+
+
+def fix_length(frame_bytes: bytes, less: int) -> bytes:
+    """The frame with the length of its `blocks` lowered."""
+    at = frame_bytes.index(b"\x66blocks") + 7
+    assert frame_bytes[at] == 0x58, "a byte string with a length of one byte"
+    return frame_bytes[: at + 1] + bytes([frame_bytes[at + 1] - less]) + frame_bytes[at + 2 :]
+
+
+async def test_a_relay_that_refuses_every_cursor_is_not_stormed(tmp_path: Path) -> None:
+    """FutureCursor again and again: one epoch and one gap, then backoff."""
+    refusal = cbor2.dumps({"op": -1}, canonical=True) + cbor2.dumps({"error": "FutureCursor"}, canonical=True)
+    async with scripted_relay(GOOD) as relay:
+        process = start("collect", "--relay", relay, "--data-dir", tmp_path, worker__batch_seconds=0.05)
+        first = await asyncio.to_thread(end_when, process, lambda: received(tmp_path) >= 9, "the good frames")
+    async with scripted_relay([refusal], int(relay.rpartition(":")[2])):
+        process = start(
+            "collect", "--relay", relay, "--data-dir", tmp_path, worker__batch_seconds=0.05, source__backoff_seconds=0.2
+        )
+        second = await asyncio.to_thread(end_when, process, lambda: received(tmp_path) >= 12, "three refusals")
+    assert (first.code, second.code) == (0, 0)
+    assert query(tmp_path / "journal.db", "SELECT cause FROM gap") == [("renumbered",)]
+    assert query(tmp_path / "journal.db", "SELECT epoch FROM host") == [(2,)]
+    assert received(tmp_path) < 20
 
 
 async def test_ten_bad_frames_in_a_row_reconnect_and_the_same_ten_again_go_live_with_a_gap(tmp_path: Path) -> None:

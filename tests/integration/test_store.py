@@ -108,6 +108,18 @@ async def test_a_value_that_bson_refuses_costs_only_its_own_document(
     await store.close()
 
 
+async def test_a_tombstone_that_a_validator_refuses_still_takes_the_text_away(
+    mongod: Mongod, mongo_database: str
+) -> None:
+    store = MongoStore(mongo_settings(mongod, mongo_database))
+    await store._connect().create_collection("posts", validator={"$jsonSchema": {"required": ["text"]}})
+    await store.put("posts", [document("a", 1), document("b", 1)])
+    put = await store.put("posts", [{"_id": "a", "v": 2, "state": "deleted"}, {"_id": "c", "v": 1, "state": "live"}])
+    assert (put.written, list(put.refused)) == (1, ["c"])
+    assert [doc["_id"] for doc in await everything(store)] == ["b"]
+    await store.close()
+
+
 async def test_times_are_dates_in_mongodb_for_those_who_query_there(mongod: Mongod, mongo_database: str) -> None:
     store = MongoStore(mongo_settings(mongod, mongo_database))
     await store.put("posts", [document("a", 1, event_at="2026-11-22T13:12:25.063Z")])

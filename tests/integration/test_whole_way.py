@@ -95,6 +95,27 @@ async def test_a_deletion_erases_the_label_that_was_stored(tmp_path: Path) -> No
     assert files_that_hold(folder, "zanzibar quagmire") == []
 
 
+async def test_a_deleted_post_that_is_made_again_is_labelled_again(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    live = "SELECT count(*) FROM labels WHERE doc ->> '$.state' = 'live'"
+    with model_server(tmp_path / "log") as model:
+        async with led_relay() as (relay, script):
+            process = start(
+                "run", "--relay", relay, "--data-dir", folder, "--model-url", model, "--model", "mock",
+                worker__batch_seconds=0.05,
+            )  # fmt: skip
+            await script.put(commit(1, [("create", "3aaaaaaaaaaaa", post(SECRET))]))
+            await asyncio.to_thread(until, lambda: query(folder / "posts.db", live) == [(1,)], "the label")
+            await script.put(commit(2, [("delete", "3aaaaaaaaaaaa", None)]))
+            await asyncio.to_thread(until, lambda: query(folder / "posts.db", live) == [(0,)], "the erasure")
+            await script.put(commit(3, [("create", "3aaaaaaaaaaaa", post(SECRET))]))
+            ended = await asyncio.to_thread(
+                end_when, process, lambda: query(folder / "posts.db", live) == [(1,)], "the label again"
+            )
+    assert ended.code == 0, ended.err
+    assert stored(folder)[URI]["labels"]["civic"]["fields"]
+
+
 async def test_an_edit_is_labelled_again_and_the_former_label_stays_as_of_the_former_text(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with model_server(tmp_path / "log") as model:

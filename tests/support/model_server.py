@@ -45,6 +45,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(400, {"error": {"message": "response_format is not supported"}})
             return
         content = body["messages"][-1]["content"]
+        if self.options.forbid and self.options.forbid in content:
+            self._send(403, {"error": {"message": "flagged by moderation"}})
+            return
         with self.lock, Path(self.options.log).open("a", encoding="utf-8") as log:
             log.write(hashlib.sha256(content.encode()).hexdigest() + "\n")
         if self.options.status != 200:
@@ -90,6 +93,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0)
     parser.add_argument("--status", type=int, default=200)
     parser.add_argument("--say", default="")
+    parser.add_argument("--forbid", default="")
     parser.add_argument("--only-plain", action="store_true")
     Handler.options = parser.parse_args()
     Path(Handler.options.log).touch()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from civicsky.decode import COLLECTIONS, decode, find_blocks
+from civicsky.decode import COLLECTIONS, MAX_OPS, decode, find_blocks
 from civicsky.errors import BadInput
 from civicsky.model import Event, PostOp, cid_text
 from unit.recorded import (
@@ -331,6 +331,9 @@ def test_accounts_of_every_method_are_taken(did: str) -> None:
         op(action="Create"),
         op(action="move"),
         op(action=b"create"),
+        op(action=[]),
+        op(action=["create"]),
+        op(action={"create": 1}),
     ],
 )
 def test_an_operation_without_a_path_or_a_known_action_is_a_bad_operation(given: Any) -> None:
@@ -367,6 +370,17 @@ def test_a_delete_needs_no_cid_and_gets_no_block(cid: Any) -> None:
 def test_a_create_whose_block_is_not_there_is_marked(blocks: bytes) -> None:
     event = decode(frame(body(ops=[op(cid=link(CID))], blocks=blocks)))
     assert event.posts == [PostOp(0, "create", RKEY, CID, b"", "no_block")]
+
+
+def test_an_empty_block_is_no_record() -> None:
+    event = decode(frame(body(ops=[op(cid=link(cid_of(b"")))], blocks=car([b"", BLOCK]))))
+    assert event.posts == [PostOp(0, "create", RKEY, cid_of(b""), b"", "no_block")]
+
+
+def test_a_commit_with_more_operations_than_anybody_may_send_is_bad() -> None:
+    assert len(decode(frame(body(ops=[op(action="delete")] * MAX_OPS))).posts) == MAX_OPS
+    assert reason(frame(body(ops=[op(action="delete")] * (MAX_OPS + 1)))) == "bad_field"
+    assert MAX_OPS >= 200
 
 
 def test_one_bad_operation_costs_the_others_of_its_commit_nothing() -> None:

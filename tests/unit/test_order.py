@@ -38,8 +38,8 @@ def plan(**changes: Any) -> Plan:
     return Plan(**{"known": {}, "accounts": {}, "cursor": None, "reject_sample": 0.0, **changes})
 
 
-def arrival(data: bytes | str = b"", received_at: int = 0) -> Arrival:
-    return Arrival(1, HOST, 1, 1, None, data, received_at)
+def arrival(data: bytes | str = b"", received_at: int = 0, n: int = 1) -> Arrival:
+    return Arrival(n, HOST, 1, 1, None, data, received_at)
 
 
 def operation(action: Action, block: bytes = b"block", *, idx: int = 0, rkey: str = RKEY) -> PostOp:
@@ -107,7 +107,7 @@ def test_a_record_that_cannot_be_used_is_put_aside_alone() -> None:
     ops = [operation("create", b"bad"), operation("create", b"good", idx=1, rkey="other")]
     apply(done, commit(*ops, seq=4, time=70), iter([BAD, KEPT]))
     digest = hashlib.sha256(b"bad").hexdigest()
-    assert done.quarantine == [QuarantineWrite(digest, HOST, 1, 4, "bad_text", b"bad", 1070)]
+    assert done.quarantine == [QuarantineWrite(digest, HOST, 1, 4, "bad_text", b"bad", 1070, DID, RKEY)]
     assert set(done.posts) == {("other", DID)}
     assert outcomes(done) == {("quarantined", "bad_text"): 1, ("kept", ""): 1}
 
@@ -123,7 +123,15 @@ def test_an_operation_with_a_fault_takes_no_verdict_and_its_frame_is_put_aside(f
     assert set(done.posts) == {KEY}
     assert outcomes(done) == {("quarantined", faulty.fault): 1, ("kept", ""): 1}
     digest = hashlib.sha256(b"the frame").hexdigest()
-    assert done.quarantine == [QuarantineWrite(digest, HOST, 1, 4, faulty.fault or "", b"the frame", 5)]
+    assert done.quarantine == [QuarantineWrite(digest, HOST, 1, 4, faulty.fault or "", b"the frame", 5, DID, "")]
+
+
+def test_a_frame_with_many_faulty_operations_is_put_aside_once_and_each_is_counted() -> None:
+    done = plan(cursor=3)
+    faulty = [PostOp(idx, "create", "", b"", b"", "bad_operation") for idx in range(200)]
+    apply(done, commit(*faulty, seq=4, time=70)._replace(arrival=arrival(b"the frame", 5)), iter([]))
+    assert len(done.quarantine) == 1
+    assert outcomes(done) == {("quarantined", "bad_operation"): 200}
 
 
 def test_an_update_of_a_post_that_is_held_replaces_it_and_keeps_its_times() -> None:
@@ -440,7 +448,7 @@ def test_a_frame_that_cannot_be_decoded_is_put_aside_with_the_number_before_it()
     done = plan(cursor=41)
     apply(done, Frame(arrival(b"\xff", 5), Event("quarantined"), "quarantined", "undecodable"), iter([]))
     digest = hashlib.sha256(b"\xff").hexdigest()
-    assert done.quarantine == [QuarantineWrite(digest, HOST, 1, 41, "undecodable", b"\xff", 5)]
+    assert done.quarantine == [QuarantineWrite(digest, HOST, 1, 41, "undecodable", b"\xff", 5, "", "")]
 
 
 def test_the_keys_and_accounts_that_frames_touch_are_those_of_commits_with_posts_and_of_account_events() -> None:

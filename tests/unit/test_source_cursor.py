@@ -265,6 +265,14 @@ def test_a_cursor_from_the_future_begins_a_new_epoch() -> None:
     assert reader.gaps() == [(A, 1, "renumbered", 41)]
 
 
+def test_a_host_that_refuses_even_its_own_window_is_read_live() -> None:
+    reader = Reader(41)
+    reader.source.renumber()
+    reader.source.renumber()
+    assert (reader.cursor, reader.epoch, reader.asks_for()) == (None, 2, "")
+    assert reader.gaps() == [(A, 1, "renumbered", 41)]
+
+
 def test_an_outdated_cursor_is_a_gap_and_the_cursor_stays() -> None:
     reader = Reader(41)
     reader.source.outdated()
