@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,17 @@ async def led_relay() -> AsyncIterator[tuple[str, "asyncio.Queue[bytes]"]]:
         await script.put(b"")  # the end
 
 
+def service(folder: Path, relay: str, model: str) -> "subprocess.Popen[str]":
+    asks = ("--model-url", model, "--model", "mock")
+    return start("run", "--relay", relay, "--data-dir", folder, *asks, worker__batch_seconds=0.05)
+
+
+def all_told(folder: Path, labelled: int) -> bool:
+    """So many jobs are done, and the store knows everything."""
+    done = query(folder / "ledger.db", "SELECT count(*) FROM job WHERE state = 'done'")
+    return done == [(labelled,)] and not query(folder / "ledger.db", "SELECT 1 FROM doc WHERE v > stored_v")
+
+
 def files_that_hold(folder: Path, text: str) -> list[str]:
     return [file.name for file in folder.iterdir() if text.encode() in file.read_bytes()]
 
@@ -43,23 +55,16 @@ async def test_a_deletion_wins_over_the_answer_in_flight_and_no_file_holds_the_t
     folder, log = tmp_path / "data", tmp_path / "log"
     with model_server(log, "--delay", "2") as model:
         async with led_relay() as (relay, script):
-            process = start(
-                "run", "--relay", relay, "--data-dir", folder, "--model-url", model, "--model", "mock",
-                worker__batch_seconds=0.05,
-            )  # fmt: skip
+            process = service(folder, relay, model)
             await script.put(commit(1, [("create", "3aaaaaaaaaaaa", post(SECRET))]))
             await asyncio.to_thread(until, log.read_text, "the question to be asked")
             assert files_that_hold(folder, "zanzibar quagmire"), "the test looks in the right place"
             await script.put(commit(2, [("delete", "3aaaaaaaaaaaa", None)]))
             await script.put(commit(3, [("create", "3aaaaaaaaaaab", post("A later post, in plain English"))]))
-            done = "SELECT count(*) FROM job WHERE state = 'done'"
             ended = await asyncio.to_thread(
                 end_when,
                 process,
-                lambda: (
-                    query(folder / "ledger.db", done) == [(1,)]
-                    and not query(folder / "ledger.db", "SELECT 1 FROM doc WHERE v > stored_v")
-                ),
+                lambda: all_told(folder, 1),
                 "the later post to be labelled and stored",
             )
     assert ended.code == 0, ended.err
@@ -75,10 +80,7 @@ async def test_a_deletion_erases_the_label_that_was_stored(tmp_path: Path) -> No
     folder = tmp_path / "data"
     with model_server(tmp_path / "log") as model:
         async with led_relay() as (relay, script):
-            process = start(
-                "run", "--relay", relay, "--data-dir", folder, "--model-url", model, "--model", "mock",
-                worker__batch_seconds=0.05,
-            )  # fmt: skip
+            process = service(folder, relay, model)
             await script.put(commit(1, [("create", "3aaaaaaaaaaaa", post(SECRET))]))
             labelled = "SELECT doc FROM labels WHERE doc ->> '$.state' = 'live'"
             ((before,),) = await asyncio.to_thread(until, lambda: query(folder / "posts.db", labelled), "the label")
@@ -100,10 +102,7 @@ async def test_a_deleted_post_that_is_made_again_is_labelled_again(tmp_path: Pat
     live = "SELECT count(*) FROM labels WHERE doc ->> '$.state' = 'live'"
     with model_server(tmp_path / "log") as model:
         async with led_relay() as (relay, script):
-            process = start(
-                "run", "--relay", relay, "--data-dir", folder, "--model-url", model, "--model", "mock",
-                worker__batch_seconds=0.05,
-            )  # fmt: skip
+            process = service(folder, relay, model)
             await script.put(commit(1, [("create", "3aaaaaaaaaaaa", post(SECRET))]))
             await asyncio.to_thread(until, lambda: query(folder / "posts.db", live) == [(1,)], "the label")
             await script.put(commit(2, [("delete", "3aaaaaaaaaaaa", None)]))
@@ -120,10 +119,7 @@ async def test_an_edit_is_labelled_again_and_the_former_label_stays_as_of_the_fo
     folder = tmp_path / "data"
     with model_server(tmp_path / "log") as model:
         async with led_relay() as (relay, script):
-            process = start(
-                "run", "--relay", relay, "--data-dir", folder, "--model-url", model, "--model", "mock",
-                worker__batch_seconds=0.05,
-            )  # fmt: skip
+            process = service(folder, relay, model)
             done = "SELECT count(*) FROM job WHERE state = 'done'"
             await script.put(commit(1, [("create", "3aaaaaaaaaaaa", post("The first text of this post"))]))
             await asyncio.to_thread(until, lambda: query(folder / "ledger.db", done) == [(1,)], "the first label")
@@ -131,10 +127,7 @@ async def test_an_edit_is_labelled_again_and_the_former_label_stays_as_of_the_fo
             ended = await asyncio.to_thread(
                 end_when,
                 process,
-                lambda: (
-                    query(folder / "ledger.db", done) == [(2,)]
-                    and not query(folder / "ledger.db", "SELECT 1 FROM doc WHERE v > stored_v")
-                ),
+                lambda: all_told(folder, 2),
                 "the second label",
             )
     assert ended.code == 0, ended.err
