@@ -141,6 +141,7 @@ def _serve() -> None:
     parameters.n_ctx = CONTEXT_TOKENS * order["slots"]
     # Its threads wait for each other by spinning: with one too many the whole server stands still.
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads()
+    parameters.cache_ram_mib = 0  # or it keeps up to 8 GiB of prompts; each slot keeps its own preamble anyway
     parameters.ui = False
     parameters.verbosity = 0
     server = xllamacpp.Server(parameters)
