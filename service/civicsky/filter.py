@@ -23,6 +23,8 @@ ADULT: Final = frozenset({"porn", "sexual", "nudity"})
 GRAPHIC: Final = frozenset({"graphic-media", "gore"})
 SURE: Final = 0.6
 """fastText's P(en) above which a post that its client tagged with another language may still be English."""
+MAX_VOTE: Final = 4000
+"""Characters that the language models look at."""
 MANY_TAGS: Final = 8
 MANY_MENTIONS: Final = 8
 
@@ -101,7 +103,7 @@ def _flags(fields: dict[str, Any]) -> list[str]:
 
 def _clean(text: str) -> str:
     """What the language models should see: no addresses, handles, hash signs, control or invisible characters."""
-    text = _NOISE.sub(" ", text)
+    text = _NOISE.sub(" ", text[:MAX_VOTE])  # bounded: the pattern's time grows with the square of the length
     text = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text)
     text = " ".join(text.split())
     return text.lower() if text.isupper() else text

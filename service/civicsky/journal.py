@@ -139,14 +139,14 @@ class Journal:
 
     async def _known(self, db: Connection, batch: Batch) -> order.Plan:
         wanted = order.keys(batch.frames)
-        known = {
-            (row[0], row[1]): order.Known(*row[2:])
-            # A post's row is the newer one.
-            for table, columns in (("reject", "'rejected', 0, 0"), ("post", "state, event_at, received_at"))
-            for row in await rows_by_key(
-                db, f"SELECT rkey, did, rev, idx, {columns} FROM {table} WHERE (rkey, did) IN (VALUES {{keys}})", wanted
-            )
-        }
+        known: dict[Key, order.Known] = {}
+        for table, columns in (("reject", "'rejected', 0, 0"), ("post", "state, event_at, received_at")):
+            sql = f"SELECT rkey, did, rev, idx, {columns} FROM {table} WHERE (rkey, did) IN (VALUES {{keys}})"
+            for rkey, did, *values in await rows_by_key(db, sql, wanted):
+                found, other = order.Known(*values), known.get((rkey, did))
+                # A tombstone and a later rejection of the same key may both be there: the newer one counts.
+                if other is None or (found.rev or "", found.idx) > (other.rev or "", other.idx):
+                    known[rkey, did] = found
         accounts: dict[str, order.Account] = {}
         authors = list(order.dids(batch.frames))
         for at in range(0, len(authors), 500):

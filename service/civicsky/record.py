@@ -75,7 +75,7 @@ def _facets(record: dict[str, Any]) -> dict[str, list[str]]:
     homes = {"tag": ("tags", "tag"), "link": ("links", "uri"), "mention": ("mentions", "did")}
     for facet in _list(record.get("facets")):
         for feature in _list(_map(facet).get("features")):
-            home = homes.get(str(_map(feature).get("$type")).rpartition("#")[2])
+            home = homes.get((_text(_map(feature).get("$type")) or "").rpartition("#")[2])
             value = _text(_map(feature).get(home[1])) if home else None
             if home and value:
                 found[home[0]][value] = None

@@ -1,0 +1,37 @@
+"""The journal by itself."""
+
+from collections import Counter
+from pathlib import Path
+
+from civicsky.journal import Journal
+from civicsky.model import Arrival, Batch, Event, Frame, PostOp, Verdict
+from civicsky.settings import Journal as JournalSettings
+from civicsky.worker import judge_record
+from support.world import DID, block_and_cid, post, tid
+
+KEPT, REJECTED = Verdict("kept", "", "{}"), Verdict("rejected", "language", "{}")
+
+
+async def test_a_rejection_that_is_newer_than_a_tombstone_decides_what_is_late(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
+    outcomes = []
+    steps = [("create", 1, KEPT), ("delete", 2, None), ("create", 5, REJECTED), ("update", 3, KEPT)]
+    for seq, (action, rev, verdict) in enumerate(steps, 1):
+        op = PostOp(0, action, "rkey", b"" if action == "delete" else b"c" * 36, b"" if action == "delete" else b"b")  # type: ignore[arg-type]
+        event = Event("commit", seq=seq, did=DID, time=seq, rev=tid(rev), posts=[op])
+        frame = Frame(Arrival(seq, "wss://a", 1, 1, None, b"", seq), event, "commit", "")
+        done = await journal.commit(Batch([frame]), [verdict] if verdict else [], Counter(frame=1, post=1))
+        outcomes += [outcome for unit, outcome, _ in done.counts if unit == "post"]
+    await journal.close()
+    assert outcomes == ["kept", "deleted", "rejected", "stale"]
+
+
+def test_a_hostile_record_is_judged_in_time_and_never_ends_the_worker() -> None:
+    nested: object = "x"
+    for _ in range(900):
+        nested = [nested]
+    facets = [{"index": {}, "features": [{"$type": nested}]}]
+    alts = [{"alt": "a-" * 5000} for _ in range(64)]
+    hostile = post("", facets=facets, embed={"$type": "app.bsky.embed.images", "images": alts})
+    block, cid = block_and_cid(hostile)
+    assert judge_record(cid, block).kind in {"kept", "rejected"}
