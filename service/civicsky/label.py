@@ -1,4 +1,4 @@
-"""Asks a language model about one post, over the API that OpenAI-compatible servers share; the one home of httpx.
+"""Asks a language model about one post, over the API that OpenAI-compatible servers share; the home of httpx.
 
 It turns every way in which a server can fail into one of three: `Transient` (wait, try again), `Refused` (a person must
 act), `BadInput` (this answer is of no use). It keeps nothing: what is done with an answer is its caller's business.

@@ -4,6 +4,7 @@ Sources, in rising precedence: the defaults here, a TOML file, the environment (
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -186,6 +187,38 @@ class Store(Group):
         return "mongo" if self.mongo_uri.get_secret_value() else "sqlite"
 
 
+class AppView(Group):
+    """The public API that is asked whether posts and accounts are there. It needs no login."""
+
+    url: str = "https://public.api.bsky.app"
+    """Base address of the API. The default is Bluesky's own, for everybody."""
+    contact: str = ""
+    """Whom the API's operators may write to: sent in the User-Agent after civicsky/VERSION."""
+    request_seconds: float = Field(20, gt=0)
+    """Seconds for one call; an API that hangs or drips counts as unreachable after that."""
+    per_second: float = Field(5, gt=0)
+    """Calls a second at most: half of the 3,000 in 5 minutes that the API allows an address."""
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if "@" in parts.netloc:
+            raise ValueError("the public API's address carries no credentials: it has no login")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
+            raise ValueError(f"{url!r} is not an http:// or https:// address")
+        if parts.query or parts.fragment:
+            raise ValueError("the public API's address has no ? and no #")
+        return url.rstrip("/")
+
+    @field_validator("contact")
+    @classmethod
+    def _header(cls, contact: str) -> str:
+        if not re.fullmatch(r"[ -~]{0,200}", contact):
+            raise ValueError("a contact is at most 200 plain ASCII characters, such as a mail address")
+        return contact.strip()
+
+
 class Log(Group):
     """The log, on standard error."""
 
@@ -234,6 +267,7 @@ class Settings(BaseSettings):
     label: Label = Label()
     ledger: Ledger = Ledger()
     store: Store = Store()
+    appview: AppView = AppView()
     log: Log = Log()
     limits: Limits = Limits()
 

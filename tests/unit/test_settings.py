@@ -9,7 +9,18 @@ from pydantic import SecretStr
 
 import civicsky.settings
 from civicsky.errors import Usage
-from civicsky.settings import CONFIG_VARIABLE, Group, Label, Settings, Source, Store, documented, effective, load
+from civicsky.settings import (
+    CONFIG_VARIABLE,
+    AppView,
+    Group,
+    Label,
+    Settings,
+    Source,
+    Store,
+    documented,
+    effective,
+    load,
+)
 
 SECRET = "sk-very-secret"
 
@@ -138,6 +149,13 @@ BAD = [
     ("label.way", '"guess"', "'auto', 'schema' or 'words'"),
     ("label.margin", "1.5", "less than or equal to 1"),
     ("label.model_url", '"localhost:8000"', "'localhost:8000' is not an http:// or https:// address"),
+    ("appview.url", '"public.api.bsky.app"', "'public.api.bsky.app' is not an http:// or https:// address"),
+    ("appview.url", '""', "'' is not an http:// or https:// address"),
+    ("appview.url", '"https://api.example:70000"', "Port out of range"),
+    ("appview.url", '"https://api.example/?a=1"', "no ? and no #"),
+    ("appview.url", '"https://api.example/#a"', "no ? and no #"),
+    ("appview.contact", '"ä@example.org"', "plain ASCII characters"),
+    ("appview.per_second", "0", "greater than 0"),
     ("source.relays", "[]", "at least one relay is needed"),
     ("source.relays", '["https://bsky.network"]', "'https://bsky.network' is not a ws:// or wss:// address"),
     ("source.relays", '["wss://"]', "'wss://' is not a ws:// or wss:// address"),
@@ -209,6 +227,8 @@ def test_an_address_must_not_carry_a_password(who: str) -> None:
     for key, url in (
         ("source.relays", [f"wss://{who}relay.example"]),
         ("label.model_url", f"https://{who}model.example"),
+        ("appview.url", f"https://{who}api.example"),
+        ("appview.url", f"ftp://{who}api.example"),
     ):
         told = complaint(None, {key: url})
         assert "pw" not in told
@@ -276,7 +296,7 @@ def fields_of_source() -> dict[str, dict[str, str | None]]:
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
     groups = [type(info.default) for info in Settings.model_fields.values() if isinstance(info.default, Group)]
-    assert len(groups) == 10
+    assert len(groups) == 11
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)
         assert (group.__doc__ or "").endswith(".")
@@ -312,6 +332,7 @@ def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch,
         "model_url": "http://one.example/v1",
         "way": "words",
         "kind": "mongo",
+        "url": "http://api.example",
         "level": "debug",
         "format": "json",
         "margin": "0.125",
@@ -356,3 +377,9 @@ def test_a_model_is_chosen_by_address_and_name_or_as_local(url: str, model: str,
 def test_addresses_lose_their_last_slash() -> None:
     assert Label(model_url="http://h/v1/").model_url == "http://h/v1"
     assert Source(relays=("wss://h/",)).relays == ("wss://h",)
+    assert AppView(url="https://h/").url == "https://h"
+
+
+@pytest.mark.parametrize("contact", ["a\r\nX: b", "a\n", "a\x00", "a" * 201])
+def test_a_contact_cannot_add_to_the_request(contact: str) -> None:
+    assert "plain ASCII characters" in complaint(None, {"appview.contact": contact})
