@@ -215,7 +215,7 @@ def applies(field: Field, labels: dict[str, FieldLabel]) -> bool:
 # ---- one word --------------------------------------------------------------------------------------------------------
 
 
-_MARK: Final = re.compile(r"<(?=[|\uff5c/<A-Za-z_]|0x)|[|\uff5c](?=>)|\[(?=/?[A-Za-z_]\w*\])")
+_MARK: Final = re.compile(r"<(?=[|\uff5c/A-Za-z_]|0x)|[|\uff5c](?=>)|\[(?=/?[A-Za-z_]\w*\])")
 """Where a mark of a chat template begins or ends: <|im_end|>, <s>, </s>, <<SYS>>, <start_of_turn>, [INST], [/INST].
 A blank behind it makes it harmless: a model's marks are these exact characters. `<3` and `[1]` stay as they are."""
 

@@ -301,7 +301,7 @@ def test_a_post_takes_one_line_and_brings_no_marks_of_a_chat_template(post: str)
 
 
 @pytest.mark.parametrize(
-    "post", ["I <3 you", "p<0.05", "a < b > c", "x -> y <- z", "see [1] and [a b]", "[] <> ><", "1 | 2"]
+    "post", ["I <3 you", "p<0.05", "a < b > c", "x -> y <- z", "see [1] and [a b]", "[] <> ><", "1 | 2", "x <<< y"]
 )
 def test_a_post_without_marks_stays_as_it_is(post: str) -> None:
     assert word_messages(WORDS, post)[-1]["content"] == f"Post: {post}\nTopic:"
