@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ NETWORK: Final = frozenset(
     }
 )  # fmt: skip
 """File systems on which SQLite's write-ahead log, which shares memory between processes, breaks."""
+
+_ESCAPED: Final = re.compile(r"\\(040|011|012|134)")
+"""What mountinfo escapes in a name: space, tab, newline, backslash. All else stands as it is."""
 
 
 def prepare(folder: Path) -> Path:
@@ -57,7 +61,7 @@ def existing(folder: Path) -> Path:
 
 
 def _refuse_network(folder: Path) -> None:
-    kind = file_system(folder, Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+    kind = file_system(folder, os.fsdecode(Path("/proc/self/mountinfo").read_bytes()))
     if kind in NETWORK:
         raise Usage(
             f"data directory {folder} is on a network file system ({kind}), where SQLite loses data; "
@@ -68,9 +72,9 @@ def _refuse_network(folder: Path) -> None:
 def file_system(path: Path, mountinfo: str) -> str:
     """The type of the file system that holds a path, from the text of /proc/self/mountinfo (see man 5 proc)."""
     best, kind = "", ""
-    for line in mountinfo.splitlines():
+    for line in filter(None, mountinfo.split("\n")):  # a name may hold any other line break
         left, _, right = line.partition(" - ")
-        mount = left.split(" ")[4].encode().decode("unicode_escape")
+        mount = _ESCAPED.sub(lambda code: chr(int(code[1], 8)), left.split(" ")[4])
         inside = mount == "/" or path == Path(mount) or Path(mount) in path.parents
         if inside and len(mount) >= len(best):  # the last of equals lies on top
             best, kind = mount, right.split(" ")[0]

@@ -15,9 +15,9 @@ import fasttext
 import pycld2
 
 from civicsky.model import RejectReason
-from civicsky.record import readable
+from civicsky.record import is_blank, readable
 
-VERSION: Final = "english-vote-1"
+VERSION: Final = "english-vote-2"
 
 ADULT: Final = frozenset({"porn", "sexual", "nudity"})
 GRAPHIC: Final = frozenset({"graphic-media", "gore"})
@@ -80,7 +80,7 @@ def load() -> None:
 
 
 def _reason(fields: dict[str, Any], *, english: bool) -> RejectReason | None:
-    if not readable(fields).strip():
+    if not readable(fields):
         return "no_text"
     if ADULT.intersection(fields["self_labels"]):
         return "adult"
@@ -110,7 +110,7 @@ def _clean(text: str) -> str:
 
 
 def _has_letters(text: str) -> bool:
-    return any(char.isalpha() for char in text)
+    return any(char.isalpha() and not is_blank(char) for char in text)
 
 
 def _cld2(text: str) -> tuple[bool, int]:

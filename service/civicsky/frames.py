@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zlib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +25,7 @@ def read_frames(file: Path) -> Iterator[bytes]:
                 if len(frame) < size:
                     raise EOFError
                 yield frame
-    except (OSError, EOFError, struct.error) as error:
+    except (OSError, EOFError, struct.error, zlib.error) as error:
         raise Usage(f"{file} is not a whole file of frames ({error or 'cut short'})") from None
 
 

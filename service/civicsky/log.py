@@ -6,6 +6,7 @@ Every event's name is one of `EVENTS`. Never a post's text, never a secret, noth
 import logging
 import re
 import sys
+from itertools import islice
 from typing import Any, Final, Literal, get_args
 
 import structlog
@@ -73,7 +74,14 @@ EVENTS: Final[dict[EventName, str]] = {
 
 assert set(get_args(EventName)) == set(EVENTS)
 
-_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
+_UNSAFE: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Control characters, and those that are invisible or change the direction of a line."""
+_MAX_CHARS: Final = 500
+_MAX_ITEMS: Final = 20
+_MAX_DEPTH: Final = 3
 
 
 def configure(settings: Log) -> None:
@@ -105,7 +113,18 @@ def event(name: EventName, /, *, stage: str = "", **values: Any) -> None:
 
 def _harmless(_logger: Any, _method: str, values: Any) -> Any:
     """No control or direction-changing character of the far side's words reaches a terminal; no value is endless."""
-    for key, value in values.items():
-        if isinstance(value, str):
-            values[key] = _UNSAFE.sub("?", value)[:500]
-    return values
+    return {key: _clean(value, _MAX_DEPTH) for key, value in values.items()}
+
+
+def _clean(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return _UNSAFE.sub("?", value[:_MAX_CHARS])
+    if isinstance(value, dict | list | tuple) and not depth:
+        return "..."
+    if isinstance(value, dict):
+        return {_clean(str(key), 0): _clean(item, depth - 1) for key, item in islice(value.items(), _MAX_ITEMS)}
+    if isinstance(value, list | tuple):
+        return [_clean(item, depth - 1) for item in value[:_MAX_ITEMS]]
+    return _clean(repr(value), 0)

@@ -4,6 +4,7 @@ Every field is the author's claim and may have any type; a value of the wrong ty
 The record is an `app.bsky.feed.post`: https://docs.bsky.app/docs/advanced-guides/posts .
 """
 
+import unicodedata
 from typing import Any, Final
 
 from civicsky.model import parse_time
@@ -12,6 +13,12 @@ MAX_TEXT: Final = 10_000
 """Characters kept of any one text. The lexicon allows 3,000 for a post; the record's own bytes stay whole."""
 MAX_ITEMS: Final = 64
 """Entries kept of any one list (a commit's record may be 1 MB)."""
+
+_BLANK: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
+_FILLERS: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0").union(
+    map(chr, range(0xFE00, 0xFE10)), map(chr, range(0xE0100, 0xE01F0))
+)
+"""Characters that show nothing though Unicode counts them among letters, marks and symbols."""
 
 
 def extract(record: dict[str, Any]) -> dict[str, Any]:
@@ -38,13 +45,21 @@ def extract(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def readable(fields: dict[str, Any]) -> str:
-    """All that the author chose to say: the text, then the link card, then alt texts; what the model reads."""
-    parts = [fields["text"]]
-    link = fields["link"]
-    if link:
-        parts.append("Link: " + " - ".join(part for part in (link["title"], link["description"]) if part))
-    parts += ["Image: " + alt for alt in fields["alts"]]
-    return "\n".join(part for part in parts if part.strip() not in {"", "Link:"})
+    """All that the author chose to say: the text, then the link card, then alt texts; what the model reads.
+
+    Parts that show nothing are left out.
+    """
+    link = fields["link"] or {"title": "", "description": ""}
+    card = " - ".join(part for part in (link["title"], link["description"]) if not is_blank(part))
+    parts = [] if is_blank(fields["text"]) else [fields["text"]]
+    parts += ["Link: " + card] if card else []
+    parts += ["Image: " + alt for alt in fields["alts"] if not is_blank(alt)]
+    return "\n".join(parts)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: it is empty, or all white space, control and invisible characters."""
+    return all(unicodedata.category(char) in _BLANK or char in _FILLERS for char in set(text))
 
 
 def _embedded(embed: dict[str, Any]) -> dict[str, Any]:

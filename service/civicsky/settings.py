@@ -3,13 +3,14 @@
 Sources, in rising precedence: the defaults here, a TOML file, the environment (`CIVICSKY_STAGE__FIELD`), flags.
 """
 
+import json
 import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -51,11 +52,13 @@ class Source(Group):
         if not relays:
             raise ValueError("at least one relay is needed")
         for relay in relays:
-            parts = urlsplit(relay)
+            parts = _split(relay)
             if parts.scheme not in {"ws", "wss"} or not parts.hostname:
-                raise ValueError(f"{relay!r} is not a ws:// or wss:// address")
+                raise ValueError(f"{_shown(relay)!r} is not a ws:// or wss:// address")
             if parts.username or parts.password:
                 raise ValueError("a relay's address carries no credentials: a relay has no login")
+            if "?" in relay or "#" in relay:
+                raise ValueError(f"{_shown(relay)!r} must end before its ? or #: civicsky adds the rest")
         return tuple(relay.rstrip("/") for relay in relays)
 
 
@@ -141,9 +144,9 @@ class Label(Group):
     @field_validator("model_url")
     @classmethod
     def _http(cls, url: str) -> str:
-        parts = urlsplit(url)
+        parts = _split(url)
         if url and (parts.scheme not in {"http", "https"} or not parts.hostname):
-            raise ValueError(f"{url!r} is not an http:// or https:// address")
+            raise ValueError(f"{_shown(url)!r} is not an http:// or https:// address")
         if parts.username or parts.password:
             raise ValueError("put the key into CIVICSKY_LABEL__API_KEY, not into the address")
         return url.rstrip("/")
@@ -295,12 +298,8 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     try:
         settings = Settings(**values)
         return _with_flags(settings, flags or {})
-    except SettingsError as error:
-        name = str(error).split('"')[1] if '"' in str(error) else "a setting"
-        raise Usage(
-            f"environment: the value for {name!r} is not JSON, as lists and groups must be: "
-            'CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'
-        ) from None
+    except SettingsError:
+        raise Usage(_explain_no_json()) from None
     except ValidationError as error:
         raise Usage(_explain(error, values, file)) from None
 
@@ -333,21 +332,34 @@ def _with_flags(settings: Settings, flags: Mapping[str, Any]) -> Settings:
         home = values[group[0]] if group else values
         home[field] = value
     # Validated again as plain data, so that the environment cannot win over a flag.
-    groups = {
-        name: info.default.__class__.model_validate(values[name])
-        for name, info in Settings.model_fields.items()
-        if isinstance(info.default, Group)
-    }
+    groups = {name: _checked(name, default, values[name]) for name, default in _groups().items()}
     return settings.model_copy(update={**groups, "data_dir": Path(values["data_dir"])})
+
+
+def _checked(name: str, default: Group, values: Any) -> Group:
+    try:
+        return default.__class__.model_validate(values)
+    except ValidationError as error:  # only flags are new here
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Usage(f"flag or setting: {_dotted(name, *first['loc'])}: {first['msg']}") from None
+
+
+def _groups() -> dict[str, Group]:
+    return {name: info.default for name, info in Settings.model_fields.items() if isinstance(info.default, Group)}
 
 
 def _read_file(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise Usage(f"settings file {file}: {error.strerror}; name a readable file with --config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Usage(f"settings file {file} is not valid TOML: {error}") from None
+    for name in _groups():
+        # Checked here, because a variable of the group would hide it.
+        if not isinstance(values.get(name, {}), dict):
+            raise Usage(f"settings file {file}: {name}: must be a table: write [{name}] and its settings below")
+    return values
 
 
 def _check_environment() -> None:
@@ -359,12 +371,12 @@ def _check_environment() -> None:
 
 def _explain(error: ValidationError, values: Mapping[str, Any], file: Path | None) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
-    dotted = ".".join(str(part) for part in first["loc"])
+    dotted = _dotted(*first["loc"])
     node: Any = values
-    for part in first["loc"]:
+    for part in first["loc"][:2]:
         node = node.get(part) if isinstance(node, Mapping) else None
-    variable = ENV_PREFIX + "__".join(str(part) for part in first["loc"][:2]).upper()
-    if os.environ.get(variable) is not None:
+    variable = _as_written(ENV_PREFIX + "__".join(str(part) for part in first["loc"][:2]).upper())
+    if variable:
         where = f"environment variable {variable}"
     elif node is not None and file:
         where = f"settings file {file}"
@@ -373,3 +385,45 @@ def _explain(error: ValidationError, values: Mapping[str, Any], file: Path | Non
     if first["type"] == "extra_forbidden":
         return f"{where}: no such setting {dotted!r}; `civicsky config` lists them all"
     return f"{where}: {dotted}: {first['msg']}"
+
+
+def _explain_no_json() -> str:
+    for name, group in _groups().items():
+        for field, default in group:
+            variable = _as_written(f"{ENV_PREFIX}{name}__{field}".upper())
+            if isinstance(default, tuple) and variable and not _is_json(os.environ[variable]):
+                return (
+                    f"environment variable {variable}: {name}.{field}: not JSON, as a list must be: "
+                    'CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'
+                )
+    raise AssertionError  # pragma: no cover - only lists are read as JSON
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _dotted(*parts: str | int) -> str:
+    return ".".join(str(part) for part in parts)
+
+
+def _as_written(variable: str) -> str | None:
+    """A variable of the environment in the user's own spelling; of several the last, which is the one that counts."""
+    return {name.upper(): name for name in os.environ}.get(variable)
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # its message may quote a password
+        raise ValueError(f"{_shown(address)!r} is not an address") from None
+
+
+def _shown(address: str) -> str:
+    """An address without what may be secret: all before its last @, and its query."""
+    _, at, rest = address.rpartition("@")
+    return ("***@" if at else "") + re.split(r"[?#]", rest)[0]

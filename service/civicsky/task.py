@@ -16,6 +16,12 @@ from civicsky.model import FieldLabel
 Message = dict[str, str]
 
 
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
+        raise ValueError(f"{name!r} must be lower-case letters, digits and underscores")
+    return name
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,9 +40,7 @@ class Field(_Part):
     @field_validator("name")
     @classmethod
     def _plain(cls, name: str) -> str:
-        if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
-            raise ValueError(f"{name!r} must be lower-case letters, digits and underscores")
-        return name
+        return _plain_name(name)
 
 
 class Words(_Part):
@@ -60,18 +64,49 @@ class Task(_Part):
     @field_validator("name")
     @classmethod
     def _plain(cls, name: str) -> str:
-        return Field(name=name, values=(), description="").name
+        return _plain_name(name)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Task":
-        known = {field.name: field for field in self.fields}
-        for words in self.words:
-            if words.field not in known:
-                raise ValueError(f"words ask for the field {words.field!r}, which there is not")
-            for value in words.values.values():
-                if value not in known[words.field].values:
-                    raise ValueError(f"words give the field {words.field!r} the value {value!r}, which it has not")
+        known = {field.name: field.values for field in self.fields}
+        for number, field in enumerate(self.fields):
+            if field.name in [other.name for other in self.fields[:number]]:
+                raise ValueError(
+                    f"fields.{number}.name: there is a field {field.name!r} already; give each its own name"
+                )
+            _check_field(f"fields.{number}", field, known)
+        for number, words in enumerate(self.words):
+            _check_words(f"words.{number}", words, known)
         return self
+
+
+def _check_field(key: str, field: Field, known: dict[str, tuple[str, ...]]) -> None:
+    if field.unclear is not None and field.unclear not in field.values:
+        raise ValueError(
+            f"{key}.unclear: {field.unclear!r} is not among the field's values; add it there, or leave it out"
+        )
+    for name, value in field.only_if.items():
+        if name == field.name or name not in known:
+            raise ValueError(f"{key}.only_if: there is no other field {name!r}; name one of the task's other fields")
+        if value not in known[name]:
+            raise ValueError(
+                f"{key}.only_if: the field {name!r} has no value {value!r}; name one of {list(known[name])}"
+            )
+
+
+def _check_words(key: str, words: Words, known: dict[str, tuple[str, ...]]) -> None:
+    if words.field not in known:
+        raise ValueError(
+            f"{key}.field: words ask for the field {words.field!r}, which there is not; add it, or name another"
+        )
+    if "{post}" not in words.ask:
+        raise ValueError(f"{key}.ask: the post is missing; put {{post}} where it should stand")
+    for value in words.values.values():
+        if value not in known[words.field]:
+            raise ValueError(
+                f"{key}.values: words give the field {words.field!r} the value {value!r}, which it has not; "
+                f"name one of {list(known[words.field])}"
+            )
 
 
 @dataclass(frozen=True)
@@ -89,11 +124,18 @@ class Prompt:
 def load_task(name: str = "civic") -> tuple[Task, str]:
     """A task that ships with civicsky, and its text. Raises `Usage` when the file is not a task."""
     file = files("civicsky") / "data" / "tasks" / f"{name}.toml"
-    text = file.read_text(encoding="utf-8")
     try:
+        text = file.read_text(encoding="utf-8")
         return Task.model_validate(tomllib.loads(text)), text
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise Usage(f"task file {file}: {error}") from None
+    except OSError as error:
+        raise Usage(f"task file {file}: {error.strerror}; name a task whose file is there and can be read") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        why = first["msg"].removeprefix("Value error, ")
+        raise Usage(f"task file {file}: {key}: {why}" if key else f"task file {file}: {why}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Usage(f"task file {file}: not valid TOML, correct it: {error}") from None
 
 
 def prompt_of(task: Task, text: str, way: str) -> Prompt:
@@ -173,9 +215,14 @@ def applies(field: Field, labels: dict[str, FieldLabel]) -> bool:
 # ---- one word --------------------------------------------------------------------------------------------------------
 
 
+_MARK: Final = re.compile(r"<(?=[|\uff5c/A-Za-z_]|0x)|[|\uff5c](?=>)|\[(?=/?[A-Za-z_]\w*\])")
+"""Where a mark of a chat template begins or ends: <|im_end|>, <s>, </s>, <<SYS>>, <start_of_turn>, [INST], [/INST].
+A blank behind it makes it harmless: a model's marks are these exact characters. `<3` and `[1]` stay as they are."""
+
+
 def word_messages(words: Words, post: str) -> list[Message]:
     """Examples as turns of a talk, then the post, on one line and without the marks of chat templates."""
-    plain = " ".join(post.split()).replace("<|", "< |").replace("|>", "| >")
+    plain = _MARK.sub(r"\g<0> ", " ".join(post.split()))
     turns: list[Message] = []
     for example, word in words.examples:
         turns.append({"role": "user", "content": words.ask.replace("{post}", example)})

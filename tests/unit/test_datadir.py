@@ -81,6 +81,26 @@ def test_the_innermost_mount_that_holds_a_path_decides(mountinfo: str, path: str
     assert file_system(Path(path), mountinfo) == kind
 
 
+@pytest.mark.parametrize(
+    "name", ["Müller", "日本 語", "\\x41", "\\n", "\\101", "a\x85b\u2028c", "a\rb", "\udcff", "tab\t", "x#y"]
+)
+def test_a_mount_may_have_any_name(name: str) -> None:
+    escaped = name
+    for char in "\\ \t\n":
+        escaped = escaped.replace(char, f"\\{ord(char):03o}")
+    mountinfo = f"1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:9 / /mnt/{escaped} rw shared:1 - nfs4 far:/x rw\n"
+    assert file_system(Path(f"/mnt/{name}/data"), mountinfo) == "nfs4"
+    assert file_system(Path("/mnt/other"), mountinfo) == "ext4"
+
+
+def test_the_table_of_mounts_may_hold_names_that_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Path("/proc/self/mountinfo").read_bytes() + b"9 1 0:9 / /mnt/\xff\r rw - nfs4 far:/x rw\n"
+    monkeypatch.setattr(Path, "read_bytes", lambda _path: table)
+    assert prepare(tmp_path) == tmp_path
+    with pytest.raises(Usage, match=r"on a network file system \(nfs4\)"):
+        prepare(Path(os.fsdecode(b"/mnt/\xff\r/data")))
+
+
 def test_of_two_mounts_at_one_place_the_later_lies_on_top() -> None:
     local, far = "61 60 8:2 / /data rw - ext4 /dev/sda2 rw\n", "62 60 0:4 / /data rw - nfs4 far:/x rw\n"
     assert file_system(Path("/data/x"), local + far) == "nfs4"

@@ -93,10 +93,24 @@ def test_any_other_label_neither_rejects_nor_flags(label: str) -> None:
     assert (judgement.reason, judgement.notes["flags"]) == (None, [])
 
 
-@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u2028\u00a0"])
+BLANK = [
+    "", " ", "\n\t", "\u2028\u00a0", "\u200b", "\ufeff", "\u2060", "\u00ad", "\0\x1b\x7f\x85", "\u200d\ufe0f",
+    "\u202e\u2066", "\u3164", "\u2800", " \u200b\n\ufeff ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BLANK)
 def test_a_post_without_any_text_is_rejected_for_that(text: str) -> None:
     for keep in UNLESS_ALL:
         assert judge(fields(text=text), keep).reason == "no_text"
+
+
+@pytest.mark.parametrize("text", BLANK)
+def test_a_post_of_blank_parts_is_no_text_and_one_other_part_speaks_for_it(text: str) -> None:
+    card = {"uri": "https://example.com", "title": text, "description": text}
+    assert judge(fields(text=text, alts=[text], link=card)).reason == "no_text"
+    assert judge(fields(text=text, alts=[text, ENGLISH], link=card)).reason is None
+    assert judge(fields(text=text, alts=[text], link=card | {"title": GERMAN})).reason == "language"
 
 
 def test_a_link_card_without_words_is_no_text() -> None:

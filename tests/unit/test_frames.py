@@ -1,4 +1,5 @@
 import gzip
+import zlib
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def test_a_file_whose_last_bytes_are_missing_is_refused(tmp_path: Path) -> None:
     for size in (len(whole) - 1, len(whole) // 2, 20):
         file.write_bytes(whole[:size])
         assert read_all(file)[1].startswith(f"{file} is not a whole file of frames (")
+
+
+def test_a_file_that_is_damaged_inside_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "frames"
+    whole = gzip.compress(b"\0\0\0\x05first")
+    damaged = whole[:10] + b"\xff" * (len(whole) - 10)  # the header stays
+    file.write_bytes(damaged)
+    with pytest.raises(zlib.error):
+        gzip.decompress(damaged)
+    assert read_all(file)[1].startswith(f"{file} is not a whole file of frames (")
 
 
 @pytest.mark.parametrize("content", [b"hello", b"\0\0\0\x01a", b"\x1f\x8b"])

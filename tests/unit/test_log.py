@@ -96,6 +96,10 @@ HOSTILE = [
     *map(chr, range(0x20)),
     "\x7f",
     *map(chr, range(0x80, 0xA0)),
+    *"\xad\u034f\u061c\u115f\u180e\u2060\u2061\u2062\u2063\u2064\u206a\u206f\u2800\u3164\ufe0f\ufeff\ufff9\ufffb",
+    "\U000e0001",
+    "\U000e0041",
+    "\U0001d173",
     "\u200b",
     "\u200d",
     "\u200e",
@@ -143,6 +147,38 @@ def test_no_value_is_endless(capsys: pytest.CaptureFixture[str]) -> None:
     configure(Log(format="json"))
     event("source_down", why="x" * 100_000)
     assert written(capsys)[0]["why"] == "x" * 500
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_values_inside_of_values_are_neutralised_and_bounded_too(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Log(format=form))
+    bad = "x\x1b\u202ey" + "z" * 1000
+    event("source_down", why=[bad], a=(bad, 1, None, 0.5, True), b={bad: {"in": [bad]}}, c=ValueError(bad), d={bad})
+    _, err = capsys.readouterr()
+    assert "x??y" in err
+    assert "x\x1b" not in err  # a console's colours have escapes of their own
+    assert "\u202e" not in err
+    assert "z" * 499 not in err
+    assert err.count("\n") == 1
+
+
+def test_what_is_nested_keeps_its_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Log(format="json"))
+    event("source_down", a=[1, "é", None, 0.5, True], b=("x", ["y"]), c={"k": {"l": [2]}}, d=[], e={})
+    (line,) = written(capsys)
+    values = {key: line[key] for key in "abcde"}
+    assert values == {"a": [1, "é", None, 0.5, True], "b": ["x", ["y"]], "c": {"k": {"l": [2]}}, "d": [], "e": {}}
+
+
+def test_nothing_nested_is_endless(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Log(format="json"))
+    deep: list[Any] = []
+    deep.append(deep)
+    event("source_down", a=["x"] * 1000, b={str(n): n for n in range(1000)}, c=deep, d=("x" * 100_000,))
+    (line,) = written(capsys)
+    assert (line["a"], line["b"]) == (["x"] * 20, {str(n): n for n in range(20)})
+    assert line["c"] == [[["..."]]]
+    assert line["d"] == ["x" * 500]
 
 
 def test_an_event_that_is_not_known_is_a_defect() -> None:

@@ -439,6 +439,12 @@ def test_many_features_in_many_facets_are_bounded_too() -> None:
             {"text": "x", "alts": ["a"], "link": {"uri": "u", "title": "t", "description": ""}},
             "x\nLink: t\nImage: a",
         ),
+        ({"text": "\u200b", "alts": [" ", "\u2060", "a"]}, "Image: a"),
+        ({"text": "x", "link": {"uri": "u", "title": "\u00ad", "description": "\n"}}, "x"),
+        ({"link": {"uri": "u", "title": "\ufeff", "description": "d"}}, "Link: d"),
+        ({"text": "\u200b \u200b x \ufeff"}, "\u200b \u200b x \ufeff"),
+        ({"text": "."}, "."),
+        ({"text": "\u2764\ufe0f"}, "\u2764\ufe0f"),
         ({"tags": ["tag"], "quote_uri": BOARD, "self_labels": ["porn"]}, ""),
     ],
 )

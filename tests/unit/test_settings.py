@@ -196,21 +196,52 @@ def test_a_bad_value_of_the_environment_is_not_blamed_on_the_file(file: Path, mo
 def test_a_bad_value_of_a_flag_is_named_and_blamed_on_no_file(file: Path, key: str, value: str, why: str) -> None:
     file.write_text("[label]\nslots = 5\n")
     told = complaint(file, {key: json.loads(value)})
-    assert told.startswith("flag or setting: ")
-    assert f"{key.partition('.')[2]}: " in told
+    assert told.startswith(f"flag or setting: {key}")
     assert why in told
 
 
 def test_a_list_of_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIVICSKY_SOURCE__RELAYS", "wss://relay.example")
-    told = complaint()
-    assert told.startswith("environment: the value for 'source' is not JSON")
-    assert 'CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]' in told
+    assert complaint() == (
+        "environment variable CIVICSKY_SOURCE__RELAYS: source.relays: not JSON, as a list must be: "
+        'CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'
+    )
 
 
-def test_a_group_that_is_no_table_is_named(file: Path) -> None:
-    file.write_text("label = 3\n")
-    assert complaint(file).startswith(f"settings file {file}: label: ")
+@pytest.mark.parametrize(
+    ("variable", "value", "key"),
+    [
+        ("civicsky_label__slots", "x", "label.slots"),
+        ("Civicsky_Source__Relays", "x", "source.relays"),
+        ("civicsky_source__relays", '["x"]', "source.relays"),
+    ],
+)
+def test_a_bad_variable_is_named_as_the_user_wrote_it(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, key: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert complaint().startswith(f"environment variable {variable}: {key}: ")
+
+
+def test_a_bad_item_of_a_list_of_the_file_is_blamed_on_the_file(file: Path) -> None:
+    file.write_text("[source]\nrelays = [3]\n")
+    assert complaint(file).startswith(f"settings file {file}: source.relays.0: ")
+
+
+def test_a_bad_flag_is_not_blamed_on_a_good_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIVICSKY_LABEL__SLOTS", "6")
+    assert complaint(None, {"label.slots": 0}).startswith("flag or setting: label.slots: ")
+
+
+@pytest.mark.parametrize("text", ["label = 3\n", "label = []\n", "[[label]]\nslots = 5\n"])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_group_that_is_no_table_is_named(
+    file: Path, monkeypatch: pytest.MonkeyPatch, text: str, *, hidden: bool
+) -> None:
+    file.write_text(text)
+    if hidden:
+        monkeypatch.setenv("CIVICSKY_LABEL__SLOTS", "6")
+    assert complaint(file) == f"settings file {file}: label: must be a table: write [label] and its settings below"
 
 
 def test_a_file_that_is_not_there_or_no_toml_is_named(file: Path) -> None:
@@ -233,6 +264,39 @@ def test_an_address_must_not_carry_a_password(who: str) -> None:
         told = complaint(None, {key: url})
         assert "pw" not in told
         assert "credentials" in told or "CIVICSKY_LABEL__API_KEY" in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "{}://me:hunter2@host.example",
+        "{}://me:hunter2@host.example:port",
+        "{}://me:hunt@er/hunter2?@host.example",
+        "{}://me:hunter2@host\u2100.example",
+        "{}://me:hunter2@[::1",
+        "{}://host.example/?key=hunter2",
+        "{}://host.example/#hunter2",
+        "me:hunter2@host.example",
+    ],
+)
+@pytest.mark.parametrize("scheme", ["ftp", "", "ws"])
+def test_no_complaint_about_an_address_tells_its_password(file: Path, url: str, scheme: str) -> None:
+    address = url.format(scheme)
+    for key, value in (("source.relays", [address]), ("label.model_url", address)):
+        group, _, field = key.partition(".")
+        file.write_text(f"[{group}]\n{field} = {json.dumps(value)}\n")
+        for config, flags in ((file, None), (None, {key: value})):
+            told = complaint(config, flags)
+            assert key in told
+            assert "hunter2" not in told
+
+
+@pytest.mark.parametrize("rest", ["/?x=1", "?x=1", "/?", "/#part", "#"])
+def test_a_relays_address_with_a_query_or_a_fragment_is_refused(rest: str) -> None:
+    told = complaint(None, {"source.relays": [f"wss://relay.example{rest}"]})
+    assert "source.relays: " in told
+    assert "'wss://relay.example" in told
+    assert "must end before its ? or #" in told
 
 
 # ---- secrets ---------------------------------------------------------------------------------------------------------
