@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import uvloop
 
 from civicsky import __version__, datadir, filter as filters, log
+from civicsky.appview import AppView
 from civicsky.collecting import collect, housekeep
 from civicsky.decode import decode
 from civicsky.document import Document
@@ -24,6 +26,7 @@ from civicsky.lifecycle import Stop, happened, signals
 from civicsky.local import LocalServer, find_weights, threads
 from civicsky.metrics import Metrics
 from civicsky.model import format_time, now_us
+from civicsky.recheck import Rechecks, recheck
 from civicsky.settings import Settings, effective
 from civicsky.source import Source
 from civicsky.store import Collection, Store, open_store
@@ -128,40 +131,66 @@ async def _prepare_collect(
 ) -> Callable[[], Coroutine[Any, Any, None]]:
     shown = json.dumps(effective(settings), sort_keys=True)
     digest = hashlib.sha256(shown.encode()).hexdigest()
-    await journal.begin_run(__version__, filters.VERSION, shown, digest, await _followed(folder))
+    async with ledger_reader(folder) as ledger:
+        followed = await ledger.position() if ledger else None
+    await journal.begin_run(__version__, filters.VERSION, shown, digest, followed)
     pool = Pool(settings.worker, settings.filter)
     await pool.start()
-    positions = {relay: await journal.position(relay) for relay in settings.source.relays}
-    source = Source(settings.source, positions, metrics)
+    source = Source(settings.source, await journal.positions(settings.source.relays), metrics)
+    rechecks = Rechecks(journal.database)
 
     async def work() -> None:
-        async with asyncio.TaskGroup() as group:
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             group.create_task(
-                housekeep(journal, lambda: _followed(folder), HOUSEKEEPING_SECONDS, stop), name="housekeeping"
+                housekeep(journal, partial(ledger_reader, folder), HOUSEKEEPING_SECONDS, metrics, stop),
+                name="housekeeping",
             )
+            if settings.appview.recheck:
+                appview = AppView(settings.appview)
+                stack.push_async_callback(appview.close)
+                delay = settings.appview.recheck_after_seconds
+                group.create_task(
+                    recheck(rechecks, appview, metrics, stop, delay_seconds=delay, endless=True), name="recheck"
+                )
             await collect(source, decode, pool, journal, settings, metrics, stop, wake)
 
     return work
 
 
-async def _prepare_label(
+class Parts(NamedTuple):
+    """The labelling half without a model."""
+
+    labelling: Labelling
+    reader: JournalReader
+    store: Store
+    prompt: Prompt
+
+
+async def open_labelling(
     stack: AsyncExitStack, folder: Path, settings: Settings, metrics: Metrics, stop: Stop, *, strict: bool
-) -> tuple[Labelling, Callable[[], Coroutine[Any, Any, None]]]:
+) -> Parts:
+    """Open what the labelling half needs besides a model; `stack` closes it. The caller holds the lock `label`."""
     task, text = load_task()
     way = settings.label.way
     if way == "auto":
         way = "words" if settings.label.model == "local" else "schema"
     prompt = prompt_of(task, text, way)
-    weights = find_weights(settings.label.gguf) if settings.label.model == "local" else None
     reader = await _opened(stack, JournalReader.open(folder / datadir.JOURNAL))
     ledger = await _opened(stack, Ledger.open(folder / datadir.LEDGER))
     await ledger.register_task(task.name, task.version, prompt.hash, text)
     store = await _opened(stack, open_store(settings.store, folder / datadir.POSTS))
-    labelling = Labelling(reader, ledger, prompt, settings, metrics, stop, strict=strict)
+    return Parts(Labelling(reader, ledger, prompt, settings, metrics, stop, strict=strict), reader, store, prompt)
+
+
+async def _prepare_label(
+    stack: AsyncExitStack, folder: Path, settings: Settings, metrics: Metrics, stop: Stop, *, strict: bool
+) -> tuple[Labelling, Callable[[], Coroutine[Any, Any, None]]]:
+    weights = find_weights(settings.label.gguf) if settings.label.model == "local" else None
+    labelling, reader, store, prompt = await open_labelling(stack, folder, settings, metrics, stop, strict=strict)
 
     async def work() -> None:
         async with _model(settings, prompt, weights) as model, _slots(model, _calls(settings)) as slots:
-            log.event("label_way", stage="label", way=way, model=model.name, endpoint=model.endpoint)
+            log.event("label_way", stage="label", way=prompt.way, model=model.name, endpoint=model.endpoint)
             try:
                 async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
                     arm = group.create_task(_arm(deadline, stop, settings, endless=strict), name="drain")
@@ -222,7 +251,9 @@ async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: 
         last = stop.collected.is_set()
         now = now_us()
         runs = {doc["_id"]: doc for doc in map(_run_document, await reader.runs())}
-        coverage = {doc["_id"]: doc for doc in map(_coverage_document, await reader.coverage())}
+        rows = [{"kind": "held", **one._asdict()} for one in await reader.held()]
+        rows += [{"kind": "gap", **one._asdict()} for one in await reader.gaps()]
+        coverage = {doc["_id"]: doc for doc in map(_coverage_document, rows)}
         try:
             collections: tuple[tuple[Collection, dict[str, Document]], ...] = (("runs", runs), ("coverage", coverage))
             for name, documents in collections:
@@ -248,7 +279,9 @@ def _run_document(row: dict[str, Any]) -> Document:
 
 
 def _coverage_document(row: dict[str, Any]) -> Document:
-    times = {name: format_time(row[name]) for name in ("at", "first_at", "last_at") if row.get(name) is not None}
+    row.pop("n", None)  # of the process, not of the gap
+    names = ("at", "first_at", "last_at", "from_at", "until_at")
+    times = {name: format_time(row[name]) for name in names if row.get(name) is not None}
     identity = (row["kind"], row["host"], row["epoch"], row.get("first_at") or row.get("at"))
     return {**row, **times, "_id": "/".join(map(str, identity))}
 
@@ -298,13 +331,15 @@ async def _opened(stack: AsyncExitStack, opening: Coroutine[Any, Any, Any]) -> A
     return part
 
 
-async def _followed(folder: Path) -> int | None:
-    """How far the labelling half got in the change feed; None when there is none yet."""
+@asynccontextmanager
+async def ledger_reader(folder: Path) -> AsyncIterator[LedgerReader | None]:
+    """The labelling half's ledger; None when there is none yet."""
     if not (folder / datadir.LEDGER).is_file():
-        return None
+        yield None
+        return
     reader = await LedgerReader.open(folder / datadir.LEDGER)
     try:
-        return await reader.position()
+        yield reader
     finally:
         await reader.close()
 

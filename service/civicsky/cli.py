@@ -123,6 +123,87 @@ def rejects(
 
 
 @app.command()
+def coverage(data_dir: DataDir = None, as_json: AsJson = False, config: Config = None) -> None:
+    """Show what was held of the stream, and every gap with its cause."""
+    from civicsky.status import coverage_text, gather_coverage  # noqa: PLC0415
+
+    found = asyncio.run(gather_coverage(load(config, {"data_dir": data_dir}).data_dir))
+    print(json.dumps(found, indent=2) if as_json else coverage_text(found))
+
+
+@app.command()
+def failed(
+    action: Annotated[Literal["list", "show", "retry"], typer.Argument(help="What to do.")] = "list",
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="As listed; for retry, none means all.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """List, show, or try again what could not be decoded, labelled or stored."""
+    from civicsky import amend  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir})
+    log.configure(settings.log)
+    if action == "retry":
+        for kind, (n, good) in asyncio.run(amend.retry(settings, ids or [])).items():
+            print(f"{kind}: {n:,} tried again, {good:,} " + ("of use now" if kind == "frame" else "put back in line"))
+        return
+    if action == "show" and not ids:
+        raise typer.BadParameter("give an ID from `civicsky failed list`", param_hint="ID")
+    if action == "show":
+        for name in ids or []:
+            print(json.dumps(asyncio.run(amend.failed_shown(settings.data_dir, name)), indent=2))
+        return
+    rows = asyncio.run(amend.failed(settings.data_dir))
+    print("\n".join(map(json.dumps, rows)) if as_json else amend.as_text(rows))
+
+
+@app.command()
+def recheck(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[DID|HANDLE|POST]...", help="None means all posts.")
+    ] = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Ask the public API which posts are gone, and remove them."""
+    from civicsky import amend  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir})
+    log.configure(settings.log)
+    shown = sys.stderr.isatty()
+
+    def show(n: int) -> None:
+        if shown:
+            print(f"\r{n:,} posts looked up", end="", file=sys.stderr, flush=True)
+
+    if not asyncio.run(amend.recheck(settings, names or [], show)):
+        print("the running service will look them up")
+
+
+@app.command()
+def erase(
+    names: Annotated[list[str], typer.Argument(metavar="DID|HANDLE|POST...", help="Whose posts, or which post.")],
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    config: Config = None,
+) -> None:
+    """Remove an account's posts, or one post, everywhere, and never collect them again."""
+    from civicsky import amend  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir, "store.kind": store})
+    log.configure(settings.log)
+    done = asyncio.run(amend.erase(settings, names))
+    for one in done:
+        print(f"{one.name}: {one.posts:,} posts erased" + ("" if one.stored else f"; the store follows: {one.why}"))
+    print("exports, reports, backups and hand-label files that you made are yours to clean")
+    if not all(one.stored for one in done):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
 def demo(
     data_dir: Annotated[
         Path, typer.Option("--data-dir", metavar="DIR", help="Folder in which each demo makes its own.")

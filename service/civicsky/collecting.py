@@ -7,16 +7,16 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
-from civicsky import log
+from civicsky import faults, log
 from civicsky.errors import BadInput
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
-from civicsky.model import Arrival, Batch, Committed, Event, Frame, FrameOutcome, Gap, PostOp, Verdict
+from civicsky.model import Arrival, Batch, Committed, Event, Frame, FrameOutcome, Gap, Key, PostOp, Verdict
 from civicsky.queue import Closed, Queue
 from civicsky.settings import Settings
 
@@ -47,10 +47,23 @@ class PoolShape(Protocol):
 class JournalShape(Protocol):
     """See `journal.Journal`."""
 
+    room: asyncio.Event
+
+    @property
+    def shedding(self) -> bool: ...
     async def commit(
         self, batch: Batch, verdicts: Sequence[Verdict], received: Counter[str], *, kept_limit: int | None = None
     ) -> Committed: ...
-    async def prune(self, followed: int | None) -> None: ...
+    async def prune(
+        self, followed: int | None, settled: Callable[[Sequence[Key]], Awaitable[Sequence[Key]]]
+    ) -> None: ...
+
+
+class LedgerShape(Protocol):
+    """How far the labelling half is; see `ledger.LedgerReader`."""
+
+    async def position(self) -> int: ...
+    async def settled(self, keys: Sequence[Key]) -> list[Key]: ...
 
 
 async def collect(
@@ -68,7 +81,7 @@ async def collect(
     Memory: `processes + 2` batches of at most `worker.batch_bytes` plus one frame each.
     """
     batches: Queue[_Sent] = Queue(pool.processes + 1, settings.worker.batch_bytes * (pool.processes + 1))
-    intake = _Intake(source, decode, pool, batches, settings, metrics, stop)
+    intake = _Intake(source, decode, pool, batches, journal.room, settings, metrics, stop)
     try:
         async with asyncio.TaskGroup() as group:
             intake.group = group
@@ -103,11 +116,13 @@ class _Intake:
         decode: Callable[[bytes], Event],
         pool: PoolShape,
         batches: Queue[_Sent],
+        room: asyncio.Event,
         settings: Settings,
         metrics: Metrics,
         stop: Stop,
     ) -> None:
         self._source, self._decode, self._pool, self._batches = source, decode, pool, batches
+        self._room = room
         self._bounds, self._limits = settings.worker, settings.limits
         self._metrics, self._stop = metrics, stop
         self._batch = Batch()
@@ -122,6 +137,8 @@ class _Intake:
         async with aclosing(self._source.arrivals()) as arrivals:
             async for arrival in arrivals:
                 await self._take(arrival)
+                while not self._room.is_set() and not self._stop.requested.is_set():
+                    await happened(self._room, 0.5)  # the disk's bound: the relay waits at the socket
                 if self._stop.requested.is_set():
                     break
         await self._send()
@@ -161,6 +178,7 @@ class _Intake:
             log.event("quarantined", stage="decode", host=arrival.host, reason=bad.reason, sha256=digest)
             self._source.settle_bad(digest)
             return Frame(arrival, Event("quarantined"), "quarantined", bad.reason)
+        faults.point("decode.decoded")
         # A clock that is ahead must not outrank all that comes later.
         event.time = min(event.time, arrival.received_at + AHEAD_US)
         judged = self._source.settle(event.seq)
@@ -224,6 +242,10 @@ async def _commit(
                 log.event("quarantined", stage="worker", reason=reason, n=n)
         metrics.add("kept", committed.counts["post", "kept", ""])
         metrics.event_at = committed.position.event_at
+        if committed.resume:
+            at = committed.position
+            log.event("source_resumed", stage="source", host=at.host, epoch=at.epoch, resume=committed.resume)
+        _note_room(journal, metrics)
         wake()
         if committed.kept_limit_reached:
             stop.request(f"limit of {limit} posts kept", drain=True)
@@ -236,9 +258,32 @@ async def _hang_up(source: SourceShape, stop: Stop) -> None:
     source.stop()
 
 
+def _note_room(journal: JournalShape, metrics: Metrics) -> None:
+    """Say when the disk's bound is reached, and when it is over."""
+    paused = not journal.room.is_set()
+    why = "the disk bound is reached: reading pauses" if paused else ""
+    why = why or ("the disk bound is reached: new posts are shed" if journal.shedding else "")
+    if why != metrics.journal_why:
+        log.event("journal_full" if why else "journal_room", stage="journal", why=why)
+    metrics.journal_why = why
+
+
 async def housekeep(
-    journal: JournalShape, followed: Callable[[], Awaitable[int | None]], seconds: float, stop: Stop
+    journal: JournalShape,
+    ledger: Callable[[], AbstractAsyncContextManager[LedgerShape | None]],
+    seconds: float,
+    metrics: Metrics,
+    stop: Stop,
 ) -> None:
-    """Prune the journal now and then, until `stop`."""
-    while not await happened(stop.requested, seconds):
-        await journal.prune(await followed())
+    """Prune the journal now and then, more often while it is full, until `stop`."""
+    while not await happened(stop.requested, seconds if journal.room.is_set() else min(seconds, 5.0)):
+        async with ledger() as reader:
+            if reader is None:
+                await journal.prune(None, _nothing_settled)
+            else:
+                await journal.prune(await reader.position(), reader.settled)
+        _note_room(journal, metrics)
+
+
+async def _nothing_settled(_keys: Sequence[Key]) -> list[Key]:
+    return []

@@ -10,7 +10,9 @@ from civicsky.model import LabelRow, Outgoing, PostRow, format_time, post_uri
 
 Document = dict[str, Any]
 
-TIMES: Final = frozenset({"created_at", "event_at", "received_at", "at", "started", "first_at", "last_at"})
+TIMES: Final = frozenset(
+    {"created_at", "event_at", "received_at", "at", "started", "first_at", "last_at", "from_at", "until_at"}
+)
 """Keys, at any depth, whose values are times."""
 BACKDATED_US: Final = 24 * 3_600_000_000
 
@@ -45,9 +47,18 @@ def post_document(out: Outgoing, row: PostRow | None, labels: Sequence[LabelRow]
         "origins": [{"kind": "firehose", "host": row.host}],
         "filter": fields["filter"],
         "p_kept": row.p_kept,
-        # Later labels of a task replace earlier ones; a label of a former text is not this text's.
-        "labels": {label.task: _current(label) for label in labels if label.cid == row.cid and label.answer},
+        "labels": _labels(row.cid, labels),
     }
+
+
+def post_changes(out: Outgoing, labels: Sequence[LabelRow]) -> Document:
+    """What may still change of a stored post whose record the journal no longer has: its state and its labels."""
+    return {"_id": post_uri(out.did, out.rkey), "v": out.v, "state": out.state, "labels": _labels(out.cid, labels)}
+
+
+def _labels(cid: str, labels: Sequence[LabelRow]) -> Document:
+    # Later labels of a task replace earlier ones; a label of a former text is not this text's.
+    return {label.task: _current(label) for label in labels if label.cid == cid and label.answer}
 
 
 def label_document(out: Outgoing, label: LabelRow) -> Document:

@@ -1,31 +1,67 @@
-"""Named places where a test may kill the process. Off unless CIVICSKY_FAULT is set; imports nothing of ours.
+"""Named places where a test may end the process. Off unless CIVICSKY_FAULT is set; imports nothing of ours.
 
-`CIVICSKY_FAULT=journal.commit:3` kills this process, as `kill -9` would, the third time it gets to that place.
-`CIVICSKY_FAULT=worker.record:TEXT` makes a worker crash on any record that contains TEXT.
+`CIVICSKY_FAULT=journal.commit:3` kills this process, as `kill -9` would, the third time it gets to that place;
+`journal.commit:3:term` sends it a SIGTERM instead. `worker.record:TEXT` makes a worker crash, and `worker.hang:TEXT`
+hang, on any record that contains TEXT.
 """
 
 import os
 import signal
-from typing import Final, Literal
+from time import sleep
+from typing import Final, Literal, get_args
 
-Place = Literal["journal.commit", "ledger.commit", "label.answer", "store.write"]
+Place = Literal[
+    "source.received",
+    "decode.decoded",
+    "journal.commit",
+    "journal.committed",
+    "label.answer",
+    "ledger.commit",
+    "ledger.committed",
+    "store.write",
+    "store.written",
+]
+"""In the order of the flow. `commit` and `write` come just before, `committed` and `written` just after."""
 
-_place, _, _argument = os.environ.get("CIVICSKY_FAULT", "").partition(":")
-_left = int(_argument) if _argument.isdecimal() else 0
-_POISON: Final = _argument.encode() if _place == "worker.record" else b""
+PLACES: Final = get_args(Place)
+
+
+class _Armed:
+    """What a test asked for."""
+
+    place = ""
+    argument = ""
+    left = 0
+    signal = signal.SIGKILL
+
+
+_armed = _Armed()
+
+
+def arm(asked: str) -> None:
+    """Set the fault, in the form of CIVICSKY_FAULT; an empty text disarms."""
+    _armed.place, _, rest = asked.partition(":")
+    _armed.argument, _, how = rest.partition(":")
+    _armed.left = int(_armed.argument) if _armed.argument.isdecimal() else 0
+    _armed.signal = signal.SIGTERM if how == "term" else signal.SIGKILL
 
 
 def point(place: Place) -> None:
-    """Die here, if a test asked for it."""
-    global _left  # noqa: PLW0603  (one counter a process, only ever used by tests)
-    if place != _place:
+    """End here, if a test asked for it."""
+    if place != _armed.place:
         return
-    _left -= 1
-    if _left <= 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+    _armed.left -= 1
+    if _armed.left == 0:
+        os.kill(os.getpid(), _armed.signal)
 
 
 def poison(block: bytes) -> None:
-    """Crash like a fault in native code would, if a test marked this record."""
-    if _POISON and _POISON in block:
+    """Crash or hang as a fault in native code would, if a test marked this record."""
+    if not _armed.place.startswith("worker.") or _armed.argument.encode() not in block:
+        return
+    if _armed.place == "worker.record":
         os.kill(os.getpid(), signal.SIGSEGV)
+    sleep(3600)
+
+
+arm(os.environ.get("CIVICSKY_FAULT", ""))

@@ -3,14 +3,30 @@
 `Journal` is its one frequent writer; `JournalReader` is what the labelling half and `status` read it with.
 """
 
+import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from civicsky import order
-from civicsky.model import Batch, Change, Committed, Frame, Key, Position, PostRow, Verdict, now_us
+from civicsky import coverage, order
+from civicsky.model import (
+    POSTS,
+    Batch,
+    Change,
+    Committed,
+    Frame,
+    Gap,
+    Held,
+    Key,
+    Position,
+    PostRow,
+    Resume,
+    Verdict,
+    now_us,
+)
 from civicsky.settings import Journal as JournalSettings
 from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer, rows, rows_by_key
 
@@ -53,8 +69,38 @@ CREATE TABLE run (
   id INTEGER PRIMARY KEY, started INTEGER NOT NULL, version TEXT NOT NULL, filter_version TEXT NOT NULL,
   settings TEXT NOT NULL, settings_hash TEXT NOT NULL);
 """,
+        """
+ALTER TABLE held ADD COLUMN resume TEXT NOT NULL DEFAULT 'unverified';
+UPDATE held SET resume = CASE WHEN proved THEN 'replayed' WHEN resumed_after IS NULL THEN 'first' ELSE resume END;
+ALTER TABLE held DROP COLUMN proved;
+DELETE FROM held WHERE first_at IS NULL;
+CREATE INDEX held_by_host ON held (host, epoch);
+ALTER TABLE gap ADD COLUMN from_at INTEGER;
+ALTER TABLE gap ADD COLUMN until_seq INTEGER;
+ALTER TABLE gap ADD COLUMN until_at INTEGER;
+ALTER TABLE quarantine DROP COLUMN rkey;
+UPDATE change SET kind = CASE (SELECT status FROM account WHERE account.did = change.did)
+  WHEN 'active' THEN 'show' WHEN 'deleted' THEN 'remove' ELSE 'hide' END WHERE kind = 'account';
+CREATE TABLE erased (name TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE recheck (
+  id INTEGER PRIMARY KEY, why TEXT NOT NULL, name TEXT NOT NULL, at INTEGER NOT NULL, before_id INTEGER NOT NULL,
+  down_to INTEGER NOT NULL DEFAULT 0);
+CREATE UNIQUE INDEX recheck_once ON recheck (name) WHERE why = 'sync';
+CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+INSERT INTO secret VALUES ('shed', randomblob(32));
+""",
     ),
 )
+
+_HELD_COLUMNS: Final = "host, epoch, resume, first_seq, last_seq, first_at, last_at, frames"
+_GAP_COLUMNS: Final = "host, epoch, cause, after_seq, at, from_at, until_seq, until_at"
+ROOMY: Final = 0.9
+"""Share of the disk bound below which all is as before."""
+BEYOND: Final = 1.25
+"""Times the disk bound at which even shedding is not enough."""
+
+Settled = Callable[[Sequence[Key]], Awaitable[Sequence[Key]]]
+"""Which of these posts are labelled and stored, so that the journal need not keep them."""
 
 _POST_COLUMNS: Final = "rkey, did, rev, cid, state, host, event_at, received_at, p_kept, fields"
 
@@ -64,7 +110,16 @@ class Journal:
 
     def __init__(self, database: Database, settings: JournalSettings) -> None:
         self._db, self._settings = database, settings
-        self._held: tuple[int, int] = (0, 0)  # (link, row id) of the stretch that is being held
+        self._link = self._held_id = 0
+        self._replayed = False
+        self._erased: frozenset[str] = frozenset()
+        self._others_wrote = -1
+        self._pruned_to = 0
+        self._shed_key = b""
+        self._shedding = False
+        self.room = asyncio.Event()
+        """Set while the disk bound lets us read on."""
+        self.room.set()
 
     @classmethod
     async def open(cls, path: Path, settings: JournalSettings) -> "Journal":
@@ -93,10 +148,54 @@ class Journal:
             (now_us(), version, filter_version, settings, settings_hash),
         )
 
-    async def position(self, host: str) -> Position:
-        """Where we are in a host's stream; a new host starts at epoch 1 without a cursor."""
+    async def positions(self, hosts: Iterable[str]) -> dict[str, Position]:
+        """Where we are in every host's stream; those of `hosts` that are new start at epoch 1 without a cursor."""
         async with self._db.transaction() as db:
-            return await _position(db, host)
+            known = {name for (name,) in await rows(db, "SELECT name FROM host")}
+            return {host: await _position(db, host) for host in known.union(hosts)}
+
+    async def erase(self, name: str) -> int:
+        """Take a DID's or an AT-URI's posts away, and never collect them again; how many there were.
+
+        The rest (labels, the store) follows through the change feed.
+        """
+        now, counted = now_us(), "SELECT count(*) FROM post WHERE state <> 'deleted' AND did = ?"
+        async with self._db.transaction() as db:
+            await db.execute("INSERT OR IGNORE INTO erased VALUES (?,?)", (name, now))
+            if not name.startswith("at://"):
+                ((n,),) = await rows(db, counted, (name,))
+                await change_posts(db, name, "deleted")
+                await db.execute("DELETE FROM recheck WHERE name = ?", (name,))
+                await db.execute(
+                    "INSERT INTO change (kind, did, rkey, rev, at) VALUES ('remove',?,'','',?)", (name, now)
+                )
+                return int(n)
+            did, _, rkey = name.removeprefix("at://").partition(f"/{POSTS}/")
+            ((n,),) = await rows(db, counted + " AND rkey = ?", (did, rkey))
+            await delete_posts(db, [(rkey, did, "")], now)
+            return int(n)
+
+    async def retry(self, number: int, frame: Frame, verdicts: Sequence[Verdict]) -> bool:
+        """Apply a frame that was put aside under this number once more; False, and no change, when it is still bad.
+
+        The cursor and the balance stay as they are; what became of its operations is counted apart.
+        """
+        batch = Batch([frame])
+        async with self._db.transaction() as db:
+            plan = await self._known(db, batch)
+            await self._apply(db, plan, batch, iter(verdicts), None)
+            if plan.quarantine:
+                return False
+            await self._flush(db, plan)
+            outcomes = {("retry", outcome, why): n for (unit, outcome, why), n in plan.counts.items() if unit == "post"}
+            await add_counts(db, Counter(outcomes))
+            await db.execute("DELETE FROM quarantine WHERE id = ?", (number,))
+        return True
+
+    @property
+    def database(self) -> Database:
+        """For the other writers of this process (see `recheck.py`)."""
+        return self._db
 
     async def commit(
         self, batch: Batch, verdicts: Sequence[Verdict], received: Counter[str], *, kept_limit: int | None = None
@@ -108,23 +207,31 @@ class Journal:
         stays before them.
         """
         last = batch.frames[-1]
-        async with self._db.transaction("journal.commit") as db:
+        async with self._db.transaction("journal") as db:
             assert len(verdicts) == len(batch.records())
             plan = await self._known(db, batch)
+            before = await _position(db, last.arrival.host)
             done, reached = await self._apply(db, plan, batch, iter(verdicts), kept_limit)
             await self._flush(db, plan)
-            position = await self._move(db, plan, last, done)
-            await self._hold(db, done)
-            await db.executemany("INSERT INTO gap (host, epoch, cause, after_seq, at) VALUES (?,?,?,?,?)", batch.gaps)
+            resume = await self._hold(db, done, batch.gaps, before)
+            position = await self._move(db, plan, last, done, before)
             if reached:
                 posts = sum(len(frame.event.posts) for frame in done if frame.outcome == "commit")
                 received = Counter(frame=len(done), post=posts)
-            await self._count(db, plan.counts, received)
-        return Committed(plan.counts, position, reached)
+            await add_counts(db, plan.counts)
+            await add_counts(db, Counter({(unit, "received", ""): n for unit, n in received.items()}))
+            size = await _live_bytes(db)
+        self._heed(size)
+        return Committed(plan.counts, position, reached, resume)
 
-    async def prune(self, followed: int | None) -> None:
-        """Drop what has outlived its use: old rejects, quarantine beyond its bounds, changes behind `followed`."""
+    async def prune(self, followed: int | None, settled: Settled) -> None:
+        """Drop what has outlived its use.
+
+        That is: old rejects and tombstones, quarantine beyond its bounds, changes behind `followed`, and old posts of
+        which `settled` says that they are labelled and stored.
+        """
         settings, now = self._settings, now_us()
+        await self._prune_posts(now, settled)
         await self._db.execute("DELETE FROM reject WHERE at < ?", (now - int(settings.reject_days * _DAY),))
         await self._db.execute("DELETE FROM quarantine WHERE at < ?", (now - int(settings.quarantine_days * _DAY),))
         await self._db.execute(
@@ -135,7 +242,49 @@ class Journal:
         if followed is not None:
             await self._db.execute("DELETE FROM change WHERE n <= ?", (followed,))
         await self._db.rows("PRAGMA incremental_vacuum(1000)")
-        await self._db.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        await self._db.truncate_log()
+        async with self._db.transaction() as db:
+            size = await _live_bytes(db)
+        self._heed(size)
+
+    async def _prune_posts(self, now: int, settled: Settled) -> None:
+        """One round over the oldest posts, in pages, so that nothing waits long for us."""
+        settings = self._settings
+        await self._db.execute(
+            "DELETE FROM post WHERE state = 'deleted' AND id IN (SELECT id FROM post WHERE received_at < ? LIMIT 5000)",
+            (now - int(settings.tombstone_days * _DAY),),
+        )
+        for _page in range(10):
+            page = await self._db.rows(
+                "SELECT id, rkey, did FROM post WHERE id > ? AND received_at < ? AND state <> 'deleted' "
+                "ORDER BY id LIMIT 500",
+                (self._pruned_to, now - int(settings.post_days * _DAY)),
+            )
+            if not page:
+                self._pruned_to = 0  # from the beginning again, next time
+                return
+            self._pruned_to = page[-1][0]
+            done = await settled([(rkey, did) for _, rkey, did in page])
+            async with self._db.transaction() as db:
+                await db.executemany("DELETE FROM post WHERE rkey = ? AND did = ? AND state <> 'deleted'", done)
+
+    def _heed(self, size: int) -> None:
+        """At the disk bound: pause, or shed; with some way back before it is over."""
+        settings = self._settings
+        full, roomy = size >= settings.max_bytes, size < settings.max_bytes * ROOMY
+        sheds = settings.at_bound == "shed"
+        if sheds and (full or roomy):
+            self._shedding = full
+        # Shedding slows the growth; it does not end it.
+        if size >= settings.max_bytes * (BEYOND if sheds else 1):
+            self.room.clear()
+        elif roomy or (sheds and size < settings.max_bytes * (BEYOND + 1) / 2):
+            self.room.set()
+
+    @property
+    def shedding(self) -> bool:
+        """Whether new posts are kept by chance only."""
+        return self._shedding
 
     async def _known(self, db: Connection, batch: Batch) -> order.Plan:
         wanted = order.keys(batch.frames)
@@ -156,7 +305,16 @@ class Journal:
                 db, f"SELECT did, status, at FROM account WHERE did IN ({marks})", part
             ):
                 accounts[did] = order.Account(status, when)
-        return order.Plan(known, accounts, None, self._settings.reject_sample)
+        return order.Plan(known, accounts, None, await self._rules(db))
+
+    async def _rules(self, db: Connection) -> order.Rules:
+        ((others,),) = await rows(db, "PRAGMA data_version")  # the command line may have erased something
+        if others != self._others_wrote:
+            self._others_wrote = others
+            self._erased = frozenset(name for (name,) in await rows(db, "SELECT name FROM erased"))
+            ((self._shed_key,),) = await rows(db, "SELECT value FROM secret WHERE name = 'shed'")
+        share = self._settings.shed_share if self._shedding else 1.0
+        return order.Rules(self._settings.reject_sample, self._erased, share, self._shed_key)
 
     async def _apply(
         self, db: Connection, plan: order.Plan, batch: Batch, verdicts: Any, kept_limit: int | None
@@ -166,31 +324,20 @@ class Journal:
             account = order.apply(plan, frame, verdicts)
             if account:
                 await self._flush(db, plan)
-                await self._change_posts(db, frame.event.did, account)
+                await change_posts(db, frame.event.did, account.status)
             if kept_limit is not None and plan.kept >= kept_limit:
                 return batch.frames[: at + 1], True
         return batch.frames, False
 
-    async def _change_posts(self, db: Connection, did: str, account: order.Account) -> None:
-        if account.status == "deleted":
-            await db.execute(
-                "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL WHERE did = ?", (did,)
-            )
-            await db.execute("UPDATE reject SET record = NULL WHERE did = ? AND record IS NOT NULL", (did,))
-            await db.execute("DELETE FROM quarantine WHERE did = ?", (did,))
-        else:
-            await db.execute(
-                "UPDATE post SET state = ? WHERE did = ? AND state <> 'deleted'", (order.state_for(account), did)
-            )
-
     async def _flush(self, db: Connection, plan: order.Plan) -> None:
         """Write what the plan holds, and empty it of that."""
         await db.executemany(
-            "INSERT INTO post (rkey, did, rev, idx, cid, state, host, event_at, received_at, record, fields) "
-            "VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (rkey, did) DO UPDATE SET rev = excluded.rev, "
+            "INSERT INTO post (rkey, did, rev, idx, cid, state, host, event_at, received_at, p_kept, record, fields) "
+            "VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (rkey, did) DO UPDATE SET rev = excluded.rev, "
             "idx = excluded.idx, cid = excluded.cid, host = excluded.host, record = excluded.record, "
-            "fields = excluded.fields, state = excluded.state, event_at = excluded.event_at, "
-            "received_at = excluded.received_at",
+            "fields = excluded.fields, event_at = excluded.event_at, received_at = excluded.received_at, "
+            # An edit does not draw the lot again.
+            "p_kept = CASE state WHEN 'deleted' THEN excluded.p_kept ELSE p_kept END, state = excluded.state",
             plan.posts.values(),
         )
         await db.executemany("DELETE FROM reject WHERE rkey = ? AND did = ?", plan.forgotten_rejects)
@@ -201,21 +348,24 @@ class Journal:
         )
         await db.executemany("INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,?,?,?)", plan.changes)
         await db.executemany(
-            "INSERT INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at, did, rkey) "
-            "VALUES (?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at, did) VALUES (?,?,?,?,?,?,?,?)",
             plan.quarantine,
         )
-        gone = [(row.did, row.rkey) for row in plan.posts.values() if row.state == "deleted"]
-        await db.executemany("DELETE FROM quarantine WHERE did = ? AND rkey IN (?, '')", gone)
+        # A frame that was put aside may hold any post of its author.
+        authors = {(row.did,) for row in plan.posts.values() if row.state == "deleted"}
+        await db.executemany("DELETE FROM quarantine WHERE did = ?", authors)
         for written in (
             plan.posts, plan.forgotten_rejects, plan.rejects, plan.account_writes, plan.changes, plan.quarantine
         ):  # fmt: skip
             written.clear()
 
-    async def _move(self, db: Connection, plan: order.Plan, last: Frame, done: list[Frame]) -> Position:
+    async def _move(
+        self, db: Connection, plan: order.Plan, last: Frame, done: list[Frame], before: Position
+    ) -> Position:
         """Move the cursor to the end of what this transaction holds."""
-        before = await _position(db, last.arrival.host)
-        cursor = plan.cursor if plan.cursor is not None or before.epoch != last.arrival.epoch else before.cursor
+        cursor = plan.cursor
+        if before.epoch == last.arrival.epoch and before.cursor is not None:
+            cursor = max(before.cursor, plan.cursor or 0)
         times = [frame.event.time for frame in done if frame.event.time and frame.outcome != "duplicate"]
         position = Position(last.arrival.host, last.arrival.epoch, cursor, times[-1] if times else before.event_at)
         await db.execute(
@@ -224,30 +374,60 @@ class Journal:
         )
         return position
 
-    async def _hold(self, db: Connection, done: list[Frame]) -> None:
-        """Write down what is being held: one row for each connection and epoch."""
+    async def _hold(self, db: Connection, done: list[Frame], gaps: Sequence[Gap], before: Position) -> Resume | None:
+        """Write down what is being held, one row for each connection; says how a new one follows on the last."""
         first = done[0].arrival
-        new = [f.event for f in done if f.event.seq is not None and f.outcome not in {"duplicate", "ignored"}]
-        if self._held[0] != first.link:
-            # The event at the cursor came again: nothing was missed in between.
-            proved = done[0].outcome == "duplicate" and done[0].event.seq == first.resumed_after
-            cursor = await db.execute(
-                "INSERT INTO held (host, epoch, resumed_after, proved, frames) VALUES (?,?,?,?,0)",
-                (first.host, first.epoch, first.resumed_after, proved),
-            )
-            self._held = (first.link, cursor.lastrowid or 0)
-        if new:
-            await db.execute(
-                "UPDATE held SET first_seq = coalesce(first_seq, ?), first_at = coalesce(first_at, ?), "
-                "last_seq = ?, last_at = ?, frames = frames + ? WHERE id = ?",
-                (new[0].seq, new[0].time, new[-1].seq, new[-1].time, len(new), self._held[1]),
-            )
+        if self._link != first.link:
+            self._link, self._held_id, self._replayed = first.link, 0, False
+        self._replayed |= any(f.outcome == "duplicate" and f.event.seq == first.resumed_after for f in done)
+        new = [f for f in done if f.event.seq is not None and f.outcome not in {"duplicate", "ignored"}]
+        times = [frame.event.time for frame in new]
+        for gap in gaps:
+            earlier = [f.event.time for f in done if f.arrival.n < gap.n and f.event.time]
+            await _insert_gap(db, gap._replace(from_at=earlier[-1] if earlier else before.event_at))
+        if not new:
+            return None
+        resume = None if self._held_id else await self._begin_held(db, new[0], coverage.clock(times), gaps)
+        seqs = [frame.event.seq or 0 for frame in new]
+        await db.execute(
+            "UPDATE held SET last_seq = max(last_seq, ?), last_at = ?, frames = frames + ? WHERE id = ?",
+            (max(seqs), coverage.clock(times, last=True), len(new), self._held_id),
+        )
+        await db.executemany(
+            "INSERT OR IGNORE INTO recheck (why, name, at, before_id) SELECT 'sync', did, ?2, max(id) + 1 FROM post "
+            "WHERE did = ?1 AND state <> 'deleted' GROUP BY did",
+            [(frame.event.did, now_us()) for frame in new if frame.outcome == "sync"],
+        )
+        return resume
 
-    async def _count(self, db: Connection, counts: Counter[tuple[str, str, str]], received: Counter[str]) -> None:
-        hour = now_us() // _HOUR * _HOUR
-        every = [(hour, *name, n) for name, n in counts.items() if n]
-        every += [(hour, unit, "received", "", n) for unit, n in received.items() if n]
-        await db.executemany("INSERT INTO count VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET n = n + excluded.n", every)
+    async def _begin_held(self, db: Connection, frame: Frame, first_at: int, gaps: Sequence[Gap]) -> Resume:
+        arrival, seq = frame.arrival, frame.event.seq
+        before = await _held_before(db, arrival.host, arrival.epoch)
+        tolerance = int(self._settings.gap_seconds * 1e6)
+        resume = coverage.resume_of(arrival.resumed_after, before, first_at, tolerance, replayed=self._replayed)
+        # A gap that was noted behind this frame ends at a later one.
+        later = [gap.at for gap in gaps if gap.n >= arrival.n]
+        ended = await rows(
+            db,
+            "UPDATE gap SET until_seq = ?, until_at = ? WHERE host = ? AND until_at IS NULL AND at < ? "
+            "RETURNING from_at",
+            (seq, first_at, arrival.host, min(later, default=now_us() + 1)),
+        )
+        if ended and before is not None:
+            resume = "gap"
+        elif resume == "gap" and before is not None:
+            noted = Gap(arrival.host, arrival.epoch, "not_replayed", arrival.resumed_after, now_us())
+            await _insert_gap(db, noted._replace(from_at=before.last_at, until_seq=seq, until_at=first_at))
+            ended = [(before.last_at,)]
+        if any(from_at is not None and from_at < first_at for (from_at,) in ended):
+            await ask_recheck(db, "gap", now_us())
+        cursor = await db.execute(
+            "INSERT INTO held (host, epoch, resumed_after, resume, first_seq, last_seq, first_at, last_at, frames) "
+            "VALUES (?,?,?,?,?,?,?,?,0)",
+            (arrival.host, arrival.epoch, arrival.resumed_after, resume, seq, seq, first_at, first_at),
+        )
+        self._held_id = cursor.lastrowid or 0
+        return resume
 
 
 class JournalReader:
@@ -259,7 +439,7 @@ class JournalReader:
     @classmethod
     async def open(cls, path: Path) -> "JournalReader":
         """Open an existing journal."""
-        return cls(await open_reader(path))
+        return cls(await open_reader(path, SCHEMA))
 
     async def close(self) -> None:
         """Release the file."""
@@ -310,20 +490,29 @@ class JournalReader:
         columns = ("started", "version", "filter_version", "settings", "settings_hash")
         return _named(columns, await self._db.rows(f"SELECT {', '.join(columns)} FROM run ORDER BY id"))
 
-    async def coverage(self) -> list[dict[str, Any]]:
-        """What was held (`kind` held: contiguous frames of one connection) and what is known to be missing (gap)."""
-        held = ("host", "epoch", "resumed_after", "proved", "first_seq", "last_seq", "first_at", "last_at", "frames")
-        gap = ("host", "epoch", "cause", "after_seq", "at")
-        rows_held = await self._db.rows(f"SELECT {', '.join(held)} FROM held WHERE first_at IS NOT NULL ORDER BY id")
-        rows_gap = await self._db.rows(f"SELECT {', '.join(gap)} FROM gap ORDER BY id")
-        return [{"kind": "held", **row} for row in _named(held, rows_held)] + [
-            {"kind": "gap", **row} for row in _named(gap, rows_gap)
-        ]
+    async def held(self) -> list[Held]:
+        """What was held, one row for each connection, in order."""
+        return [Held(*row) for row in await self._db.rows(f"SELECT {_HELD_COLUMNS} FROM held ORDER BY id")]
+
+    async def gaps(self) -> list[Gap]:
+        """What is known to be missing, in the order in which it was noted."""
+        return [Gap(*row) for row in await self._db.rows(f"SELECT {_GAP_COLUMNS} FROM gap ORDER BY id")]
+
+    async def size(self) -> int:
+        """Bytes in use: not the file's size, which has free pages."""
+        return await _live_bytes(self._db)
 
     async def rejects(self, limit: int) -> list[dict[str, Any]]:
         """The newest rejected posts, with the record's bytes for those in the sample."""
         columns = ("did", "rkey", "reason", "at", "record")
         found = await self._db.rows(f"SELECT {', '.join(columns)} FROM reject ORDER BY at DESC LIMIT ?", (limit,))
+        return _named(columns, found)
+
+    async def quarantined(self, number: int | None = None) -> list[dict[str, Any]]:
+        """The frames that were put aside, or one of them, the oldest first."""
+        columns = ("id", "sha256", "host", "epoch", "after_seq", "reason", "bytes", "at", "did")
+        where, values = ("WHERE id = ?", (number,)) if number is not None else ("", ())
+        found = await self._db.rows(f"SELECT {', '.join(columns)} FROM quarantine {where} ORDER BY id", values)
         return _named(columns, found)
 
     async def flagged(self, limit: int) -> list[dict[str, Any]]:
@@ -338,6 +527,81 @@ class JournalReader:
 
 def _named(columns: Sequence[str], found: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+async def add_counts(db: Connection, counts: Counter[tuple[str, str, str]]) -> None:
+    """Add to the present hour's counts, by (unit, outcome, reason)."""
+    hour = now_us() // _HOUR * _HOUR
+    await db.executemany(
+        "INSERT INTO count VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
+        [(hour, *name, n) for name, n in counts.items() if n],
+    )
+
+
+async def change_posts(db: Connection, did: str, status: str) -> None:
+    """What an account's new status does to its posts, and to everything else that holds their text."""
+    if status == "deleted":
+        await db.execute(
+            "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL WHERE did = ?", (did,)
+        )
+        await db.execute("UPDATE reject SET record = NULL WHERE did = ? AND record IS NOT NULL", (did,))
+        await db.execute("DELETE FROM quarantine WHERE did = ?", (did,))
+    else:
+        state = "live" if status == "active" else "hidden"
+        await db.execute("UPDATE post SET state = ? WHERE did = ? AND state <> 'deleted'", (state, did))
+
+
+async def delete_posts(db: Connection, posts: Sequence[tuple[str, str, str]], at: int) -> None:
+    """Delete posts, given as (rkey, did, rev), for another reason than an operation of the stream."""
+    for rkey, did, rev in posts:
+        await db.execute(
+            "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL WHERE rkey = ? AND did = ?",
+            (rkey, did),
+        )
+        await db.execute("DELETE FROM reject WHERE rkey = ? AND did = ?", (rkey, did))
+        await db.execute("DELETE FROM quarantine WHERE did = ?", (did,))
+        await db.execute(
+            "INSERT INTO change (kind, did, rkey, rev, at) VALUES ('delete',?,?,?,?)", (did, rkey, rev, at)
+        )
+
+
+async def _insert_gap(db: Connection, gap: Gap) -> None:
+    await db.execute(f"INSERT INTO gap ({_GAP_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", gap[:8])
+
+
+async def ask_recheck(db: Connection, why: str, at: int) -> None:
+    """Have all posts that are there now looked up again, some time after `at`; see `recheck.py`."""
+    # The oldest round goes on below where it is; the new one takes what lies above, also of rounds in between.
+    oldest = await rows(db, "SELECT id, before_id FROM recheck WHERE name = '' ORDER BY id LIMIT 1")
+    number, down_to = oldest[0] if oldest else (0, 0)
+    await db.execute("DELETE FROM recheck WHERE name = '' AND id > ?", (number,))
+    await db.execute(
+        "INSERT INTO recheck (why, name, at, before_id, down_to) "
+        "SELECT ?, '', ?, coalesce(max(id), 0) + 1, ? FROM post",
+        (why, at, down_to),
+    )
+
+
+async def _held_before(db: Connection, host: str, epoch: int) -> Held | None:
+    """What was held of this epoch before, as if it had been one connection: its end, and its rate."""
+    found = await rows(
+        db, f"SELECT {_HELD_COLUMNS} FROM held WHERE host = ? AND epoch = ? ORDER BY id DESC LIMIT 1", (host, epoch)
+    )
+    if not found:
+        return None
+    ((frames, lasted),) = await rows(
+        db, "SELECT sum(frames), sum(max(0, last_at - first_at)) FROM held WHERE host = ? AND epoch = ?", (host, epoch)
+    )
+    last = Held(*found[0])
+    return last._replace(first_at=last.last_at - lasted, frames=frames)
+
+
+async def _live_bytes(db: Connection | Database) -> int:
+    read = db.rows if isinstance(db, Database) else partial(rows, db)
+    ((pages,),), ((free,),), ((size,),) = [
+        await read(f"PRAGMA {name}") for name in ("page_count", "freelist_count", "page_size")
+    ]
+    return int((pages - free) * size)
 
 
 async def _position(db: Connection, host: str) -> Position:

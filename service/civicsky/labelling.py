@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Literal, Protocol
 
 from civicsky import faults, log
-from civicsky.document import Document, label_document, post_document
+from civicsky.document import Document, label_document, post_changes, post_document
 from civicsky.errors import BadInput, Refused, Transient
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
@@ -31,7 +31,6 @@ class ReaderShape(Protocol):
     async def changes(self, after: int, limit: int) -> list[Change]: ...
     async def last_change(self) -> int: ...
     async def posts(self, keys: Iterable[Key]) -> dict[Key, PostRow]: ...
-    async def posts_of(self, did: str) -> list[PostRow]: ...
 
 
 class LedgerShape(Protocol):
@@ -72,6 +71,7 @@ class StoreShape(Protocol):
     async def put(
         self, collection: Literal["posts", "labels"], documents: Sequence[Document], *, only_existing: bool = False
     ) -> PutShape: ...
+    async def change(self, collection: Literal["posts", "labels"], changes: Sequence[Document]) -> None: ...
 
 
 class Labelling:
@@ -118,6 +118,16 @@ class Labelling:
             counting.cancel()
             self.wake()
 
+    async def catch_up(self, store: StoreShape) -> None:
+        """Follow the journal and tell the store, without asking the model: for a command that changed something.
+
+        Raises `Transient` or `Refused` of the store.
+        """
+        while await self._follow_some():
+            pass
+        while await self._store_some(store):
+            pass
+
     def wake(self) -> None:
         """There may be work: called by the collecting half of the same process, and by the loops themselves."""
         self._changed.set()
@@ -128,9 +138,7 @@ class Labelling:
         """Turn the journal's changes into jobs, until nothing more can come."""
         while not self._stop.hurried or not self._stop.collected.is_set():
             last_look = self._stop.collected.is_set()
-            changes = await self._reader.changes(await self._ledger.position(), self._settings.ledger.changes)
-            if changes:
-                await self._ledger.follow(changes, await self._rows(changes), self._prompt.task.name)
+            if await self._follow_some():
                 self.wake()
             elif last_look:
                 break
@@ -139,11 +147,13 @@ class Labelling:
         self._followed_all = True
         self.wake()
 
-    async def _rows(self, changes: Sequence[Change]) -> list[PostRow]:
-        rows = await self._reader.posts({(change.rkey, change.did) for change in changes if change.rkey})
-        for did in {change.did for change in changes if change.kind == "account"}:
-            rows |= {(row.rkey, row.did): row for row in await self._reader.posts_of(did)}
-        return list(rows.values())
+    async def _follow_some(self) -> int:
+        """Take over one batch of changes; gives how many."""
+        changes = await self._reader.changes(await self._ledger.position(), self._settings.ledger.changes)
+        if changes:
+            rows = await self._reader.posts({(change.rkey, change.did) for change in changes if change.rkey})
+            await self._ledger.follow(changes, rows.values(), self._prompt.task.name)
+        return len(changes)
 
     # ---- feed ----
 
@@ -168,8 +178,8 @@ class Labelling:
         for job in jobs:
             row = rows.get((job.rkey, job.did))
             if row is None or row.fields is None or row.cid != job.cid:
-                # Deleted or edited just now: the change that says so is on its way to the ledger.
-                if self._followed_all:
+                # Pruned, or else deleted or edited just now: then the change that says so is on its way to the ledger.
+                if row is None or self._followed_all:
                     await self._ledger.put_off(job, "text_gone", 0, job.attempts, dead=True)
                 continue
             self._held.add(job.id)
@@ -335,19 +345,24 @@ class Labelling:
         keys = [(out.rkey, out.did) for out in outs]
         rows, labels = await self._reader.posts(keys), await self._ledger.labels_of(keys)
         posts: list[Document] = []
+        changes: list[Document] = []
         tombstones: list[Document] = []
         stories: list[Document] = []
         for out, key in zip(outs, keys, strict=True):
             own = labels.get(key, [])
             stories += [label_document(out, label) for label in own]
             document = post_document(out, rows.get(key), own)
-            if document is not None:
+            if document is None:
+                changes.append(post_changes(out, own))
+            else:
                 (posts if out.known else tombstones).append(document)
+        faults.point("store.write")
         # Labels first: a post never points to a label that is not there.
         told = await store.put("labels", stories)
         put = await store.put("posts", posts)
         gone = await store.put("posts", tombstones, only_existing=True)
-        faults.point("store.write")
+        await store.change("posts", changes)
+        faults.point("store.written")
         by_uri = {story["uri"]: why for story in stories if (why := told.refused.get(story["_id"]))}
         by_uri |= put.refused | gone.refused
         refused = {out: why for out in outs if (why := by_uri.get(post_uri(out.did, out.rkey)))}

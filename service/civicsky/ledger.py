@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from civicsky.model import (
     Answer,
@@ -20,9 +20,11 @@ from civicsky.model import (
     Outgoing,
     PostRow,
     Spend,
+    format_time,
     now_us,
+    post_uri,
 )
-from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer
+from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer, rows
 
 SCHEMA: Final = Schema(
     0x63737932,  # "csy2"
@@ -85,10 +87,11 @@ class Ledger:
     async def follow(self, changes: Sequence[Change], posts: Iterable[PostRow], task: str) -> None:
         """Take over changes of the journal: documents to project, jobs to do, jobs to cancel; one transaction.
 
-        `posts` are the journal's present rows of the posts that the changes touch. A post that is no longer there
-        counts as its change says.
+        `posts` are the journal's present rows of the posts that the changes name. A post that is no longer there
+        counts as its change says. What is done to an account reaches all its posts, also those that the journal no
+        longer has.
         """
-        async with self._db.transaction("ledger.commit") as db:
+        async with self._db.transaction("ledger") as db:
             present = {(row.rkey, row.did): row for row in posts}
             # A post is put before it can be deleted, so this does not depend on when we look.
             known = {(change.rkey, change.did) for change in changes if change.kind == "put"}
@@ -103,6 +106,8 @@ class Ledger:
                 if change.kind == "delete" and key not in present:
                     await self._project(db, key, "deleted", "", change.at, known=key in known)
                     await self._erase(db, *key)
+                elif change.kind in _STATES:
+                    await self._change_account(db, change.did, _STATES[change.kind])
             await db.execute("INSERT OR REPLACE INTO position VALUES ('journal', ?)", (changes[-1].n,))
 
     async def due(self, held: Iterable[int], limit: int) -> list[Job]:
@@ -127,7 +132,7 @@ class Ledger:
         False when nobody wants it any more (the post was deleted or edited meanwhile): then only its cost is kept.
         """
         assert label.answer is not None
-        async with self._db.transaction("ledger.commit") as db:
+        async with self._db.transaction("ledger") as db:
             wanted = await db.execute(
                 "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ? AND state = 'pending'",
                 (label.attempts, job.id),
@@ -145,7 +150,7 @@ class Ledger:
 
         False when nobody wants it any more.
         """
-        async with self._db.transaction("ledger.commit") as db:
+        async with self._db.transaction("ledger") as db:
             changed = await db.execute(
                 "UPDATE job SET attempts = ?, reason = ?, next_at = ?, state = ? WHERE id = ? AND state = 'pending'",
                 (attempts, reason, now_us() + int(seconds * 1e6), "dead" if dead else "pending", job.id),
@@ -159,7 +164,7 @@ class Ledger:
         return [
             Outgoing(*row)
             for row in await self._db.rows(
-                "SELECT did, rkey, v, state, event_at, known FROM doc WHERE v > stored_v ORDER BY v LIMIT ?",
+                "SELECT did, rkey, v, state, event_at, known, cid FROM doc WHERE v > stored_v ORDER BY v LIMIT ?",
                 (limit,),
             )
         ]
@@ -180,7 +185,7 @@ class Ledger:
 
     async def stored(self, done: Iterable[Outgoing], refused: dict[Outgoing, str]) -> None:
         """The store has these versions now, or refuses them for good (with the reason)."""
-        async with self._db.transaction("ledger.commit") as db:
+        async with self._db.transaction("ledger") as db:
             await db.executemany(
                 "UPDATE doc SET stored_v = ?, refused = ? WHERE rkey = ? AND did = ?",
                 [(out.v, refused.get(out), out.rkey, out.did) for out in done],
@@ -191,13 +196,34 @@ class Ledger:
                 [(out.rkey, out.did) for out in done if not out.known],
             )
 
+    async def retry(self, what: Literal["label", "store"], key: Key | None = None) -> int:
+        """Have failed posts (or one of them) asked about, or told to the store, once more; how many."""
+        where, values = (" AND rkey = ? AND did = ?", key) if key else ("", ())
+        if what == "label":
+            sql = "UPDATE job SET state = 'pending', attempts = 0, next_at = 0 WHERE state = 'dead'"
+            return await self._db.execute(sql + where, values)
+        sql = "UPDATE doc SET refused = NULL, v = max(v + 1, ?) WHERE refused IS NOT NULL"
+        return await self._db.execute(sql + where, (now_us(), *values))
+
     async def _project(self, db: Connection, key: Key, state: str, cid: str, event_at: int, *, known: bool) -> None:
         await db.execute(
             "INSERT INTO doc (rkey, did, state, cid, event_at, v, known) VALUES (?,?,?,?,?,?,?) "
-            "ON CONFLICT DO UPDATE SET state = excluded.state, cid = excluded.cid, event_at = excluded.event_at, "
+            # Deleted without a row in the journal: the time of the post is better known here.
+            "ON CONFLICT DO UPDATE SET state = excluded.state, cid = excluded.cid, "
+            "event_at = CASE WHEN excluded.cid = '' AND known THEN event_at ELSE excluded.event_at END, "
             "v = max(v + 1, excluded.v), known = max(known, excluded.known)",
             (*key, state, cid, event_at, now_us(), known),
         )
+
+    async def _change_account(self, db: Connection, did: str, state: str) -> None:
+        await db.execute(
+            "UPDATE doc SET state = ?1, cid = CASE ?1 WHEN 'deleted' THEN '' ELSE cid END, v = max(v + 1, ?2) "
+            "WHERE did = ?3 AND state NOT IN ('deleted', ?1)",
+            (state, now_us(), did),
+        )
+        if state == "deleted":
+            for rkey, author in await rows(db, "SELECT rkey, did FROM doc WHERE did = ?", (did,)):
+                await self._erase(db, rkey, author)
 
     async def _touch(self, db: Connection, rkey: str, did: str) -> None:
         await db.execute("UPDATE doc SET v = max(v + 1, ?) WHERE rkey = ? AND did = ?", (now_us(), rkey, did))
@@ -233,6 +259,10 @@ class Ledger:
         )
 
 
+_STATES: Final = {"hide": "hidden", "show": "live", "remove": "deleted"}
+"""What a change of an account makes of its posts."""
+
+
 class LedgerReader:
     """Reads what the labelling half wrote, while it writes or when it does not run."""
 
@@ -242,7 +272,7 @@ class LedgerReader:
     @classmethod
     async def open(cls, path: Path) -> "LedgerReader":
         """Open an existing ledger."""
-        return cls(await open_reader(path))
+        return cls(await open_reader(path, SCHEMA))
 
     async def close(self) -> None:
         """Release the file."""
@@ -251,6 +281,33 @@ class LedgerReader:
     async def position(self) -> int:
         """The last change of the journal that was taken over."""
         return await _position(self._db)
+
+    async def settled(self, keys: Sequence[Key]) -> list[Key]:
+        """Which of these posts are labelled (or cannot be) and stored."""
+        stored = await self._db.rows_by_key(
+            "SELECT rkey, did FROM doc WHERE v <= stored_v AND (rkey, did) IN (VALUES {keys})", keys
+        )
+        waiting = await self._db.rows_by_key(
+            "SELECT rkey, did FROM job WHERE state = 'pending' AND (rkey, did) IN (VALUES {keys})", keys
+        )
+        return list({(rkey, did) for rkey, did in stored} - {(rkey, did) for rkey, did in waiting})
+
+    async def failed(self) -> list[dict[str, Any]]:
+        """Posts that got no label, and documents that the store refused, with the reason."""
+        jobs = await self._db.rows("SELECT did, rkey, task, reason, attempts FROM job WHERE state = 'dead' ORDER BY id")
+        refused = await self._db.rows("SELECT did, rkey, refused, v FROM doc WHERE refused IS NOT NULL ORDER BY v")
+        return [
+            {"kind": "label", "uri": post_uri(did, rkey), "task": task, "reason": reason, "attempts": attempts}
+            for did, rkey, task, reason, attempts in jobs
+        ] + [
+            {"kind": "store", "uri": post_uri(did, rkey), "reason": reason, "at": format_time(v)}
+            for did, rkey, reason, v in refused
+        ]
+
+    async def unstored(self, did: str) -> int:
+        """Documents of an account that the store must still be told."""
+        ((n,),) = await self._db.rows("SELECT count(*) FROM doc WHERE did = ? AND v > stored_v", (did,))
+        return int(n)
 
     async def summary(self) -> dict[str, Any]:
         """Jobs by state, documents that wait for the store, and what was spent."""

@@ -22,6 +22,10 @@ class Metrics:
     """Why the model cannot be used now; empty when it can."""
     store_why: str = ""
     """Why the store cannot be used now; empty when it can."""
+    journal_why: str = ""
+    """What the disk's bound makes us do; empty while there is room."""
+    appview_why: str = ""
+    """Why posts cannot be looked up again; empty when they can."""
     waiting: int = 0
     """Posts on disk or in the queue that have no label yet."""
     event_at: int | None = None
@@ -42,7 +46,7 @@ class Metrics:
         """(`ok` | `degraded` | `bad`, why). bad: nothing is being collected. degraded: something waits on disk."""
         if self.relay_why:
             return "bad", self.relay_why
-        why = self.model_why or self.store_why
+        why = self.journal_why or self.model_why or self.store_why
         return ("degraded", why) if why else ("ok", "")
 
     def rate(self, reader: str, name: str) -> float:

@@ -28,16 +28,17 @@ FrameOutcome = Literal[
 ]
 """What became of one websocket message; each has exactly one."""
 
-PostOutcome = Literal["kept", "rejected", "updated", "deleted", "stale", "quarantined"]
-"""What became of one operation on a post; each has exactly one."""
+PostOutcome = Literal["kept", "rejected", "shed", "updated", "deleted", "stale", "quarantined"]
+"""What became of one operation on a post; each has exactly one. shed: left out by chance while the disk was full."""
 
 RejectReason = Literal[
     "language",
     "no_text",
     "adult",
+    "erased",
 ]
 """Why a well-formed post was not kept. language: not English; no_text: no text, alt text or link card;
-adult: the author's own label says porn, sexual or nudity."""
+adult: the author's own label says porn, sexual or nudity; erased: you had it or its author erased."""
 
 BadReason = Literal[
     "undecodable",
@@ -59,8 +60,14 @@ SHA-256 is not its CID's. not_a_record: the block is not a map. wrong_type: `$ty
 bad_text: `text` is not a string. worker_crashed, worker_timeout: decoding this record alone killed or hung a worker.
 """
 
-GapCause = Literal["renumbered", "outdated_cursor", "undecodable", "too_large"]
-"""Why frames were missed for certain."""
+GapCause = Literal["renumbered", "outdated_cursor", "undecodable", "too_large", "not_replayed"]
+"""Why frames were missed. renumbered: the host's numbers are not those of our cursor. outdated_cursor: it said that
+its window begins later. undecodable: the same ten frames twice. too_large: a message beyond every bound.
+not_replayed: it began long after our cursor without a word, as the jump in the events' times shows."""
+
+Resume = Literal["first", "replayed", "in_time", "unverified", "gap"]
+"""How a connection follows on what was held before. first: it had no cursor. replayed: the event at the cursor came
+again. in_time: its first events follow the last ones closely in time. unverified: nobody can tell. gap: see its row."""
 
 PostState = Literal["live", "hidden", "deleted"]
 
@@ -195,6 +202,8 @@ class Committed(NamedTuple):
     """By (unit, outcome, reason); unit is `frame`, `post` (post operations) or `record` (other collections)."""
     position: "Position"
     kept_limit_reached: bool
+    resume: Resume | None = None
+    """How the connection follows on what was held before; told once, with its first new event."""
 
 
 class Gap(NamedTuple):
@@ -205,6 +214,27 @@ class Gap(NamedTuple):
     cause: GapCause
     after_seq: int | None
     at: int
+    from_at: int | None = None
+    """Time of the last event before it."""
+    until_seq: int | None = None
+    until_at: int | None = None
+    """Time of the first event after it; before `from_at` when the window was read again from further back. None: not
+    known yet."""
+    n: int = 0
+    """The arrival (of this process) with which it was noted."""
+
+
+class Held(NamedTuple):
+    """What one connection held: contiguous frames of one host and epoch. Times are the events' own."""
+
+    host: str
+    epoch: int
+    resume: Resume
+    first_seq: int
+    last_seq: int
+    first_at: int
+    last_at: int
+    frames: int
 
 
 @dataclass(slots=True)
@@ -237,7 +267,8 @@ class Change(NamedTuple):
     """One entry of the journal's change feed."""
 
     n: int
-    kind: Literal["put", "delete", "account"]
+    kind: Literal["put", "delete", "hide", "show", "remove"]
+    """Of a post: put, delete. Of all posts of an account, whose rkey is then empty: hide, show, remove."""
     did: str
     rkey: str
     rev: str
@@ -322,3 +353,4 @@ class Outgoing(NamedTuple):
     event_at: int
     known: bool
     """Whether we ever kept it. If not, its tombstone only replaces a document that is there already."""
+    cid: str = ""

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from civicsky.model import HIDING, Event, Frame, Key, PostOp, PostOutcome, PostState, Verdict, cid_text
+from civicsky.model import HIDING, Event, Frame, Key, PostOp, PostOutcome, PostState, Verdict, cid_text, post_uri
 
 _BEFORE_ALL: Final = ("", -1)
 _HELD: Final = frozenset({"live", "hidden"})
+CHANGES: Final = {"active": "show", "deleted": "remove"}
+"""What an account's status does to its posts; any other hides them."""
 
 
 class Known(NamedTuple):
@@ -45,6 +47,7 @@ class PostWrite(NamedTuple):
     host: str
     event_at: int
     received_at: int
+    p_kept: float
     record: bytes | None
     fields: str | None
 
@@ -73,8 +76,20 @@ class QuarantineWrite(NamedTuple):
     at: int
     did: str
     """Empty when it could not be told."""
-    rkey: str
-    """Empty for a whole frame."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What besides the stream decides whether a post is kept."""
+
+    reject_sample: float = 0.0
+    """Share of the rejected posts whose record is kept."""
+    erased: frozenset[str] = frozenset()
+    """DIDs and AT-URIs that must never come back."""
+    share: float = 1.0
+    """Below 1 while the disk is full: the probability with which a new post is kept."""
+    key: bytes = b""
+    """Of the hash that draws the share: without it nobody can tell which posts will be kept."""
 
 
 @dataclass
@@ -84,7 +99,7 @@ class Plan:
     known: dict[Key, Known]
     accounts: dict[str, Account]
     cursor: int | None
-    reject_sample: float
+    rules: Rules
     posts: dict[Key, PostWrite] = field(default_factory=dict)
     rejects: dict[Key, RejectWrite] = field(default_factory=dict)
     forgotten_rejects: set[Key] = field(default_factory=set)
@@ -93,7 +108,7 @@ class Plan:
     """(kind, did, rkey, rev, at)."""
     quarantine: list[QuarantineWrite] = field(default_factory=list)
     frame_aside: int = 0
-    """The last arrival that was put aside as a whole."""
+    """The last arrival that was put aside."""
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
     @property
@@ -110,10 +125,10 @@ def apply(plan: Plan, frame: Frame, verdicts: Iterator[Verdict]) -> Account | No
     """
     event = frame.event
     plan.counts["frame", frame.outcome, frame.reason] += 1
-    if frame.outcome == "quarantined" and isinstance(frame.arrival.data, bytes):
-        _put_aside(plan, frame, frame.reason, frame.arrival.data)
+    if frame.outcome == "quarantined":
+        _set_aside(plan, frame, frame.reason)
     if event.seq is not None and frame.outcome not in {"duplicate", "ignored"}:
-        plan.cursor = event.seq
+        plan.cursor = max(event.seq, plan.cursor or 0)  # a late frame does not move it back
     if frame.outcome == "commit":
         for collection, action in event.others:
             plan.counts["record", action, collection] += 1
@@ -149,19 +164,18 @@ def state_for(account: Account | None) -> PostState:
     return "live" if account is None or account.status == "active" else "hidden"
 
 
-def sampled(key: Key, share: float) -> bool:
-    """Draw a uniform share of keys, always the same ones."""
-    digest = hashlib.blake2b("/".join(key).encode(), digest_size=8, person=b"reject-sample").digest()
+def sampled(key: Key, share: float, what: bytes = b"reject-sample", secret: bytes = b"") -> bool:
+    """Draw a uniform share of keys for some purpose (`what`), always the same ones."""
+    digest = hashlib.blake2b("/".join(key).encode(), digest_size=8, person=what, key=secret).digest()
     return int.from_bytes(digest) < share * 2**64
 
 
 def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[PostOutcome, str]:
-    event, key = frame.event, (op.rkey, frame.event.did)
+    event, key, rules = frame.event, (op.rkey, frame.event.did), plan.rules
+    if event.did in rules.erased and op.action != "delete":
+        return "rejected", "erased"
     if op.fault is not None:
-        # There is no record to keep, so the frame is: once, however many of its operations are at fault.
-        if isinstance(frame.arrival.data, bytes) and plan.frame_aside != frame.arrival.n:
-            plan.frame_aside = frame.arrival.n
-            _put_aside(plan, frame, op.fault, frame.arrival.data)
+        _set_aside(plan, frame, op.fault)
         return "quarantined", op.fault
     known = plan.known.get(key)
     if known and (event.rev, op.idx) <= ((known.rev, known.idx) if known.rev else _BEFORE_ALL):
@@ -172,13 +186,17 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
     if op.action == "delete":
         _write(plan, frame, op, "deleted", None)
         return "deleted", ""
+    if rules.erased and post_uri(event.did, op.rkey) in rules.erased:
+        return "rejected", "erased"
     if verdict.kind == "bad":
-        _put_aside(plan, frame, verdict.reason, op.block, op.rkey)
+        _set_aside(plan, frame, verdict.reason)
         return "quarantined", verdict.reason
     is_held = known is not None and known.state in _HELD
     if verdict.kind == "rejected" and not is_held:
         _reject(plan, frame, op, verdict.reason)
         return "rejected", verdict.reason
+    if not is_held and rules.share < 1 and not sampled(key, rules.share, b"shed", rules.key):
+        return "shed", ""
     # A post once kept stays, whatever an edit made of it: it must not vanish silently. The verdict on the new text is
     # in its `filter` field.
     _write(plan, frame, op, state_for(account), verdict.fields)
@@ -202,6 +220,7 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str |
         frame.arrival.host,
         event_at,
         received_at,
+        plan.rules.share,
         op.block or None,
         fields,
     )
@@ -213,7 +232,7 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str |
 
 def _reject(plan: Plan, frame: Frame, op: PostOp, reason: str) -> None:
     event, key = frame.event, (op.rkey, frame.event.did)
-    record = op.block if sampled(key, plan.reject_sample) else None
+    record = op.block if sampled(key, plan.rules.reject_sample) else None
     plan.rejects[key] = RejectWrite(op.rkey, event.did, event.rev, op.idx, reason, frame.arrival.received_at, record)
     plan.known[key] = Known(event.rev, op.idx, "rejected")
 
@@ -227,25 +246,28 @@ def _apply_account(plan: Plan, event: Event) -> Account | None:
     plan.accounts[event.did] = plan.account_writes[event.did] = now
     if status == (before.status if before else "active"):
         return None
-    plan.changes.append(("account", event.did, "", "", event.time))
+    plan.changes.append((CHANGES.get(status, "hide"), event.did, "", "", event.time))
     for key, row in plan.known.items():
         if key[1] == event.did and row.state in _HELD:
             plan.known[key] = row._replace(state="deleted" if status == "deleted" else state_for(now))
     return now
 
 
-def _put_aside(plan: Plan, frame: Frame, reason: str, data: bytes, rkey: str = "") -> None:
+def _set_aside(plan: Plan, frame: Frame, reason: str) -> None:
+    """Keep a frame to be looked at or tried again: once, however many of its operations are at fault."""
     arrival = frame.arrival
+    if not isinstance(arrival.data, bytes) or plan.frame_aside == arrival.n:
+        return
+    plan.frame_aside = arrival.n
     plan.quarantine.append(
         QuarantineWrite(
-            hashlib.sha256(data).hexdigest(),
+            hashlib.sha256(arrival.data).hexdigest(),
             arrival.host,
             arrival.epoch,
             plan.cursor,
             reason,
-            data,
+            arrival.data,
             arrival.received_at,
             frame.event.did,
-            rkey,
         )
     )

@@ -43,6 +43,10 @@ class Source(Group):
     """Wait before the second attempt to connect; doubles each time."""
     backoff_max_seconds: float = Field(30, gt=0)
     """Longest wait between attempts: two a minute do not disturb a relay, and lose little when it is back."""
+    failover_attempts: int = Field(3, ge=1)
+    """Attempts in a row without a new frame after which the next relay is tried. A quiet relay is not a dead one."""
+    prefer_seconds: float = Field(600, gt=0)
+    """While another relay than the first is held: how often a better one is tried again."""
     max_frame_bytes: int = Field(16_000_000, gt=0)
     """Largest message that is taken in. The protocol allows 5 MB; four such messages may be buffered."""
 
@@ -98,6 +102,21 @@ class Journal(Group):
     """Quarantined frames and records kept at most; the oldest go first. The counts stay for ever."""
     quarantine_bytes: int = Field(64_000_000, ge=0)
     """Bytes of quarantined frames and records kept at most."""
+    post_days: float = Field(7, ge=0)
+    """Days that a post's record is kept after it was labelled and stored; the store keeps the post. More than a relay's
+    window of 3 days, so that reading the window again finds what we have."""
+    tombstone_days: float = Field(30, ge=0)
+    """Days that the key of a deleted post is kept, so that nothing late brings it back. The store's stay for ever."""
+    max_bytes: int = Field(50_000_000_000, ge=1)
+    """Bytes of the journal in use at which `at_bound` is done; some two weeks of posts that nobody labels."""
+    at_bound: Literal["pause", "shed"] = "pause"
+    """pause: stop reading until there is room; a relay waits up to 3 days. shed: keep new posts by chance only, with
+    the probability stored; beyond 1.25 times the bound pause all the same."""
+    shed_share: float = Field(0.1, gt=0, lt=1)
+    """Probability with which a new post is kept while shedding."""
+    gap_seconds: float = Field(5, gt=0)
+    """A connection whose first events come so much later than the last ones held has a gap, if the stream was busy
+    before; servers' clocks differ by seconds."""
 
 
 class Queue(Group):
@@ -201,6 +220,10 @@ class AppView(Group):
     """Seconds for one call; an API that hangs or drips counts as unreachable after that."""
     per_second: float = Field(5, gt=0)
     """Calls a second at most: half of the 3,000 in 5 minutes that the API allows an address."""
+    recheck: bool = True
+    """Look posts up again by itself after a gap and after a `#sync`."""
+    recheck_after_seconds: float = Field(600, ge=0)
+    """How long to wait before that: the API lags behind the stream, and would miss posts that are only new."""
 
     @field_validator("url")
     @classmethod

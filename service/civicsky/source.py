@@ -6,8 +6,10 @@ each message, the sequence number that was in it.
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
+from math import inf
 from time import monotonic
 from typing import Final
 
@@ -21,15 +23,17 @@ from websockets.exceptions import (
 )
 from websockets.frames import CloseCode
 
-from civicsky import log
+from civicsky import faults, log
 from civicsky.metrics import Metrics
-from civicsky.model import Arrival, FrameOutcome, Gap, Position, now_us
+from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Position, now_us
 from civicsky.settings import Source as SourceSettings
 
 PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
 WINDOW: Final = 0
 """The cursor that asks for everything a relay still has. Never stored."""
 BAD_IN_A_ROW: Final = 10
+REMEMBERED: Final = 4096
+"""Numbers of one connection that are remembered: some 10 s of the whole network."""
 HIGHER_BOUND: Final = 4
 """Times `max_frame_bytes`, for one attempt."""
 
@@ -43,14 +47,24 @@ class Source:
 
     def __init__(self, settings: SourceSettings, positions: Mapping[str, Position], metrics: Metrics) -> None:
         self._settings, self._positions, self._metrics = settings, positions, metrics
-        self._window = {host for host, at in positions.items() if at.cursor is None and settings.start == "window"}
+        # Without a cursor of its own a host is read from its window's beginning when that was asked for, or when there
+        # is something to follow on: doubles do no harm, a gap would.
+        follows = settings.start == "window" or any(at.cursor is not None for at in positions.values())
+        self._window = {host for host, at in positions.items() if at.cursor is None and follows}
         self._stopping = asyncio.Event()
         self._socket: ClientConnection | None = None
         self._waiting_since: float | None = None
         self._resumed_after: int | None = None
         self._arrived = self._link = self._failures = 0
+        self._index = self._tries = 0
+        self._fall_back: int | None = None
+        self._prefer_at = inf
         self._first = True
-        self._renumbered = False
+        self._recent: deque[int] = deque()
+        self._seen: set[int] = set()
+        self._floor = 0
+        self._at_once = self._dropped = False
+        self._patience: asyncio.Timeout | None = None
         self._too_large = 0
         self._up: bool | None = None
         self._bad: list[str] = []
@@ -64,26 +78,30 @@ class Source:
         After each message the caller must call `settle` or `settle_bad`.
         """
         while not self._stopping.is_set():
-            self.host = self._settings.relays[self._failures % len(self._settings.relays)]
+            self.host = self._settings.relays[self._index]
             try:
-                async with (
-                    connect(
-                        self._url(),
-                        open_timeout=self._settings.connect_seconds,
-                        close_timeout=1,
-                        ping_interval=None,  # the library's keepalive closes a healthy socket behind a slow reader
-                        compression=None,
-                        max_size=self._settings.max_frame_bytes * (HIGHER_BOUND if self._too_large else 1),
-                        max_queue=4,
-                        user_agent_header="civicsky",
-                    ) as socket,
-                    aclosing(self._read(socket)) as messages,
-                ):
+                async with await self._connect() as socket, aclosing(self._read(socket)) as messages:
                     async for arrival in messages:
                         yield arrival
                 await self._after_drop()
             except (OSError, TimeoutError, WebSocketException) as error:
-                await self._back_off(error)
+                await (self._after_drop() if self._dropped else self._back_off(error))
+
+    async def _connect(self) -> ClientConnection:
+        self._dropped = False
+        async with asyncio.timeout(None) as self._patience:  # ended by `stop`
+            if self._stopping.is_set():
+                raise TimeoutError
+            return await connect(
+                self._url(),
+                open_timeout=self._settings.connect_seconds,
+                close_timeout=1,
+                ping_interval=None,  # the library's keepalive closes a healthy socket behind a slow reader
+                compression=None,
+                max_size=self._settings.max_frame_bytes * (HIGHER_BOUND if self._too_large else 1),
+                max_queue=4,
+                user_agent_header="civicsky",
+            )
 
     def settle(self, seq: int | None) -> FrameOutcome | None:
         """Take note of the last message's sequence number (None: it has none); says what is to become of it.
@@ -100,12 +118,31 @@ class Source:
             if first and seq < position.cursor:
                 self.renumber()
                 return "ignored"
-            return "duplicate"
+            if seq <= self._floor or seq in self._seen:
+                return "duplicate"
+            self._remember(seq)  # it is late, not a double
+            return None
+        self._remember(seq)
+        self._follow_on(position)
         position.cursor = seq
-        self._too_large = 0
-        self._failures = 0  # only a new frame proves that this relay serves us
+        self._too_large = self._failures = self._tries = 0  # only a new frame proves that this relay serves us
+        self._fall_back = None
         self._mark_up()
         return None
+
+    def _remember(self, seq: int) -> None:
+        """Know the last numbers of this connection, so that a late frame can be told from a double."""
+        self._seen.add(seq)
+        self._recent.append(seq)
+        if len(self._recent) > REMEMBERED:
+            gone = self._recent.popleft()
+            self._seen.discard(gone)
+            self._floor = max(self._floor, gone)
+
+    def _follow_on(self, position: Position) -> None:
+        """From the first frame on, another host that we never held must be read from its window's beginning."""
+        if position.cursor is None:
+            self._window |= {host for host, at in self._positions.items() if at.cursor is None and at is not position}
 
     def settle_bad(self, digest: str) -> None:
         """The last message could not be decoded. Ten in a row: reconnect; the same ten again: go live, with a gap."""
@@ -133,7 +170,7 @@ class Source:
         position.cursor = None
         self._window.add(self.host)
         log.event("source_epoch", stage="source", host=self.host, epoch=position.epoch)
-        self._renumbered = True
+        self._at_once = True
         self._drop()
 
     def outdated(self) -> None:
@@ -148,15 +185,18 @@ class Source:
     def stop(self) -> None:
         """End `arrivals` after what it has yielded."""
         self._stopping.set()
+        if self._patience is not None and not self._patience.expired():
+            with suppress(RuntimeError):  # it is connected already
+                self._patience.reschedule(0)
         self._drop()
 
     async def _read(self, socket: ClientConnection) -> AsyncGenerator[Arrival, None]:
         if self._stopping.is_set():
             return
-        self._socket, self._first = socket, True
-        self._link += 1
-        position = self._positions[self.host]
-        epoch, self._resumed_after = position.epoch, position.cursor
+        self._socket = socket
+        self._begin_link()
+        epoch = self._positions[self.host].epoch
+        self._prefer_at = monotonic() + self._settings.prefer_seconds if self._index else inf
         watch = asyncio.create_task(self._watch(socket), name="source-watch")
         try:
             # After a drop `_socket` is another one: what the dropped one still holds is not read.
@@ -165,6 +205,7 @@ class Source:
                 data = await socket.recv()
                 self._waiting_since = None
                 self._arrived += 1
+                faults.point("source.received")
                 yield Arrival(self._arrived, self.host, epoch, self._link, self._resumed_after, data, now_us())
         finally:
             self._socket = self._waiting_since = None
@@ -172,11 +213,23 @@ class Source:
             with suppress(asyncio.CancelledError):
                 await watch
 
+    def _begin_link(self) -> None:
+        """A new connection: its first frame tells of a renumbering, and its numbers are remembered from here on."""
+        self._link += 1
+        self._first = True
+        self._resumed_after = self._positions[self.host].cursor
+        self._floor = self._resumed_after or 0
+        self._recent.clear()
+        self._seen.clear()
+
     async def _watch(self, socket: ClientConnection) -> None:
         """Drop a socket on which neither frame nor pong arrives. Time in which we do not read never counts."""
         limit = self._settings.liveness_seconds
         while True:
-            await asyncio.sleep(limit / 8)
+            await asyncio.sleep(min(limit / 8, self._settings.prefer_seconds / 4))
+            if monotonic() >= self._prefer_at:
+                self._try_better()
+                return
             since = self._waiting_since
             if since is None or monotonic() - since < limit / 4:
                 continue
@@ -192,6 +245,27 @@ class Source:
             else:
                 self._mark_up()
 
+    def _try_better(self) -> None:
+        """A better relay may be back: try it, and come back here if it is not."""
+        self._fall_back, self._index, self._tries = self._index, 0, 0
+        log.event("source_host", stage="source", host=self._settings.relays[0], was=self.host, why="it is preferred")
+        self._at_once = True
+        self._drop()
+
+    def _next_host(self, why: str) -> None:
+        """After enough attempts in vain, try the next relay; at once the former one if this was only a try."""
+        self._tries += 1
+        if self._fall_back is not None:
+            index, self._fall_back = self._fall_back, None
+        elif self._tries >= self._settings.failover_attempts:
+            index = (self._index + 1) % len(self._settings.relays)
+        else:
+            return
+        self._tries = 0
+        if index != self._index:
+            self._index = index
+            log.event("source_host", stage="source", host=self._settings.relays[index], was=self.host, why=why)
+
     def _url(self) -> str:
         cursor = self._positions[self.host].cursor
         if cursor is None and self.host in self._window:
@@ -199,10 +273,10 @@ class Source:
         return self.host + PATH + ("" if cursor is None else f"?cursor={cursor}")
 
     async def _after_drop(self) -> None:
-        """We hung up ourselves. After a renumbering the same relay is read again, at once."""
-        if not self._renumbered:
+        """We hung up ourselves. After a renumbering the same relay is read again, and a better one tried, at once."""
+        if not self._at_once:
             await self._back_off(ConnectionError("it sends nothing that can be used"))
-        self._renumbered = False
+        self._at_once = False
 
     async def _back_off(self, error: Exception) -> None:
         """Wait before the next attempt. A wait doubles from `backoff_seconds` on; jitter only makes it longer."""
@@ -210,6 +284,7 @@ class Source:
             return
         self._mark_down(_why(error))
         self._failures += 1
+        self._next_host(_why(error))
         if isinstance(error, ConnectionClosed) and error.sent and error.sent.code == CloseCode.MESSAGE_TOO_BIG:
             self._step_over_too_large()
         wait = min(
@@ -233,13 +308,14 @@ class Source:
             position.cursor += 2 ** min(self._too_large - 2, 32)
 
     def _drop(self) -> None:
+        self._dropped = True
         if self._socket is not None:
             self._socket.transport.abort()
             self._socket = None
 
-    def _record_gap(self, cause: str) -> None:
+    def _record_gap(self, cause: GapCause) -> None:
         position = self._positions[self.host]
-        self._gaps.append(Gap(self.host, position.epoch, cause, position.cursor, now_us()))  # type: ignore[arg-type]
+        self._gaps.append(Gap(self.host, position.epoch, cause, position.cursor, now_us(), n=self._arrived))
 
     def _mark_up(self) -> None:
         if self._up is not True:

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import aiosqlite
 
@@ -17,7 +17,9 @@ from civicsky import faults
 from civicsky.errors import Failed, Usage
 
 Connection = aiosqlite.Connection
-_KEYS_A_QUERY = 500
+_KEYS_A_QUERY: Final = 500
+_BEFORE: Final[dict[str, faults.Place]] = {"journal": "journal.commit", "ledger": "ledger.commit"}
+_AFTER: Final[dict[str, faults.Place]] = {"journal": "journal.committed", "ledger": "ledger.committed"}
 
 
 class Schema(NamedTuple):
@@ -38,16 +40,18 @@ class Database:
         self._alone = asyncio.Lock()
 
     @asynccontextmanager
-    async def transaction(self, place: faults.Place | None = None) -> AsyncIterator[Connection]:
-        """One write transaction, whole or not at all; `place` names its crash point just before the commit."""
+    async def transaction(self, name: Literal["journal", "ledger"] | None = None) -> AsyncIterator[Connection]:
+        """One write transaction, whole or not at all; `name` is that of its crash points."""
         async with self._alone:
             with _translated(self._path):
                 await self._connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._connection
-                    if place:
-                        faults.point(place)
+                    if name:
+                        faults.point(_BEFORE[name])
                     await self._connection.commit()
+                    if name:
+                        faults.point(_AFTER[name])
                 except BaseException:
                     await self._connection.rollback()
                     raise
@@ -69,6 +73,10 @@ class Database:
         async with self._alone:
             with _translated(self._path):
                 return (await self._connection.execute(sql, values)).rowcount
+
+    async def truncate_log(self) -> None:
+        """Leave nothing in the write-ahead log of what was overwritten or deleted."""
+        await self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def close(self) -> None:
         """Release the file."""
@@ -97,11 +105,20 @@ async def open_writer(path: Path, schema: Schema, *, synchronous: Literal["NORMA
     return Database(connection, path)
 
 
-async def open_reader(path: Path) -> Database:
-    """Open a database that another connection writes. It cannot write."""
+async def open_reader(path: Path, schema: Schema) -> Database:
+    """Open a database that another connection writes. It cannot write.
+
+    Raises `Usage` when it is not of this civicsky's format, `Failed` when it is damaged or is something else.
+    """
     with _translated(path):
         connection = await aiosqlite.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
-        await _prepare(connection)
+        try:
+            if await _version(connection, path, schema) < len(schema.steps):
+                raise Usage(f"{path} was written by an older civicsky; its service brings it up when it starts next")
+            await _prepare(connection)
+        except BaseException:
+            await connection.close()
+            raise
         return Database(connection, path)
 
 

@@ -1,13 +1,15 @@
 """What the data directory says by itself, whether civicsky runs or not."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
 from civicsky import datadir
+from civicsky.coverage import Stretch, cover
 from civicsky.journal import JournalReader
 from civicsky.ledger import LedgerReader
-from civicsky.model import FrameOutcome, PostOutcome, format_time, now_us
+from civicsky.model import FrameOutcome, Gap, PostOutcome, format_time, now_us
 
 Counts = Counter[tuple[str, str, str]]
 
@@ -47,6 +49,88 @@ def reasons(counts: Counts, unit: str, outcome: str) -> dict[str, int]:
     return dict(found.most_common())
 
 
+async def gather_coverage(folder: Path) -> dict[str, Any]:
+    """Everything that `civicsky coverage` shows. Raises `Usage` when there is no journal."""
+    journal = await JournalReader.open(datadir.existing(folder) / datadir.JOURNAL)
+    try:
+        found = cover(await journal.held(), await journal.gaps())
+    finally:
+        await journal.close()
+    ends = found.stretches
+    return {
+        "share_held": found.share,
+        "from": format_time(ends[0].begin) if ends else None,
+        "to": format_time(ends[-1].end) if ends else None,
+        "seconds": {
+            kind: round(found.seconds(kind), 3) for kind in dict.fromkeys(stretch.kind for stretch in ends)
+        },
+        "stretches": [
+            {"kind": one.kind, "from": format_time(one.begin), "to": format_time(one.end),
+             "seconds": round(one.seconds, 3)}
+            for one in ends
+        ],
+        "hosts": [
+            {**host, "first_at": format_time(host["first_at"]), "last_at": format_time(host["last_at"])}
+            for host in found.hosts
+        ],
+        "gaps": [_gap(gap) for gap in found.gaps],
+        "strip": _strip(ends),
+    }  # fmt: skip
+
+
+def _gap(gap: Gap) -> dict[str, Any]:
+    times = {name: None if at is None else format_time(at) for name, at in
+             (("noted", gap.at), ("from", gap.from_at), ("until", gap.until_at))}  # fmt: skip
+    missing = None if gap.from_at is None or gap.until_at is None else max(0, gap.until_at - gap.from_at) / 1e6
+    return {
+        "host": gap.host, "epoch": gap.epoch, "cause": gap.cause, "after_seq": gap.after_seq,
+        "until_seq": gap.until_seq, **times, "seconds": missing,
+    }  # fmt: skip
+
+
+def _strip(stretches: Sequence[Stretch]) -> str:
+    """The whole time in 72 columns: the more of a column was held, the fuller it is."""
+    begin, end = (stretches[0].begin, stretches[-1].end) if stretches else (0, 0)
+    if begin == end:
+        return ""
+    width = (end - begin) / _COLUMNS
+    columns = [0.0] * _COLUMNS
+    for one in stretches:
+        if one.kind != "held":
+            continue
+        for at in range(int((one.begin - begin) / width), min(_COLUMNS, int((one.end - begin) / width) + 1)):
+            low, high = begin + at * width, begin + (at + 1) * width
+            columns[at] += max(0.0, min(one.end, high) - max(one.begin, low)) / width
+    return "".join("█" if share > _FULL else "▓▒░ "[min(3, int((1 - share) * 4))] for share in columns)
+
+
+def coverage_text(found: dict[str, Any]) -> str:
+    """For people."""
+    if found["from"] is None:
+        return "nothing was held yet"
+    share = "-" if found["share_held"] is None else f"{found['share_held']:.4%}"
+    lines = [f"held             {share} of the time from {found['from']} to {found['to']} (times of the events)"]
+    if found["strip"]:
+        lines.append(f"                 {found['strip']}")
+    lines += [f"{kind:16} {seconds:,.1f} s" for kind, seconds in found["seconds"].items()]
+    for host in found["hosts"]:
+        lines.append(
+            f"host             {host['host']}  epoch {host['epoch']}  {host['first_at']} to {host['last_at']}  "
+            f"{host['frames']:,} frames, {host['connections']:,} connections"
+        )
+    for gap in found["gaps"]:
+        if gap["seconds"] is None:
+            missing = "not over yet"
+        else:
+            missing = f"{gap['seconds']:,.1f} s" if gap["seconds"] else "read again from the host's window"
+        lines.append(f"gap              {gap['host']}  after {gap['after_seq']}: {gap['cause']}, {missing}")
+    return "\n".join(lines)
+
+
+_COLUMNS: Final = 72
+_FULL: Final = 0.999
+
+
 async def gather(folder: Path) -> dict[str, Any]:
     """Everything that `civicsky status` shows. Raises `Usage` when there is no journal."""
     folder = datadir.existing(folder)
@@ -55,7 +139,7 @@ async def gather(folder: Path) -> dict[str, Any]:
         counts = await journal.counts()
         positions = await journal.positions()
         last_change = await journal.last_change()
-        gaps = [row for row in await journal.coverage() if row["kind"] == "gap"]
+        gaps = await journal.gaps()
     finally:
         await journal.close()
     return {
@@ -75,7 +159,16 @@ async def gather(folder: Path) -> dict[str, Any]:
         ],
         "rejected": reasons(counts, "post", "rejected"),
         "quarantined": {unit: reasons(counts, unit, "quarantined") for unit in ("frame", "post")},
-        "gaps": [{**gap, "at": format_time(gap["at"])} for gap in gaps],
+        "gaps": [
+            {
+                "host": gap.host,
+                "epoch": gap.epoch,
+                "cause": gap.cause,
+                "after_seq": gap.after_seq,
+                "at": format_time(gap.at),
+            }
+            for gap in gaps
+        ],
         **await _ledger(folder, last_change),
     }
 

@@ -17,7 +17,7 @@ from civicsky.document import TIMES, Document
 from civicsky.errors import Refused, Transient
 from civicsky.model import format_time
 from civicsky.settings import Store as StoreSettings
-from civicsky.sqlite import Database, Schema, open_writer
+from civicsky.sqlite import Database, Schema, open_writer, rows
 
 Collection = Literal["posts", "labels", "runs", "coverage"]
 COLLECTIONS: Final[tuple[Collection, ...]] = ("posts", "labels", "runs", "coverage")
@@ -43,6 +43,13 @@ class Store(Protocol):
         """Write documents (each with `_id` and `v`); with `only_existing`, replace but never add.
 
         Raises `Transient` when the store cannot be reached, `Refused` when it will not have us.
+        """
+        ...
+
+    async def change(self, collection: Collection, changes: Sequence[Document]) -> None:
+        """Set the given fields of documents that are there in an older version (each with `_id` and `v`).
+
+        Errors as for `put`.
         """
         ...
 
@@ -114,8 +121,24 @@ class SqliteStore:
                 cursor = await db.execute(sql, (document["_id"], document["v"], packed))
                 written += max(0, cursor.rowcount)
         if any(document.get("state") == "deleted" for document in documents):
-            await self._db.rows("PRAGMA wal_checkpoint(TRUNCATE)")  # no deleted text stays behind in the log
+            await self._db.truncate_log()
         return Put(written, len(documents) - written, {})
+
+    async def change(self, collection: Collection, changes: Sequence[Document]) -> None:
+        """See `Store.change`."""
+        if not changes:
+            return
+        async with self._db.transaction() as db:
+            for change in changes:
+                # json_patch would merge `labels` into what is there; a label that is gone must go.
+                old = await rows(
+                    db, f"SELECT doc FROM {collection} WHERE _id = ? AND v < ?", (change["_id"], change["v"])
+                )
+                for (doc,) in old:
+                    packed = json.dumps({**json.loads(doc), **change}, ensure_ascii=False, separators=(",", ":"))
+                    await db.execute(
+                        f"UPDATE {collection} SET v = ?, doc = ? WHERE _id = ?", (change["v"], packed, change["_id"])
+                    )
 
     async def documents(self, collection: Collection) -> AsyncIterator[Document]:
         """See `Store.documents`."""
@@ -210,6 +233,21 @@ class MongoStore:
             raise self._translated(error) from None
         written = result.upserted_count + result.matched_count
         return Put(written, len(documents) - written, {})
+
+    async def change(self, collection: Collection, changes: Sequence[Document]) -> None:
+        """See `Store.change`."""
+        from pymongo import UpdateOne  # noqa: PLC0415
+        from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+        if not changes:
+            return
+        requests = [
+            UpdateOne({"_id": one["_id"], "v": {"$lt": one["v"]}}, {"$set": _with_dates(one)}) for one in changes
+        ]
+        try:
+            await self._connect()[collection].bulk_write(requests, ordered=False)
+        except PyMongoError as error:
+            raise self._translated(error) from None
 
     async def documents(self, collection: Collection) -> AsyncIterator[Document]:
         """See `Store.documents`."""

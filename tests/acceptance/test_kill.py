@@ -72,7 +72,7 @@ def test_collect_killed_at_20_random_moments_equals_an_undisturbed_run(tmp_path:
     assert outcomes(killed) == outcomes(quiet)
 
 
-FAULTS = ["journal.commit", "ledger.commit", "label.answer", "store.write"]
+FAULTS = ["journal.commit", "ledger.commit", "label.answer", "store.written"]
 
 
 def labels(folder: Path) -> dict[str, Any]:

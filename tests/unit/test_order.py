@@ -15,6 +15,7 @@ from civicsky.order import (
     PostWrite,
     QuarantineWrite,
     RejectWrite,
+    Rules,
     apply,
     dids,
     keys,
@@ -35,7 +36,7 @@ Action = Literal["create", "update", "delete"]
 
 
 def plan(**changes: Any) -> Plan:
-    return Plan(**{"known": {}, "accounts": {}, "cursor": None, "reject_sample": 0.0, **changes})
+    return Plan(**{"known": {}, "accounts": {}, "cursor": None, "rules": Rules(), **changes})
 
 
 def arrival(data: bytes | str = b"", received_at: int = 0, n: int = 1) -> Arrival:
@@ -71,7 +72,7 @@ def test_a_new_post_that_the_filter_keeps_is_written_and_told_of() -> None:
     apply(done, commit(operation("create"), rev="5", time=70, seq=9), iter([KEPT]))
     cid = cid_text(cid_of(b"block"))
     assert done.posts == {
-        KEY: PostWrite(RKEY, DID, "5", 0, cid, "live", HOST, 70, 1070, b"block", '{"kept":1}'),
+        KEY: PostWrite(RKEY, DID, "5", 0, cid, "live", HOST, 70, 1070, 1.0, b"block", '{"kept":1}'),
     }
     assert done.known == {KEY: Known("5", 0, "live", 70, 1070)}
     assert done.changes == [("put", DID, RKEY, "5", 70)]
@@ -89,7 +90,7 @@ def test_a_new_post_that_the_filter_rejects_leaves_only_its_key() -> None:
 
 
 def test_the_record_of_a_rejected_post_is_kept_when_it_is_in_the_sample() -> None:
-    done = plan(reject_sample=1.0)
+    done = plan(rules=Rules(1.0))
     apply(done, commit(operation("create")), iter([REJECTED]))
     assert done.rejects[KEY].record == b"block"
 
@@ -97,17 +98,17 @@ def test_the_record_of_a_rejected_post_is_kept_when_it_is_in_the_sample() -> Non
 def test_a_deletion_leaves_a_tombstone_without_text_and_is_told_of() -> None:
     done = plan()
     apply(done, commit(operation("delete"), rev="5", time=70), iter([]))
-    assert done.posts == {KEY: PostWrite(RKEY, DID, "5", 0, "", "deleted", HOST, 70, 1070, None, None)}
+    assert done.posts == {KEY: PostWrite(RKEY, DID, "5", 0, "", "deleted", HOST, 70, 1070, 1.0, None, None)}
     assert done.changes == [("delete", DID, RKEY, "5", 70)]
     assert outcomes(done) == {("deleted", ""): 1}
 
 
-def test_a_record_that_cannot_be_used_is_put_aside_alone() -> None:
+def test_a_record_that_cannot_be_used_is_put_aside_in_its_frame_and_costs_nothing_else() -> None:
     done = plan(cursor=3)
     ops = [operation("create", b"bad"), operation("create", b"good", idx=1, rkey="other")]
-    apply(done, commit(*ops, seq=4, time=70), iter([BAD, KEPT]))
-    digest = hashlib.sha256(b"bad").hexdigest()
-    assert done.quarantine == [QuarantineWrite(digest, HOST, 1, 4, "bad_text", b"bad", 1070, DID, RKEY)]
+    apply(done, commit(*ops, seq=4)._replace(arrival=arrival(b"the frame", 5)), iter([BAD, KEPT]))
+    digest = hashlib.sha256(b"the frame").hexdigest()
+    assert done.quarantine == [QuarantineWrite(digest, HOST, 1, 4, "bad_text", b"the frame", 5, DID)]
     assert set(done.posts) == {("other", DID)}
     assert outcomes(done) == {("quarantined", "bad_text"): 1, ("kept", ""): 1}
 
@@ -123,7 +124,7 @@ def test_an_operation_with_a_fault_takes_no_verdict_and_its_frame_is_put_aside(f
     assert set(done.posts) == {KEY}
     assert outcomes(done) == {("quarantined", faulty.fault): 1, ("kept", ""): 1}
     digest = hashlib.sha256(b"the frame").hexdigest()
-    assert done.quarantine == [QuarantineWrite(digest, HOST, 1, 4, faulty.fault or "", b"the frame", 5, DID, "")]
+    assert done.quarantine == [QuarantineWrite(digest, HOST, 1, 4, faulty.fault or "", b"the frame", 5, DID)]
 
 
 def test_a_frame_with_many_faulty_operations_is_put_aside_once_and_each_is_counted() -> None:
@@ -139,7 +140,7 @@ def test_an_update_of_a_post_that_is_held_replaces_it_and_keeps_its_times() -> N
     apply(done, commit(operation("create"), rev="1", time=10), iter([KEPT]))
     apply(done, commit(operation("update", b"new"), rev="2", time=20), iter([Verdict("kept", "", '{"new":1}')]))
     cid = cid_text(cid_of(b"new"))
-    assert done.posts[KEY] == PostWrite(RKEY, DID, "2", 0, cid, "live", HOST, 10, 1010, b"new", '{"new":1}')
+    assert done.posts[KEY] == PostWrite(RKEY, DID, "2", 0, cid, "live", HOST, 10, 1010, 1.0, b"new", '{"new":1}')
     assert done.changes == [("put", DID, RKEY, "1", 10), ("put", DID, RKEY, "2", 20)]
     assert outcomes(done) == {("kept", ""): 1, ("updated", ""): 1}
 
@@ -391,7 +392,37 @@ def test_only_a_change_of_status_is_told_of_but_its_time_is_always_kept(
     now = Account(status, 2)
     assert apply(done, account(status, 2), iter([])) == (now if changes else None)
     assert done.account_writes == done.accounts == {DID: now}
-    assert done.changes == ([("account", DID, "", "", 2)] if changes else [])
+    kind = {"active": "show", "deleted": "remove"}.get(status, "hide")
+    assert done.changes == ([(kind, DID, "", "", 2)] if changes else [])
+
+
+@pytest.mark.parametrize("name", [DID, f"at://{DID}/app.bsky.feed.post/{RKEY}"])
+def test_what_was_erased_never_comes_back_and_is_not_put_aside_either(name: str) -> None:
+    done = plan(rules=Rules(erased=frozenset({name})))
+    apply(done, commit(operation("create")), iter([KEPT]))
+    apply(done, commit(operation("update"), rev="2"), iter([BAD]))
+    assert outcomes(done) == {("rejected", "erased"): 2}
+    assert not done.posts
+    assert not done.quarantine
+    apply(done, commit(operation("create"), did="did:plc:other"), iter([KEPT]))
+    assert len(done.posts) == 1
+
+
+def test_while_shedding_a_new_post_is_kept_by_chance_with_its_probability_and_edits_stay() -> None:
+    rules = Rules(share=0.25, key=b"k" * 32)
+    done = plan(rules=rules, known={("held", DID): Known("1", 0, "live")})
+    apply(done, commit(operation("update", rkey="held"), rev="2"), iter([KEPT]))
+    assert outcomes(done) == {("updated", ""): 1}
+    for n in range(1000):
+        apply(done, commit(operation("create", rkey=f"r{n}")), iter([KEPT]))
+    found = outcomes(done)
+    assert found["kept", ""] + found["shed", ""] == 1000
+    assert 190 < found["kept", ""] < 310
+    assert {row.p_kept for row in done.posts.values()} == {0.25}
+    other = plan(rules=Rules(share=0.25, key=b"x" * 32))
+    for n in range(1000):
+        apply(other, commit(operation("create", rkey=f"r{n}")), iter([KEPT]))
+    assert other.posts.keys() != done.posts.keys() - {("held", DID)}, "without the key nobody can tell which"
 
 
 def test_an_account_event_concerns_no_other_account_and_no_rejected_post() -> None:
@@ -448,7 +479,7 @@ def test_a_frame_that_cannot_be_decoded_is_put_aside_with_the_number_before_it()
     done = plan(cursor=41)
     apply(done, Frame(arrival(b"\xff", 5), Event("quarantined"), "quarantined", "undecodable"), iter([]))
     digest = hashlib.sha256(b"\xff").hexdigest()
-    assert done.quarantine == [QuarantineWrite(digest, HOST, 1, 41, "undecodable", b"\xff", 5, "", "")]
+    assert done.quarantine == [QuarantineWrite(digest, HOST, 1, 41, "undecodable", b"\xff", 5, "")]
 
 
 def test_the_keys_and_accounts_that_frames_touch_are_those_of_commits_with_posts_and_of_account_events() -> None:
@@ -546,6 +577,6 @@ def test_the_same_keys_are_drawn_every_time_and_a_larger_share_holds_the_smaller
 
 def test_the_draw_looks_at_the_rejected_posts_own_key() -> None:
     for key in MANY[:200]:
-        done = plan(reject_sample=0.3)
+        done = plan(rules=Rules(0.3))
         apply(done, commit(operation("create", rkey=key[0]), did=key[1]), iter([REJECTED]))
         assert (done.rejects[key].record is not None) == sampled(key, 0.3)

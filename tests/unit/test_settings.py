@@ -401,6 +401,9 @@ def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch,
         "format": "json",
         "margin": "0.125",
         "reject_sample": "0.125",
+        "at_bound": "shed",
+        "shed_share": "0.125",
+        "recheck": "False",
     }
     value = kinds.get(field, "107")
     monkeypatch.setenv(variable, value if field != "processes" else "7")

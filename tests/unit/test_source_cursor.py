@@ -11,7 +11,7 @@ from civicsky.log import configure
 from civicsky.metrics import Metrics
 from civicsky.model import Position
 from civicsky.settings import Log, Source as SourceSettings
-from civicsky.source import BAD_IN_A_ROW, PATH, Source
+from civicsky.source import BAD_IN_A_ROW, PATH, REMEMBERED, Source
 
 A, B = "ws://a.example", "ws://b.example"
 
@@ -24,6 +24,7 @@ class Reader:
         self.metrics = Metrics()
         settings = SourceSettings(relays=(A, B), start=start)
         self.source = Source(settings, self.positions, self.metrics)
+        self.connected()
 
     @property
     def cursor(self) -> int | None:
@@ -43,7 +44,7 @@ class Reader:
 
     def connected(self) -> "Reader":
         """As after a reconnect: the next frame is the first of its connection."""
-        self.source._first, self.source._renumbered = True, False
+        self.source._begin_link()
         return self
 
     def gaps(self) -> list[tuple[str, int, str, int | None]]:
@@ -77,9 +78,9 @@ def test_with_a_cursor_it_is_asked_for(start: str) -> None:
 
 def test_the_cursor_of_one_host_is_never_sent_to_another() -> None:
     reader = Reader(41)
-    assert (reader.asks_for(A), reader.asks_for(B)) == ("?cursor=41", "")
+    assert (reader.asks_for(A), reader.asks_for(B)) == ("?cursor=41", "?cursor=0")
     reader.source.settle(42)
-    assert (reader.asks_for(A), reader.asks_for(B)) == ("?cursor=42", "")
+    assert (reader.asks_for(A), reader.asks_for(B)) == ("?cursor=42", "?cursor=0")
     both = Reader(41, other=7)
     assert (both.asks_for(A), both.asks_for(B)) == ("?cursor=41", "?cursor=7")
 
@@ -107,9 +108,38 @@ def test_the_event_at_an_inclusive_cursor_is_a_duplicate_and_the_next_is_new() -
 
 
 def test_a_number_that_was_taken_in_before_is_a_duplicate() -> None:
-    reader = Reader()
+    reader = Reader(4)
     assert [reader.source.settle(seq) for seq in (5, 5, 4, 1, 6, 6)] == [None, *["duplicate"] * 3, None, "duplicate"]
     assert (reader.cursor, reader.epoch, reader.gaps()) == (6, 1, [])
+
+
+def test_a_late_frame_is_no_double_and_does_not_move_the_cursor_back() -> None:
+    reader = Reader(4)
+    assert [reader.source.settle(seq) for seq in (5, 8, 6, 6, 7, 5)] == [
+        None,
+        None,
+        None,
+        "duplicate",
+        None,
+        "duplicate",
+    ]
+    assert reader.cursor == 8
+
+
+def test_a_number_below_all_that_are_remembered_is_a_duplicate() -> None:
+    reader = Reader(4)
+    for seq in range(10, 10 + REMEMBERED + 1):
+        assert reader.source.settle(seq) is None
+    assert [reader.source.settle(seq) for seq in (5, 10)] == ["duplicate", "duplicate"]
+
+
+def test_another_host_that_was_never_held_is_read_from_its_windows_beginning_once_there_is_something_to_follow() -> (
+    None
+):
+    reader = Reader()
+    assert reader.asks_for(B) == ""
+    reader.source.settle(5)
+    assert (reader.asks_for(A), reader.asks_for(B)) == ("?cursor=5", "?cursor=0")
 
 
 def test_a_jump_in_the_numbers_is_no_gap() -> None:

@@ -33,7 +33,15 @@ def test_the_balance_sums_what_became_of_everything_received() -> None:
     }
     posts = balance(COUNTS, "post")
     assert (posts.received, posts.closes) == (9, True)
-    assert posts.outcomes == {"kept": 4, "rejected": 4, "updated": 0, "deleted": 0, "stale": 1, "quarantined": 0}
+    assert posts.outcomes == {
+        "kept": 4,
+        "rejected": 4,
+        "shed": 0,
+        "updated": 0,
+        "deleted": 0,
+        "stale": 1,
+        "quarantined": 0,
+    }
 
 
 def test_every_outcome_is_part_of_the_balance() -> None:

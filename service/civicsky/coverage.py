@@ -1,0 +1,144 @@
+"""What was held of the stream and what was not: how one connection follows on another, and the sum of it all. Pure.
+
+Sequence numbers have gaps of their own (a deleted account's events vanish from a replay), so a jump in them proves
+nothing. What tells is the event at the cursor coming again, and the events' times.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from statistics import median_low
+from typing import Any, Final, NamedTuple
+
+from civicsky.model import Gap, Held, Resume
+
+CLEAR: Final = 20
+"""Events that would have come in a jump, at the rate held before, from which on it counts as a gap: by chance alone a
+silence as long comes once in e^20 times."""
+FEW: Final = 9
+"""Events over which a time is averaged (the median): the clocks of single servers are wrong now and then."""
+
+
+def clock(times: Sequence[int], *, last: bool = False) -> int:
+    """The stream's time at its beginning (or end), in spite of single clocks that are wrong."""
+    return median_low(times[-FEW:] if last else times[:FEW])
+
+
+def resume_of(
+    resumed_after: int | None, before: Held | None, first_at: int, tolerance_us: int, *, replayed: bool
+) -> Resume:
+    """How a connection follows on `before`, the last that held this host's epoch; `first_at` is its `clock`."""
+    if resumed_after is None or before is None:
+        return "first"
+    if replayed:
+        return "replayed"
+    jump = first_at - before.last_at
+    if jump <= tolerance_us:
+        return "in_time"
+    lasted = before.last_at - before.first_at
+    return "gap" if lasted > 0 and before.frames * jump >= CLEAR * lasted else "unverified"
+
+
+class Stretch(NamedTuple):
+    """A time between two events, in microseconds since 1970 UTC, and what is known of it."""
+
+    begin: int
+    end: int
+    kind: str
+    """`held`, `unverified`, or the cause of the gap; `not_collected`: nothing was connected, or no cursor was kept."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return (self.end - self.begin) / 1e6
+
+
+class Coverage(NamedTuple):
+    """The whole, from the first event ever held to the last."""
+
+    stretches: list[Stretch]
+    """In order, without overlap and without a hole."""
+    hosts: list[dict[str, Any]]
+    """By host and epoch: first_at, last_at, frames, connections, seconds."""
+    gaps: list[Gap]
+    """Every gap that was noted, also those whose time was held by another host or read again."""
+
+    def seconds(self, *kinds: str) -> float:
+        """How long all stretches of these kinds are."""
+        return sum(stretch.seconds for stretch in self.stretches if stretch.kind in kinds)
+
+    @property
+    def share(self) -> float | None:
+        """Share of the time that was held; None before the second event."""
+        whole = sum(stretch.seconds for stretch in self.stretches)
+        return self.seconds("held") / whole if whole else None
+
+
+def cover(held: Sequence[Held], gaps: Sequence[Gap]) -> Coverage:
+    """Lay out what was held, over all hosts: a time is held when any of them held it."""
+    sure, unsure = _joined(held)
+    stretches: list[Stretch] = []
+    for begin, end in _union(sure):
+        if stretches:
+            stretches += _hole(stretches[-1].end, begin, unsure, gaps)
+        stretches.append(Stretch(begin, end, "held"))
+    return Coverage(stretches, _by_host(held), list(gaps))
+
+
+def _joined(held: Sequence[Held]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """What is held for sure, resumes included, and the times of resumes that nobody could tell of."""
+    sure, unsure = [], []
+    ends: dict[tuple[str, int], int] = {}
+    for row in held:
+        name = (row.host, row.epoch)
+        end = ends.get(name)
+        sure.append((row.first_at, max(row.first_at, row.last_at)))
+        if end is not None and end < row.first_at:
+            if row.resume in {"replayed", "in_time"}:
+                sure.append((end, row.first_at))
+            elif row.resume == "unverified":
+                unsure.append((end, row.first_at))
+        ends[name] = max(end or 0, row.last_at)
+    return sure, unsure
+
+
+def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for begin, end in sorted(spans):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((begin, end))
+    return joined
+
+
+def _hole(begin: int, end: int, unsure: Sequence[tuple[int, int]], gaps: Sequence[Gap]) -> list[Stretch]:
+    """What lies between two held times, cut where its cause changes."""
+    marks = {begin, end}
+    known = [(a, b, "unverified") for a, b in unsure]
+    known += [(gap.from_at, gap.until_at, gap.cause) for gap in gaps if gap.from_at and gap.until_at]
+    inside = [span for span in known if span[0] < end and span[1] > begin]
+    for a, b, _cause in inside:
+        marks |= {min(max(a, begin), end), min(max(b, begin), end)}
+    edges = sorted(marks)
+    parts: list[Stretch] = []
+    for a, b in pairwise(edges):
+        kind = next((cause for start, stop, cause in inside if start <= a and stop >= b), "not_collected")
+        if parts and parts[-1].kind == kind:
+            parts[-1] = Stretch(parts[-1].begin, b, kind)
+        else:
+            parts.append(Stretch(a, b, kind))
+    return parts
+
+
+def _by_host(held: Sequence[Held]) -> list[dict[str, Any]]:
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in held:
+        own = found.setdefault(
+            (row.host, row.epoch),
+            {"host": row.host, "epoch": row.epoch, "first_at": row.first_at, "last_at": row.last_at, "frames": 0,
+             "connections": 0},
+        )  # fmt: skip
+        own["first_at"], own["last_at"] = min(own["first_at"], row.first_at), max(own["last_at"], row.last_at)
+        own["frames"] += row.frames
+        own["connections"] += 1
+    return list(found.values())

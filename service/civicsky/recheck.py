@@ -1,0 +1,190 @@
+"""Looks posts up again whose deletion we may have missed: after a gap, after a `#sync`, or when asked.
+
+A deletion made during a gap never comes through the stream. The public API is asked for each post that the journal
+still holds, newest first, and what is gone is applied like a deletion.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+from civicsky import log
+from civicsky.errors import BadInput, Refused, Transient
+from civicsky.journal import add_counts, ask_recheck, change_posts, delete_posts
+from civicsky.lifecycle import Stop, happened
+from civicsky.metrics import Metrics
+from civicsky.model import now_us, post_uri
+from civicsky.sqlite import Database, rows
+
+PAGE: Final = 25
+"""Posts in one call: as many as the API takes."""
+DOUBTFUL: Final = 5
+"""Posts of so many authors all gone, with every author there: it is the API that is at fault."""
+
+
+class AppViewShape(Protocol):
+    """See `appview.AppView`."""
+
+    async def posts(self, uris: Sequence[str]) -> dict[str, str]:
+        """The CIDs of those that are there."""
+        ...
+
+    async def accounts(self, dids: Sequence[str]) -> set[str]:
+        """Those that are there."""
+        ...
+
+
+class Checked(NamedTuple):
+    """A post to look up, as the journal has it."""
+
+    id: int
+    rkey: str
+    did: str
+    rev: str
+    cid: str
+    state: str
+
+    @property
+    def uri(self) -> str:
+        """Its AT-URI."""
+        return post_uri(self.did, self.rkey)
+
+
+class Found(NamedTuple):
+    """What became of the posts of one page."""
+
+    gone: list[Checked]
+    """Deleted, though their authors are there."""
+    hidden: set[str]
+    """Accounts that cannot be seen any more."""
+    shown: set[str]
+    """Hidden accounts that can be seen again."""
+    changed: int
+    """Posts that have another text now. They stay as they are: the operation that changed them is lost."""
+    present: int
+
+
+class Rechecks:
+    """The rounds that are asked for, in the journal's database."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def waiting(self) -> int:
+        """How many rounds are not finished."""
+        ((n,),) = await self._db.rows("SELECT count(*) FROM recheck")
+        return int(n)
+
+    async def next_page(self, asked_before: int) -> tuple[int, list[Checked]] | None:
+        """The next posts of the oldest round that was asked for before then; rounds that are done are taken away."""
+        while found := await self._db.rows(
+            "SELECT id, name, before_id, down_to FROM recheck WHERE at <= ? ORDER BY id LIMIT 1", (asked_before,)
+        ):
+            number, name, before_id, down_to = found[0]
+            column = "rkey = ? AND did" if name.startswith("at://") else "did"
+            did, _, rest = name.removeprefix("at://").partition("/")
+            values = [rest.rpartition("/")[2], did] if rest else [did]
+            page = await self._db.rows(
+                "SELECT id, rkey, did, coalesce(rev, ''), cid, state FROM post WHERE id < ? AND id >= ? "
+                f"AND state <> 'deleted' {f'AND {column} = ?' if name else ''} ORDER BY id DESC LIMIT {PAGE}",
+                (before_id, down_to, *(values if name else [])),
+            )
+            if page:
+                return number, [Checked(*row) for row in page]
+            await self._db.execute("DELETE FROM recheck WHERE id = ?", (number,))
+        return None
+
+    async def apply(self, number: int, page: Sequence[Checked], found: Found) -> None:
+        """Write down what was found. A post that changed meanwhile is left alone: the stream knows better."""
+        now = now_us()
+        async with self._db.transaction("journal") as db:
+            gone = []
+            for post in found.gone:
+                same = await rows(
+                    db, "SELECT 1 FROM post WHERE id = ? AND coalesce(rev, '') = ? AND cid = ?",
+                    (post.id, post.rev, post.cid),
+                )  # fmt: skip
+                if same:
+                    gone.append((post.rkey, post.did, post.rev))
+            await delete_posts(db, gone, now)
+            for status, kind, dids in (("deactivated", "hide", found.hidden), ("active", "show", found.shown)):
+                for did in dids:
+                    await db.execute("INSERT OR REPLACE INTO account VALUES (?,?,?)", (did, status, now))
+                    await change_posts(db, did, status)
+                    await db.execute(
+                        "INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,'','',?)", (kind, did, now)
+                    )
+            counts = Counter({("recheck", "deleted", ""): len(gone), ("recheck", "present", ""): found.present})
+            counts.update({("recheck", "hidden", ""): len(found.hidden), ("recheck", "shown", ""): len(found.shown)})
+            counts["recheck", "changed", ""] = found.changed
+            await add_counts(db, counts)
+            await db.execute("UPDATE recheck SET before_id = ? WHERE id = ?", (page[-1].id, number))
+
+    async def ask(self, names: Sequence[str]) -> None:
+        """Ask for a round over the posts of each DID or AT-URI, at once; over all posts when there is none."""
+        async with self._db.transaction() as db:
+            if not names:
+                await ask_recheck(db, "asked", 0)
+            await db.executemany(
+                "INSERT INTO recheck (why, name, at, before_id) "
+                "SELECT 'asked', ?, 0, coalesce(max(id), 0) + 1 FROM post",
+                [(name,) for name in names],
+            )
+
+
+async def look_up(appview: AppViewShape, page: Sequence[Checked]) -> Found:
+    """Ask for one page of posts.
+
+    Raises `BadInput` when the answer cannot be believed: everything gone, though everybody is there.
+    """
+    there = await appview.posts([post.uri for post in page])
+    missing = [post for post in page if post.uri not in there]
+    authors = sorted({post.did for post in missing})
+    present = await appview.accounts(authors) if authors else set()
+    gone = [post for post in missing if post.did in present]
+    if not there and len({post.did for post in gone}) >= DOUBTFUL:
+        raise BadInput("all_gone")
+    return Found(
+        gone,
+        {post.did for post in missing if post.did not in present and post.state == "live"},
+        {post.did for post in page if post.uri in there and post.state == "hidden"},
+        sum(there[post.uri] != post.cid for post in page if post.uri in there),
+        len(there),
+    )
+
+
+async def recheck(
+    rechecks: Rechecks, appview: AppViewShape, metrics: Metrics, stop: Stop, *, delay_seconds: float, endless: bool
+) -> None:
+    """Work off the rounds that were asked for at least so long ago: the API lags behind the stream.
+
+    Until `stop`; without `endless`, until none is left. Never in the way of the stream: it waits for nothing but the
+    API and short transactions.
+    """
+    pause = 5.0
+    while not stop.requested.is_set():
+        next_page = await rechecks.next_page(now_us() - int(delay_seconds * 1e6))
+        if next_page is None:
+            if not endless:
+                return
+            await happened(stop.requested, min(5.0, delay_seconds or 0.2))
+            continue
+        number, page = next_page
+        try:
+            found = await look_up(appview, page)
+        except (Transient, BadInput, Refused) as error:
+            if not metrics.appview_why:
+                log.event("appview_down", stage="appview", why=str(error))
+            metrics.appview_why = str(error)
+            await happened(stop.requested, max(pause, getattr(error, "retry_after", None) or 0.0))
+            pause = min(pause * 2, 600.0)
+            continue
+        if metrics.appview_why:
+            log.event("appview_up", stage="appview")
+        metrics.appview_why, pause = "", 5.0
+        await rechecks.apply(number, page, found)
+        metrics.add("rechecked", len(page))
+        if found.gone or found.hidden or found.changed:
+            log.event(
+                "rechecked", stage="appview", gone=len(found.gone), hidden=len(found.hidden), changed=found.changed
+            )
