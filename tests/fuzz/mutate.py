@@ -154,5 +154,6 @@ TEXTS: Final = [
 ]  # fmt: skip
 VALUES: Final[list[Any]] = [
     None, True, False, 0, -1, 2**53, 2**64 - 1, -(2**63), 0.1, b"", b"\xff" * 36, [], {}, [[]], [{}], [None],
-    {"": None}, ["a", 1, None], {"$type": "app.bsky.embed.record"}, cbor2.CBORTag(42, b"\0\x01\x71\x12\x20" + b"\1" * 32),
+    {"": None}, ["a", 1, None], {"$type": "app.bsky.embed.record"},
+    cbor2.CBORTag(42, b"\0\x01\x71\x12\x20" + b"\1" * 32),
 ]  # fmt: skip
