@@ -110,7 +110,9 @@ def commit_of(
 
 def root_block(did: str, rev: str) -> tuple[bytes, bytes]:
     """A repository's commit block and its CID; the signature is none."""
-    return block_and_cid({"did": did, "rev": rev, "data": link(cid_of(b"\xa0")), "prev": None, "sig": b"", "version": 3})
+    return block_and_cid(
+        {"did": did, "rev": rev, "data": link(cid_of(b"\xa0")), "prev": None, "sig": b"", "version": 3}
+    )
 
 
 def tid(n: int) -> str:

@@ -31,9 +31,9 @@ FOREIGN = [
     ("pt", "Hoje eu conversei com a minha vizinha sobre o tempo ruim e sobre o preço dos ovos no mercado."),
 ]
 DIGITS = {
-    "de": "null eins zwei drei vier fünf sechs sieben acht neun".split(),
-    "ja": "零 一 二 三 四 五 六 七 八 九".split(),
-    "pt": "zero um dois três quatro cinco seis sete oito nove".split(),
+    "de": ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"],
+    "ja": ["零", "一", "二", "三", "四", "五", "六", "七", "八", "九"],
+    "pt": ["zero", "um", "dois", "três", "quatro", "cinco", "seis", "sete", "oito", "nove"],
 }
 
 

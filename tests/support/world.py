@@ -11,8 +11,23 @@ from random import Random
 from typing import Any
 
 from support.frames import (
-    DID, POSTS, TIME, block_and_cid, car, cid_of, cid_text, commit, commit_of, frame, link, operation, post, root_block,
-    scripted_relay, tid, varint,
+    DID,
+    POSTS,
+    TIME,
+    block_and_cid,
+    car,
+    cid_of,
+    cid_text,
+    commit,
+    commit_of,
+    frame,
+    link,
+    operation,
+    post,
+    root_block,
+    scripted_relay,
+    tid,
+    varint,
 )  # fmt: skip
 from support.hostile import AT, HOSTILE, MARKED, SEQ, Clay, Op, Parts, join, split
 from support.words import english, foreign
@@ -113,9 +128,7 @@ class World:
         self._hidden: list[Account] = []
         for _ in range(accounts):
             self._join()
-        self._makers: dict[str, Callable[[], Event]] = {
-            name: getattr(self, "_" + name) for name in _MIX
-        }
+        self._makers: dict[str, Callable[[], Event]] = {name: getattr(self, "_" + name) for name in _MIX}
         self._kinds, self._weights = list(_MIX), list(_MIX.values())
 
     @property
@@ -389,4 +402,6 @@ class World:
 
 def rfc3339(micros: int) -> str:
     """A time as a relay writes it."""
-    return datetime.fromtimestamp(micros // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{micros % 1_000_000:06d}Z"
+    return (
+        datetime.fromtimestamp(micros // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{micros % 1_000_000:06d}Z"
+    )
