@@ -20,9 +20,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import cbor2
 
-from support.frames import POSTS, cid_text
+from support.frames import POSTS, cid_text, rfc3339
 from support.misbehave import Knob
-from support.world import Account, World, rfc3339
+from support.world import Account, World
 
 if TYPE_CHECKING:
     from support.fake_relay import FakeRelay
@@ -86,17 +86,25 @@ def answer(relay: "FakeRelay", method: str, target: str, body: bytes) -> Any:
                 relay.make()
             relay.wake()
             return relay.state()
-        case "GET", "/xrpc/app.bsky.feed.getPosts":
-            return {"posts": [view for uri in _few(asked, "uris") if (view := post_view(relay.world, uri))]}
-        case "GET", "/xrpc/app.bsky.actor.getProfiles":
-            found = (account_of(relay.world, actor) for actor in _few(asked, "actors"))
+        case "GET", _:
+            return appview(relay.world, path, asked)
+    raise Refused(f"no such method: {method} {path}")
+
+
+def appview(world: World, path: str, asked: dict[str, list[str]]) -> Any:
+    """Answer a call of the API."""
+    match path.removeprefix("/xrpc/"):
+        case "app.bsky.feed.getPosts":
+            return {"posts": [view for uri in _few(asked, "uris") if (view := post_view(world, uri))]}
+        case "app.bsky.actor.getProfiles":
+            found = (account_of(world, actor) for actor in _few(asked, "actors"))
             return {"profiles": [profile(account) for account in found if account and account.status == "active"]}
-        case "GET", "/xrpc/com.atproto.identity.resolveHandle":
-            account = account_of(relay.world, asked["handle"][0])
+        case "com.atproto.identity.resolveHandle":
+            account = account_of(world, asked["handle"][0])
             if account is None or account.status != "active":
                 raise Refused("Unable to resolve handle")
             return {"did": account.did}
-    raise Refused(f"no such method: {method} {path}")
+    raise Refused(f"no such method: {path}")
 
 
 def post_view(world: World, uri: str) -> dict[str, Any] | None:

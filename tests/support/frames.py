@@ -4,6 +4,7 @@ import hashlib
 from base64 import b32encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import cbor2
@@ -90,7 +91,7 @@ def commit_of(
     """A commit frame of these operations and (block, CID) pairs; `cut` bytes are missing at the end of its CAR."""
     rev = rev or tid(seq)
     root = root_block(did, rev)
-    blocks = car(root[1], [root, *blocks])
+    whole = car(root[1], [root, *blocks])
     body = {
         "seq": seq,
         "rebase": False,
@@ -99,7 +100,7 @@ def commit_of(
         "commit": link(root[1]),
         "rev": rev,
         "since": None,
-        "blocks": blocks[: len(blocks) - cut],
+        "blocks": whole[: len(whole) - cut],
         "ops": list(listed),
         "blobs": [],
         "time": time,
@@ -118,6 +119,12 @@ def root_block(did: str, rev: str) -> tuple[bytes, bytes]:
 def tid(n: int) -> str:
     """A revision that rises with n: thirteen digits of the sortable base 32."""
     return "3n2v" + "".join(_DIGITS[n >> (5 * at) & 31] for at in reversed(range(9)))
+
+
+def rfc3339(micros: int) -> str:
+    """A time as a relay writes it, from microseconds since 1970."""
+    whole = datetime.fromtimestamp(micros // 1_000_000, UTC)
+    return whole.strftime("%Y-%m-%dT%H:%M:%S.") + f"{micros % 1_000_000:06d}Z"
 
 
 @asynccontextmanager

@@ -1,8 +1,9 @@
 """The ways in which a fake relay misbehaves towards a connection.
 
 A host has a plan: knobs in their order, of which the first is armed. Once `after` more frames were sent on the current
-connection, it acts, and the next one is armed. A knob of the handshake acts on the next connection, `times` times: if
-there is a connection, it is hung up on after `after` frames.
+connection, it acts, and the next one is armed. A knob acts once a connection, on `times` connections. A knob of the
+handshake acts on the next connection: if there is one now, that is hung up on after `after` frames. Those of `GAPS`
+wait for a connection with a cursor.
 """
 
 import asyncio
@@ -13,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from support.fake_relay import Host, Link
+    from support.host import Host, Link
 
-HANDSHAKE = ("refuse", "slow_start", "accept_then_hang_up", "go_live_after_gap", "outdated_cursor")
+GAPS = ("go_live_after_gap", "outdated_cursor")
+HANDSHAKE = ("refuse", "slow_start", "accept_then_hang_up", *GAPS)
 TOO_MANY = 10
 """Bad frames in a row after which a collector hangs up."""
 TOO_SLOW = bytes.fromhex(
@@ -39,7 +41,7 @@ class Knob:
     host: int = 0
     after: int = 0
     times: int = 1
-    """Connections in a row on which it acts."""
+    """Connections on which it acts."""
     seconds: float = 1
     """Of a stall, a slow start, or a host that is down."""
     skip: int = 10

@@ -18,8 +18,9 @@ At the end rule 2 can be applied once more, with the cursors that the client has
 **Lost.** What is not held, between the first event of all connections that count and the last that is held. One client
 at a time, over all hosts, is what these rules are made for.
 
-**Fold.** For each post the operation with the greatest (rev, idx) among those that are held decides; those in quarantine
-do not count. Then the account's newest status: deleted ends all its posts for good, another inactive one hides them.
+**Fold.** For each post the operation with the greatest (rev, idx) among those that are held decides; those in
+quarantine do not count. Then the account's newest status: deleted ends all its posts for good, another
+inactive one hides them.
 """
 
 from collections import Counter
@@ -169,4 +170,5 @@ def _recheck(world: World, posts: dict[str, dict[str, Any]]) -> None:
         if told["state"] != "deleted":
             did, _, rkey = uri.removeprefix("at://").split("/")
             state = world.state(did, rkey)
-            told |= {"state": state} if state != "deleted" else {"state": "deleted", "cid": "", "text": None}
+            gone = {"state": "deleted", "cid": "", "text": None}
+            told.update(gone if state == "deleted" else {"state": state})

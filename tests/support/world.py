@@ -6,7 +6,6 @@ The parts of frames made by hand are in `support.frames`; tests may take them fr
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -24,11 +23,12 @@ from support.frames import (
     link,
     operation,
     post,
+    rfc3339,
     root_block,
     scripted_relay,
     tid,
     varint,
-)  # fmt: skip
+)
 from support.hostile import AT, HOSTILE, MARKED, SEQ, Clay, Op, Parts, join, split
 from support.words import english, foreign
 
@@ -398,10 +398,3 @@ class World:
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self.events)
-
-
-def rfc3339(micros: int) -> str:
-    """A time as a relay writes it."""
-    return (
-        datetime.fromtimestamp(micros // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{micros % 1_000_000:06d}Z"
-    )

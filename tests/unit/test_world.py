@@ -1,4 +1,4 @@
-"""The made world, against our decoder, the atproto SDK's and cbor2's: the truth of its events is what its frames say."""
+"""The made world, against our decoder, the SDK and cbor2: the truth of its events is what its frames say."""
 
 import io
 from collections import Counter
@@ -32,7 +32,7 @@ def as_decoded(event: Event) -> tuple[str, str, list[tuple[int, str, str, str, s
         found = decode(data)
     except BadInput as bad:
         return "quarantined", bad.reason, []
-    ops = []
+    ops: list[tuple[int, str, str, str, str]] = []
     for op in found.posts:
         if op.action == "delete":
             verdict = ""
