@@ -23,7 +23,7 @@ from support import command
 from support.fake_relay import FakeRelay, Options
 from support.host import PATH, Numbering
 from support.misbehave import ACTIONS, HANDSHAKE, Knob
-from support.oracle import Sent, fold
+from support.oracle import Sent, fold, oracle
 from support.world import World
 
 RELAY = str(Path(command.__file__).with_name("fake_relay.py"))
@@ -72,11 +72,10 @@ def seq_of(message: bytes | str) -> int:
 
 @asynccontextmanager
 async def playing(
-    *plan: dict[str, Any], hosts: int = 1, hostile: float = 0, **options: Any
+    *plan: dict[str, Any], hostile: float = 0, crash_mark: str | None = None, **options: Any
 ) -> AsyncIterator[tuple[FakeRelay, Client]]:
-    relay = FakeRelay(
-        World(5, hostile=hostile), Options(**options), hosts=hosts, plan=[Knob.read(knob) for knob in plan]
-    )
+    world = World(5, hostile=hostile, crash_mark=crash_mark)
+    relay = FakeRelay(world, Options(**options), plan=[Knob.read(knob) for knob in plan])
     async with relay.serve() as urls:
         yield relay, Client(urls[0])
 
@@ -437,6 +436,21 @@ def test_the_fold_does_not_depend_on_the_order_of_events() -> None:
     assert 0 < len(differ) <= syncs, "only what vanished at a #sync"
 
 
+def test_a_recheck_finds_what_was_lost_and_what_vanished() -> None:
+    world, sent = World(9, accounts=20), Sent()
+    world.take(3000)
+    sends(sent, 1, 1500)
+    sends(sent, 2001, 3000)
+    plain, rechecked = oracle(world, sent), oracle(world, sent, rechecked=True)
+    assert plain["lost"] == sum(event.counts for event in world.events[1500:2000])
+    assert plain["posts"].keys() == rechecked["posts"].keys()
+    assert plain["posts"] != rechecked["posts"]
+    for uri, post in rechecked["posts"].items():
+        did, _, rkey = uri.removeprefix("at://").split("/")
+        assert post["state"] in {world.state(did, rkey), "deleted"}
+        assert post["state"] != "deleted" or post == {"state": "deleted", "cid": "", "text": None}
+
+
 # ---- the AppView -----------------------------------------------------------------------------------------------------
 
 
@@ -480,14 +494,24 @@ def journal(folder: Path) -> dict[str, dict[str, Any]]:
 
 def collect(folder: Path, relay: FakeRelay, urls: list[str], **settings: Any) -> None:
     """Run the command until it holds everything; runs in a thread."""
+    relays = [part for url in urls for part in ("--relay", url)]
     process = command.start(
-        "collect", "--relay", urls[0], "--data-dir", folder, worker__batch_seconds=0.05,
-        source__backoff_seconds=0.05, source__liveness_seconds=1, source__start="window", **settings,
+        "collect", *relays, "--data-dir", folder, worker__batch_seconds=0.05, source__backoff_seconds=0.05,
+        source__liveness_seconds=1, source__start="window", **settings,
     )  # fmt: skip
-    done = command.end_when(
-        process, lambda: relay.is_quiet and command.cursor(folder) >= relay.state()["last_seq"][0], "all to be held"
-    )
+    done = command.end_when(process, lambda: relay.is_quiet and all_taken(folder, relay), "all to be held")
     assert done.code == 0, done.err
+
+
+def cursors(folder: Path, relay: FakeRelay) -> dict[int, int]:
+    """What is committed, by the number of the host."""
+    told = dict(command.query(folder / "journal.db", "SELECT name, cursor FROM host WHERE cursor IS NOT NULL"))
+    return {host.number: told[host.address] for host in relay.hosts if host.address in told}
+
+
+def all_taken(folder: Path, relay: FakeRelay) -> bool:
+    last = relay.state()["last_seq"]
+    return any(cursor >= last[host] for host, cursor in cursors(folder, relay).items())
 
 
 def compare(folder: Path, told: dict[str, Any]) -> None:
@@ -506,12 +530,24 @@ def quarantined(folder: Path) -> dict[str, int]:
 
 
 async def test_the_installed_command_holds_what_the_oracle_says(tmp_path: Path) -> None:
-    async with playing(events=2000, hostile=0.05) as (relay, client):
-        await asyncio.to_thread(collect, tmp_path, relay, [client.url.removesuffix(PATH)])
-        told = relay.oracle(cursors={0: command.cursor(tmp_path)})
+    async with playing(events=2000, hostile=0.05, crash_mark="CRASHMARK") as (relay, _):
+        await asyncio.to_thread(collect, tmp_path, relay, [relay.hosts[0].address], fault="worker.record:CRASHMARK")
+        told = relay.oracle(cursors=cursors(tmp_path, relay))
     assert told["lost"] == 0
     compare(tmp_path, told)
     assert quarantined(tmp_path) == told["quarantined"]
+    assert told["quarantined"]["worker_crashed"] > 1
+
+
+async def test_the_installed_command_goes_from_host_to_host_and_holds_what_the_oracle_says(tmp_path: Path) -> None:
+    plan = [Knob("down", after=200, seconds=2), Knob("down", host=1, after=300, seconds=2)]
+    relay = FakeRelay(World(5), Options(rate=500, events=2000), hosts=2, plan=plan)
+    async with relay.serve() as urls:
+        await asyncio.to_thread(collect, tmp_path, relay, urls)
+        told = relay.oracle(cursors=cursors(tmp_path, relay))
+        assert relay.fired == {"down": 2}
+    assert told["lost"] == 0
+    compare(tmp_path, told)
 
 
 async def test_the_installed_command_holds_what_the_oracle_says_of_a_relay_that_misbehaves(tmp_path: Path) -> None:
@@ -527,9 +563,9 @@ async def test_the_installed_command_holds_what_the_oracle_says_of_a_relay_that_
         {"name": "stall_deaf", "after": 50, "seconds": 30},
         {"name": "big_frame", "after": 50},
     ]
-    async with playing(*plan, rate=700, events=3000, hostile=0.03) as (relay, client):
-        await asyncio.to_thread(collect, tmp_path, relay, [client.url.removesuffix(PATH)])
-        told = relay.oracle(cursors={0: command.cursor(tmp_path)})
+    async with playing(*plan, rate=700, events=3000, hostile=0.03) as (relay, _):
+        await asyncio.to_thread(collect, tmp_path, relay, [relay.hosts[0].address])
+        told = relay.oracle(cursors=cursors(tmp_path, relay))
         assert relay.fired == {knob["name"]: 1 for knob in plan}
     assert told["lost"] > 50
     compare(tmp_path, told)

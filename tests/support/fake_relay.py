@@ -6,6 +6,9 @@ the knobs, `support.control` for what the control server answers, and `support.o
 
 One event follows the other, numbered or not; a cursor stands for a place among them. A message that carries no number
 comes again whenever the cursor stands before it, so that none of them is ever skipped in silence.
+
+To go on where a former run ended, on its ports: the same options, its `--start`, and its head as `--backlog`. It does
+not know what that run had sent; the knob `down` does.
 """
 
 import argparse

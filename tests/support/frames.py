@@ -68,7 +68,8 @@ def commit(
             block, cid = block_and_cid(record)
             blocks.append((block, cid))
         listed.append(operation(action, rkey, cid))
-    return commit_of(seq, listed, blocks, rev=rev, did=did, time=time)
+    root = block_and_cid({"made": "for a test", "seq": seq})
+    return commit_of(seq, listed, blocks, rev=rev or tid(seq), did=did, time=time, root=root)
 
 
 def operation(action: str, rkey: str, cid: bytes | None) -> dict[str, Any]:
@@ -82,15 +83,15 @@ def commit_of(
     listed: Sequence[dict[str, Any]],
     blocks: Sequence[tuple[bytes, bytes]],
     *,
-    rev: str | None = None,
+    rev: str,
     did: str = DID,
     time: str = TIME,
+    root: tuple[bytes, bytes] | None = None,
     cut: int = 0,
     **fields: Any,
 ) -> bytes:
     """A commit frame of these operations and (block, CID) pairs; `cut` bytes are missing at the end of its CAR."""
-    rev = rev or tid(seq)
-    root = root_block(did, rev)
+    root = root or root_block(did, rev)
     whole = car(root[1], [root, *blocks])
     body = {
         "seq": seq,
