@@ -79,6 +79,8 @@ ALTER TABLE gap ADD COLUMN from_at INTEGER;
 ALTER TABLE gap ADD COLUMN until_seq INTEGER;
 ALTER TABLE gap ADD COLUMN until_at INTEGER;
 ALTER TABLE quarantine DROP COLUMN rkey;
+DELETE FROM quarantine WHERE id NOT IN (SELECT min(id) FROM quarantine GROUP BY sha256, host, epoch, after_seq);
+CREATE UNIQUE INDEX quarantine_once ON quarantine (sha256, host, epoch, after_seq);
 UPDATE change SET kind = CASE (SELECT status FROM account WHERE account.did = change.did)
   WHEN 'active' THEN 'show' WHEN 'deleted' THEN 'remove' ELSE 'hide' END WHERE kind = 'account';
 CREATE TABLE erased (name TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
@@ -211,6 +213,7 @@ class Journal:
             assert len(verdicts) == len(batch.records())
             plan = await self._known(db, batch)
             before = await _position(db, last.arrival.host)
+            plan.cursor = before.cursor if before.epoch == last.arrival.epoch else None
             done, reached = await self._apply(db, plan, batch, iter(verdicts), kept_limit)
             await self._flush(db, plan)
             resume = await self._hold(db, done, batch.gaps, before)
@@ -348,7 +351,9 @@ class Journal:
         )
         await db.executemany("INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,?,?,?)", plan.changes)
         await db.executemany(
-            "INSERT INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at, did) VALUES (?,?,?,?,?,?,?,?)",
+            # One without a number comes again at each reconnect.
+            "INSERT OR IGNORE INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at, did) "
+            "VALUES (?,?,?,?,?,?,?,?)",
             plan.quarantine,
         )
         # A frame that was put aside may hold any post of its author.
@@ -363,11 +368,8 @@ class Journal:
         self, db: Connection, plan: order.Plan, last: Frame, done: list[Frame], before: Position
     ) -> Position:
         """Move the cursor to the end of what this transaction holds."""
-        cursor = plan.cursor
-        if before.epoch == last.arrival.epoch and before.cursor is not None:
-            cursor = max(before.cursor, plan.cursor or 0)
         times = [frame.event.time for frame in done if frame.event.time and frame.outcome != "duplicate"]
-        position = Position(last.arrival.host, last.arrival.epoch, cursor, times[-1] if times else before.event_at)
+        position = Position(last.arrival.host, last.arrival.epoch, plan.cursor, times[-1] if times else before.event_at)
         await db.execute(
             "INSERT OR REPLACE INTO host (name, epoch, cursor, event_at) VALUES (?,?,?,?)",
             (position.host, position.epoch, position.cursor, position.event_at),
