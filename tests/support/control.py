@@ -6,6 +6,7 @@
     POST /make {"events": N}            make so many events now
     GET  /xrpc/app.bsky.feed.getPosts?uris=..&uris=..
     GET  /xrpc/app.bsky.actor.getProfiles?actors=..
+    GET  /xrpc/app.bsky.actor.getProfile?actor=..
     GET  /xrpc/com.atproto.identity.resolveHandle?handle=..
 
 The AppView answers from the world as it is at this moment.
@@ -32,7 +33,7 @@ MOST = 25
 
 
 class Refused(Exception):
-    """The call cannot be answered."""
+    """The call cannot be answered: the message, and the error's name if it has one of its own."""
 
 
 @asynccontextmanager
@@ -45,7 +46,8 @@ async def serve_control(relay: "FakeRelay", port: int = 0) -> AsyncIterator[str]
             try:
                 status, told = "200 OK", answer(relay, method, target, body)
             except (Refused, ValueError, LookupError) as error:
-                status, told = "400 Bad Request", {"error": "InvalidRequest", "message": str(error)}
+                name = error.args[1] if len(error.args) > 1 else "InvalidRequest"
+                status, told = "400 Bad Request", {"error": name, "message": str(error.args[0])}
             data = json.dumps(told).encode()
             head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
             writer.write(head.encode() + b"Connection: close\r\n\r\n" + data)
@@ -99,6 +101,14 @@ def appview(world: World, path: str, asked: dict[str, list[str]]) -> Any:
         case "app.bsky.actor.getProfiles":
             found = (account_of(world, actor) for actor in _few(asked, "actors"))
             return {"profiles": [profile(account) for account in found if account and account.status == "active"]}
+        case "app.bsky.actor.getProfile":
+            found = account_of(world, asked["actor"][0])
+            if found is None or found.status == "deleted":
+                raise Refused("Profile not found")
+            if found.status == "active":
+                return profile(found)
+            is_taken_down = found.status in {"takendown", "suspended"}
+            raise Refused("not to be seen", "AccountTakedown" if is_taken_down else "AccountDeactivated")
         case "com.atproto.identity.resolveHandle":
             account = account_of(world, asked["handle"][0])
             if account is None or account.status != "active":
