@@ -328,6 +328,8 @@ class Journal:
             if account:
                 await self._flush(db, plan)
                 await change_posts(db, frame.event.did, account.status)
+                if account.status == "active":  # while it was hidden nobody could look its posts up
+                    await ask_recheck_of(db, frame.event.did)
             if kept_limit is not None and plan.kept >= kept_limit:
                 return batch.frames[: at + 1], True
         return batch.frames, False
@@ -395,11 +397,9 @@ class Journal:
             "UPDATE held SET last_seq = max(last_seq, ?), last_at = ?, frames = frames + ? WHERE id = ?",
             (max(seqs), coverage.clock(times, last=True), len(new), self._held_id),
         )
-        await db.executemany(
-            "INSERT OR IGNORE INTO recheck (why, name, at, before_id) SELECT 'sync', did, ?2, max(id) + 1 FROM post "
-            "WHERE did = ?1 AND state <> 'deleted' GROUP BY did",
-            [(frame.event.did, now_us()) for frame in new if frame.outcome == "sync"],
-        )
+        for frame in new:
+            if frame.outcome == "sync":
+                await ask_recheck_of(db, frame.event.did)
         return resume
 
     async def _begin_held(self, db: Connection, frame: Frame, first_at: int, gaps: Sequence[Gap]) -> Resume:
@@ -581,6 +581,15 @@ async def ask_recheck(db: Connection, why: str, at: int) -> None:
         "INSERT INTO recheck (why, name, at, before_id, down_to) "
         "SELECT ?, '', ?, coalesce(max(id), 0) + 1, ? FROM post",
         (why, at, down_to),
+    )
+
+
+async def ask_recheck_of(db: Connection, did: str) -> None:
+    """Have an account's posts looked up again, after some time; one round an account is enough."""
+    await db.execute(
+        "INSERT OR IGNORE INTO recheck (why, name, at, before_id) SELECT 'sync', did, ?2, max(id) + 1 FROM post "
+        "WHERE did = ?1 AND state <> 'deleted' GROUP BY did",
+        (did, now_us()),
     )
 
 

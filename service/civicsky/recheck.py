@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol
 
 from civicsky import log
 from civicsky.errors import BadInput, Refused, Transient
-from civicsky.journal import add_counts, ask_recheck, change_posts, delete_posts
+from civicsky.journal import add_counts, ask_recheck, ask_recheck_of, change_posts, delete_posts
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
 from civicsky.model import now_us, post_uri
@@ -114,9 +114,13 @@ class Rechecks:
                 if same:
                     gone.append((post.rkey, post.did, post.rev))
             await delete_posts(db, gone, now)
+            # What the stream has yet to tell of these accounts is newer, also when it lags behind the API.
+            ((at,),) = await rows(db, "SELECT coalesce(max(event_at), ?) FROM host", (now,))
             for did, status in found.accounts.items():
-                await db.execute("INSERT OR REPLACE INTO account VALUES (?,?,?)", (did, status, now))
+                await db.execute("INSERT OR REPLACE INTO account VALUES (?,?,?)", (did, status, at))
                 await change_posts(db, did, status)
+                if status == "active":
+                    await ask_recheck_of(db, did)
                 await db.execute(
                     "INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,'','',?)",
                     (CHANGES.get(status, "hide"), did, now),

@@ -4,6 +4,7 @@
     GET  /oracle[?rechecked=1][&cursor=HOST:SEQ]...   what a perfect collector would hold
     POST /knob {"name": ..., ...}       one more misbehaviour, or a list of them
     POST /make {"events": N}            make so many events now
+    POST /forget {"host": N}            the client ended with nothing of this host committed
     GET  /xrpc/app.bsky.feed.getPosts?uris=..&uris=..
     GET  /xrpc/app.bsky.actor.getProfiles?actors=..
     GET  /xrpc/app.bsky.actor.getProfile?actor=..
@@ -83,6 +84,9 @@ def answer(relay: "FakeRelay", method: str, target: str, body: bytes) -> Any:
             for knob in [Knob.read(one) for one in (told if isinstance(told, list) else [told])]:
                 relay.turn(knob)
             return relay.state()
+        case "POST", "/forget":
+            relay.sent.forget(json.loads(body)["host"])
+            return relay.state()
         case "POST", "/make":
             for _ in range(json.loads(body)["events"]):
                 relay.make()
@@ -102,12 +106,12 @@ def appview(world: World, path: str, asked: dict[str, list[str]]) -> Any:
             found = (account_of(world, actor) for actor in _few(asked, "actors"))
             return {"profiles": [profile(account) for account in found if account and account.status == "active"]}
         case "app.bsky.actor.getProfile":
-            found = account_of(world, asked["actor"][0])
-            if found is None or found.status == "deleted":
+            one = account_of(world, asked["actor"][0])
+            if one is None or one.status == "deleted":
                 raise Refused("Profile not found")
-            if found.status == "active":
-                return profile(found)
-            is_taken_down = found.status in {"takendown", "suspended"}
+            if one.status == "active":
+                return profile(one)
+            is_taken_down = one.status in {"takendown", "suspended"}
             raise Refused("not to be seen", "AccountTakedown" if is_taken_down else "AccountDeactivated")
         case "com.atproto.identity.resolveHandle":
             account = account_of(world, asked["handle"][0])
