@@ -83,6 +83,7 @@ DELETE FROM quarantine WHERE id NOT IN (SELECT min(id) FROM quarantine GROUP BY 
 CREATE UNIQUE INDEX quarantine_once ON quarantine (sha256, host, epoch, after_seq);
 UPDATE change SET kind = CASE (SELECT status FROM account WHERE account.did = change.did)
   WHEN 'active' THEN 'show' WHEN 'deleted' THEN 'remove' ELSE 'hide' END WHERE kind = 'account';
+CREATE INDEX post_gone ON post (received_at) WHERE state = 'deleted';
 CREATE TABLE erased (name TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE recheck (
   id INTEGER PRIMARY KEY, why TEXT NOT NULL, name TEXT NOT NULL, at INTEGER NOT NULL, before_id INTEGER NOT NULL,
@@ -254,7 +255,8 @@ class Journal:
         """One round over the oldest posts, in pages, so that nothing waits long for us."""
         settings = self._settings
         await self._db.execute(
-            "DELETE FROM post WHERE state = 'deleted' AND id IN (SELECT id FROM post WHERE received_at < ? LIMIT 5000)",
+            "DELETE FROM post WHERE id IN "
+            "(SELECT id FROM post WHERE state = 'deleted' AND received_at < ? ORDER BY received_at LIMIT 5000)",
             (now - int(settings.tombstone_days * _DAY),),
         )
         for _page in range(10):
@@ -544,7 +546,9 @@ async def change_posts(db: Connection, did: str, status: str) -> None:
     """What an account's new status does to its posts, and to everything else that holds their text."""
     if status == "deleted":
         await db.execute(
-            "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL WHERE did = ?", (did,)
+            "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL, received_at = ? "
+            "WHERE did = ? AND state <> 'deleted'",
+            (now_us(), did),
         )
         await db.execute("UPDATE reject SET record = NULL WHERE did = ? AND record IS NOT NULL", (did,))
         await db.execute("DELETE FROM quarantine WHERE did = ?", (did,))
@@ -557,8 +561,9 @@ async def delete_posts(db: Connection, posts: Sequence[tuple[str, str, str]], at
     """Delete posts, given as (rkey, did, rev), for another reason than an operation of the stream."""
     for rkey, did, rev in posts:
         await db.execute(
-            "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL WHERE rkey = ? AND did = ?",
-            (rkey, did),
+            "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL, received_at = ? "
+            "WHERE rkey = ? AND did = ?",
+            (at, rkey, did),
         )
         await db.execute("DELETE FROM reject WHERE rkey = ? AND did = ?", (rkey, did))
         await db.execute("DELETE FROM quarantine WHERE did = ?", (did,))
@@ -587,8 +592,9 @@ async def ask_recheck(db: Connection, why: str, at: int) -> None:
 async def ask_recheck_of(db: Connection, did: str) -> None:
     """Have an account's posts looked up again, after some time; one round an account is enough."""
     await db.execute(
-        "INSERT OR IGNORE INTO recheck (why, name, at, before_id) SELECT 'sync', did, ?2, max(id) + 1 FROM post "
-        "WHERE did = ?1 AND state <> 'deleted' GROUP BY did",
+        "INSERT INTO recheck (why, name, at, before_id) SELECT 'sync', did, ?2, max(id) + 1 FROM post "
+        "WHERE did = ?1 AND state <> 'deleted' GROUP BY did "
+        "ON CONFLICT (name) WHERE why = 'sync' DO UPDATE SET at = excluded.at, before_id = excluded.before_id",
         (did, now_us()),
     )
 

@@ -132,6 +132,14 @@ class Rechecks:
             await add_counts(db, counts)
             await db.execute("UPDATE recheck SET before_id = ? WHERE id = ?", (page[-1].id, number))
 
+    async def control(self, page: Sequence[Checked]) -> list[str]:
+        """AT-URIs of other posts, to see whether the API knows anything at all."""
+        mine = {post.id for post in page}
+        found = await self._db.rows(
+            f"SELECT id, did, rkey FROM post WHERE state = 'live' ORDER BY id DESC LIMIT {2 * PAGE}"
+        )
+        return [post_uri(did, rkey) for number, did, rkey in found if number not in mine][:PAGE]
+
     async def ask(self, names: Sequence[str]) -> None:
         """Ask for a round over the posts of each DID or AT-URI, at once; over all posts when there is none."""
         async with self._db.transaction() as db:
@@ -144,17 +152,18 @@ class Rechecks:
             )
 
 
-async def look_up(appview: AppViewShape, page: Sequence[Checked]) -> Found:
+async def look_up(appview: AppViewShape, page: Sequence[Checked], control: Sequence[str]) -> Found:
     """Ask for one page of posts.
 
-    Raises `BadInput` when the answer cannot be believed: everything gone, though everybody is there.
+    Raises `BadInput` when the answer cannot be believed: everything gone, though everybody is there, and of the
+    `control` posts nothing there either.
     """
     there = await appview.posts([post.uri for post in page])
     missing = [post for post in page if post.uri not in there]
     authors = sorted({post.did for post in missing})
     present = await appview.accounts(authors) if authors else set()
     gone = [post for post in missing if post.did in present]
-    if not there and len({post.did for post in gone}) >= DOUBTFUL:
+    if not there and len({post.did for post in gone}) >= DOUBTFUL and not await appview.posts(control):
         raise BadInput(ALL_GONE)
     accounts = {post.did: "active" for post in page if post.uri in there and post.state == "hidden"}
     for did in authors:
@@ -185,7 +194,7 @@ async def recheck(
             continue
         number, page = next_page
         try:
-            found = await look_up(appview, page)
+            found = await look_up(appview, page, await rechecks.control(page))
         except (Transient, BadInput, Refused) as error:
             if isinstance(error, BadInput) and error.reason != ALL_GONE:
                 if len(page) > 1:

@@ -24,13 +24,9 @@ def run(seeds: range, folder: Path, *options: str) -> list[dict[str, Any]]:
     drivers = []
     for job in range(jobs):
         part = seeds[len(seeds) * job // jobs : len(seeds) * (job + 1) // jobs]
-        drivers.append(
-            subprocess.Popen(
-                [sys.executable, schedules.__file__, "--seeds", f"{part.start}:{part.stop}",
-                 "--folder", str(folder / str(job)), *options],
-                stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
-        )
+        command = [sys.executable, schedules.__file__, "--seeds", f"{part.start}:{part.stop}"]
+        command += ["--folder", str(folder / str(job)), *options]
+        drivers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     told = [driver.communicate()[0] for driver in drivers]
     return [json.loads(line) for out in told for line in out.splitlines()]
 
