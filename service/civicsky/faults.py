@@ -8,7 +8,7 @@ hang, on any record that contains TEXT.
 import os
 import signal
 from time import sleep
-from typing import Final, Literal, get_args
+from typing import ClassVar, Final, Literal, get_args
 
 Place = Literal[
     "source.received",
@@ -29,39 +29,42 @@ PLACES: Final = get_args(Place)
 class _Armed:
     """What a test asked for."""
 
-    place = ""
-    argument = ""
-    left = 0
-    signal = signal.SIGKILL
-
-
-_armed = _Armed()
+    points: ClassVar[dict[str, tuple[int, signal.Signals]]] = {}
+    """How often a place may still be reached, and the signal that is sent then."""
+    crash = b""
+    hang = b""
 
 
 def arm(asked: str) -> None:
-    """Set the fault, in the form of CIVICSKY_FAULT; an empty text disarms."""
-    _armed.place, _, rest = asked.partition(":")
-    _armed.argument, _, how = rest.partition(":")
-    _armed.left = int(_armed.argument) if _armed.argument.isdecimal() else 0
-    _armed.signal = signal.SIGTERM if how == "term" else signal.SIGKILL
+    """Set the faults, in the form of CIVICSKY_FAULT, several with a semicolon between; an empty text disarms."""
+    _Armed.points, _Armed.crash, _Armed.hang = {}, b"", b""
+    for one in asked.split(";"):
+        place, _, rest = one.partition(":")
+        if place == "worker.record":
+            _Armed.crash = rest.encode()
+        elif place == "worker.hang":
+            _Armed.hang = rest.encode()
+        elif place in PLACES:
+            n, _, how = rest.partition(":")
+            _Armed.points[place] = (int(n), signal.SIGTERM if how == "term" else signal.SIGKILL)
 
 
 def point(place: Place) -> None:
     """End here, if a test asked for it."""
-    if place != _armed.place:
+    if place not in _Armed.points:
         return
-    _armed.left -= 1
-    if _armed.left == 0:
-        os.kill(os.getpid(), _armed.signal)
+    left, number = _Armed.points[place]
+    _Armed.points[place] = (left - 1, number)
+    if left == 1:
+        os.kill(os.getpid(), number)
 
 
 def poison(block: bytes) -> None:
     """Crash or hang as a fault in native code would, if a test marked this record."""
-    if not _armed.place.startswith("worker.") or _armed.argument.encode() not in block:
-        return
-    if _armed.place == "worker.record":
+    if _Armed.crash and _Armed.crash in block:
         os.kill(os.getpid(), signal.SIGSEGV)
-    sleep(3600)
+    if _Armed.hang and _Armed.hang in block:
+        sleep(3600)
 
 
 arm(os.environ.get("CIVICSKY_FAULT", ""))

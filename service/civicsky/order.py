@@ -245,7 +245,9 @@ def _apply_account(plan: Plan, event: Event) -> Account | None:
     status = event.status if event.status in HIDING | {"active", "deleted"} else "deactivated"
     now = Account(status, event.time)
     plan.accounts[event.did] = plan.account_writes[event.did] = now
-    if status == (before.status if before else "active"):
+    again = before is not None and event.time == before.at
+    # A lookup may have told of a deletion before the stream did: what was kept in between goes now.
+    if status == (before.status if before else "active") and (status != "deleted" or again):
         return None
     plan.changes.append((CHANGES.get(status, "hide"), event.did, "", "", event.time))
     for key, row in plan.known.items():

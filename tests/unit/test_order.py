@@ -396,6 +396,15 @@ def test_only_a_change_of_status_is_told_of_but_its_time_is_always_kept(
     assert done.changes == ([(kind, DID, "", "", 2)] if changes else [])
 
 
+def test_a_deletion_that_a_lookup_told_of_before_takes_what_was_kept_in_between() -> None:
+    done = plan(accounts={DID: Account("deleted", 5)})
+    apply(done, commit(operation("create"), time=7), iter([KEPT]))
+    assert state(done) == "hidden"
+    assert apply(done, account("deleted", 9), iter([])) == Account("deleted", 9)
+    assert state(done) == "deleted"
+    assert apply(done, account("deleted", 9), iter([])) is None, "a replay does nothing"
+
+
 @pytest.mark.parametrize("name", [DID, f"at://{DID}/app.bsky.feed.post/{RKEY}"])
 def test_what_was_erased_never_comes_back_and_is_not_put_aside_either(name: str) -> None:
     done = plan(rules=Rules(erased=frozenset({name})))
