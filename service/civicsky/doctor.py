@@ -455,13 +455,13 @@ def forecast(context: Context, growth: Growth) -> list[Finding]:
         bad=to_bound < DAYS_AHEAD,
     )  # fmt: skip
     return found + _judged(
-        "forecast", f"the disk is full {_days(to_full)}", "make room, move to a larger disk, or store in MongoDB",
+        "forecast", f"the disk's end is {_days(to_full)}", "make room, move to a larger disk, or store in MongoDB",
         bad=to_full < DAYS_AHEAD,
     )  # fmt: skip
 
 
 def _days(days: float) -> str:
-    return "not reached" if days == inf else f"reached in {days:,.0f} days" if days >= 1 else "reached within a day"
+    return "not reached" if days == inf else f"reached in {days:,.1f} days"
 
 
 def _bytes(n: float) -> str:
@@ -594,7 +594,7 @@ _REMEDIES: Final[dict[Check, str]] = {
 
 async def examine(settings: Settings, *, offline: bool = False, seconds: float = DEFAULT_SECONDS) -> list[Finding]:
     """Look over everything; each check may take so many seconds. Raises nothing."""
-    context = Context(_hurried(settings, seconds * 0.8), settings.data_dir.expanduser().absolute())
+    context = Context(_hurried(settings, seconds / 2), settings.data_dir.expanduser().absolute())
     place = await _bounded(_place, context, seconds)
     checks = [*(FOLDER if all(one.state == "ok" for one in place) else ()), *(() if offline else NETWORK)]
     parts = await asyncio.gather(*(_bounded(check, context, seconds) for check in (_versions, *checks)))
