@@ -6,7 +6,7 @@ and tries it once more.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -14,8 +14,9 @@ from typing import Any, Final, NamedTuple
 from civicsky import datadir
 from civicsky.app import ledger_reader, open_labelling
 from civicsky.appview import AppView
+from civicsky.collecting import AHEAD_US
 from civicsky.decode import decode
-from civicsky.errors import BadInput, Refused, Transient, Usage
+from civicsky.errors import BadInput, Failed, Refused, Transient, Usage
 from civicsky.journal import Journal, JournalReader
 from civicsky.ledger import Ledger
 from civicsky.lifecycle import Stop, happened
@@ -55,6 +56,8 @@ async def named(settings: Settings, names: Sequence[str]) -> list[str]:
     appview = AppView(settings.appview)
     try:
         return [await _named(appview, name.strip()) for name in names]
+    except BadInput:
+        raise Failed("the public API's answer about a handle cannot be used; try again, or give the DID") from None
     finally:
         await appview.close()
 
@@ -89,11 +92,11 @@ async def erase(settings: Settings, names: Sequence[str]) -> list[Erased]:
         await journal.database.truncate_log()
     finally:
         await journal.close()
-    why = await _follow(settings, folder)
+    why = await _follow(settings, folder, {name.removeprefix("at://").partition("/")[0] for name in wanted})
     return [Erased(name, n, not why, why) for name, n in counts.items()]
 
 
-async def _follow(settings: Settings, folder: Path) -> str:
+async def _follow(settings: Settings, folder: Path, dids: Collection[str]) -> str:
     """Let ledger and store follow the journal now; why they could not, or nothing."""
     if not (folder / datadir.LEDGER).is_file():
         return ""  # nothing was ever labelled or stored
@@ -108,10 +111,10 @@ async def _follow(settings: Settings, folder: Path) -> str:
     except Usage as busy:
         if "is held by" not in str(busy):
             raise
-    return await _wait_for_service(folder)
+    return await _wait_for_service(folder, dids)
 
 
-async def _wait_for_service(folder: Path) -> str:
+async def _wait_for_service(folder: Path, dids: Collection[str]) -> str:
     """The running service does it; wait until it has."""
     reader = await JournalReader.open(folder / datadir.JOURNAL)
     last = await reader.last_change()
@@ -119,7 +122,7 @@ async def _wait_for_service(folder: Path) -> str:
     nobody = Stop().requested
     for _second in range(int(WAIT_SECONDS)):
         async with ledger_reader(folder) as ledger:
-            if ledger and await ledger.position() >= last and not (await ledger.summary())["unstored"]:
+            if ledger and await ledger.position() >= last and not sum([await ledger.unstored(did) for did in dids]):
                 return ""
         await happened(nobody, 1.0)
     return "the running service has not got there yet; it will"
@@ -132,7 +135,7 @@ async def recheck(settings: Settings, names: Sequence[str], show: Callable[[int]
     """Look posts up again; all that the journal holds when no names are given.
 
     False when a running service does it. `show` is called with the number of posts looked up so far. Raises
-    `Transient` or `Refused` when the public API cannot be asked.
+    `Failed` when the public API cannot be asked: the round then goes on with the next start.
     """
     folder = datadir.existing(settings.data_dir)
     wanted = await named(settings, names)
@@ -143,12 +146,13 @@ async def recheck(settings: Settings, names: Sequence[str], show: Callable[[int]
         await rechecks.ask(wanted)
         try:
             with datadir.locked(folder, ("collect",)):
-                metrics = _Shown(show)
-                await look_up_again(rechecks, appview, metrics, Stop(), delay_seconds=0, endless=False)
+                await look_up_again(rechecks, appview, _Shown(show), Stop(), delay_seconds=0, endless=False)
         except Usage as busy:
             if "is held by" not in str(busy):
                 raise
             return False
+    except (BadInput, Transient) as error:
+        raise Failed(f"{error}; what is left is looked up when civicsky runs, or by `civicsky recheck`") from None
     finally:
         await appview.close()
         await journal.close()
@@ -221,7 +225,7 @@ async def retry(settings: Settings, names: Sequence[str]) -> dict[str, tuple[int
         raise Usage(f"nothing failed under {min(unknown)!r}; `civicsky failed list` shows what did")
     wanted = [row for row in things if not names or row["id"] in names]
     frames = [int(row["id"].partition(":")[2]) for row in wanted if row["kind"] == "frame"]
-    done = {"frame": (len(frames), await _retry_frames(settings, folder, frames) if frames else 0)}
+    done = {"frame": (len(frames), await _retry_frames(settings, folder, frames))} if frames else {}
     posts = [row for row in wanted if row["kind"] != "frame"]
     if posts:
         ledger = await Ledger.open(folder / datadir.LEDGER)
@@ -250,6 +254,7 @@ async def _retry_frames(settings: Settings, folder: Path, numbers: Sequence[int]
                     event = decode(row["bytes"])
                 except BadInput:
                     continue
+                event.time = min(event.time, row["at"] + AHEAD_US)
                 frame = Frame(arrival._replace(n=1), event, event.outcome, event.name)
                 good += await journal.retry(number, frame, await pool.judge(Batch([frame]).records()))
     finally:

@@ -141,18 +141,24 @@ async def _prepare_collect(
 
     async def work() -> None:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-            group.create_task(
-                housekeep(journal, partial(ledger_reader, folder), HOUSEKEEPING_SECONDS, metrics, stop),
-                name="housekeeping",
-            )
+            regular = [
+                group.create_task(
+                    housekeep(journal, partial(ledger_reader, folder), HOUSEKEEPING_SECONDS, metrics, stop),
+                    name="housekeeping",
+                )
+            ]
             if settings.appview.recheck:
                 appview = AppView(settings.appview)
                 stack.push_async_callback(appview.close)
                 delay = settings.appview.recheck_after_seconds
-                group.create_task(
-                    recheck(rechecks, appview, metrics, stop, delay_seconds=delay, endless=True), name="recheck"
+                regular.append(
+                    group.create_task(
+                        recheck(rechecks, appview, metrics, stop, delay_seconds=delay, endless=True), name="recheck"
+                    )
                 )
             await collect(source, decode, pool, journal, settings, metrics, stop, wake)
+            for task in regular:
+                task.cancel()  # a call that hangs keeps nobody waiting; its round goes on at the next start
 
     return work
 

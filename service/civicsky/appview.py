@@ -52,12 +52,20 @@ _DID: Final = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]{1,2000}")
 """https://atproto.com/specs/did"""
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\]]', re.DOTALL)
 """A whole string, or a bracket; a quote alone is a string without an end. Never reads a byte twice."""
+_MAX_ERROR_BYTES: Final = 10_000
+_STATUSES: Final = {
+    "AccountTakedown": "takendown",
+    "AccountDeactivated": "deactivated",
+    "Profile not found": "deleted",
+}
+"""What getProfile says of an account that cannot be seen: its `error`, or its `message` where the error is general.
+From its source, packages/bsky/src/api/app/bsky/actor/getProfile.ts in bluesky-social/atproto."""
 _LEVELS: Final = 3
 """An answer is an object (1) with a list (2) of objects (3), whose own fields are all that is read."""
 
 
 class AppView:
-    """The public API: getPosts, getProfiles, resolveHandle. Keeps nothing.
+    """The public API: getPosts, getProfiles, getProfile, resolveHandle. Keeps nothing.
 
     One call at a time, `per_second` at most; more callers wait in line. Every call raises `Transient`, `Refused` or
     `BadInput("appview_answer")`. Since one name in a call may be the reason why its answer is of no use, the caller may
@@ -83,6 +91,17 @@ class AppView:
         """Of at most 25 accounts (DIDs) those that are there: neither gone nor deactivated nor taken down."""
         items = await self._listed("app.bsky.actor.getProfiles", "actors", dids, "profiles")
         return {_text(item, "did") for item in items} & set(dids)
+
+    async def status(self, did: str) -> str:
+        """What became of an account: `active`, `takendown`, `deactivated`, or `deleted` when nobody knows it."""
+        try:
+            await self._call("app.bsky.actor.getProfile", actor=did)
+        except _Rejected as rejected:
+            status = _STATUSES.get(rejected.error) or _STATUSES.get(rejected.told)
+            if status is None:
+                raise
+            return status
+        return "active"
 
     async def resolve(self, handle: str) -> str:
         """The DID of a handle, with or without its @. Raises `Usage` for one that is none or that nobody has."""
@@ -133,7 +152,16 @@ class AppView:
 
 
 class _Rejected(BadInput):
-    """HTTP 400: the API will not have what was asked."""
+    """HTTP 400: the API will not have what was asked; `error` and `told` are its own words."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__("appview_answer")
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError):
+            value = None
+        told = value if isinstance(value, dict) else {}
+        self.error, self.told = str(told.get("error", "")), str(told.get("message", ""))
 
 
 class _Sdk:
@@ -181,9 +209,11 @@ class _Sdk:
         The SDK would read an answer of any size, and would lose the status of one that has an odd body.
         """
         self.date = response.headers.get("date", "")
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        if response.status_code == HTTPStatus.BAD_REQUEST:
+            raise _Rejected(await _beginning(response))
         if response.status_code != HTTPStatus.OK:
             raise self._failure(response)
-        assert isinstance(response.stream, httpx.AsyncByteStream)
         packed = bytearray()
         async for part in response.stream:
             packed += part
@@ -212,7 +242,17 @@ class _Sdk:
         if code in _PASSING or code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             after = _wait(response.headers, code)
             return Transient(f"public API at {url} answers HTTP {code}", after, busy=code in _BUSY or after is not None)
-        return _Rejected("appview_answer") if code == HTTPStatus.BAD_REQUEST else BadInput("appview_answer")
+        return BadInput("appview_answer")
+
+
+async def _beginning(response: httpx.Response) -> bytes:
+    """The first bytes of an answer that says why not."""
+    found = b""
+    async for part in response.aiter_bytes():
+        found += part
+        if len(found) > _MAX_ERROR_BYTES:
+            break
+    return found[:_MAX_ERROR_BYTES]
 
 
 def _read(answer: bytes) -> dict[str, Any]:

@@ -172,7 +172,10 @@ def failed(
     settings = load(config, {"data_dir": data_dir})
     log.configure(settings.log)
     if action == "retry":
-        for kind, (n, good) in asyncio.run(amend.retry(settings, ids or [])).items():
+        tried = asyncio.run(amend.retry(settings, ids or []))
+        if not tried:
+            print("nothing failed")
+        for kind, (n, good) in tried.items():
             print(f"{kind}: {n:,} tried again, {good:,} " + ("of use now" if kind == "frame" else "put back in line"))
         return
     if action == "show" and not ids:
@@ -315,6 +318,10 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+_INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
+
+
 def run_command() -> int:
     """Run the command line; gives the exit code."""
     try:
@@ -322,6 +329,8 @@ def run_command() -> int:
     except CivicskyError as error:
         return _complain(str(error), error.exit_code)
     except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            return _complain("ended by Ctrl-C", EXIT_FAILED)
         return end.code if isinstance(end.code, int) else EXIT_FAILED
     except sqlite3.Error as error:
         return _complain(f"a database could not be read: {error}", EXIT_FAILED)

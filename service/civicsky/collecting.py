@@ -265,7 +265,7 @@ def _note_room(journal: JournalShape, metrics: Metrics) -> None:
     why = why or ("the disk bound is reached: new posts are shed" if journal.shedding else "")
     if why != metrics.journal_why:
         log.event("journal_full" if why else "journal_room", stage="journal", why=why)
-    metrics.journal_why = why
+    metrics.journal_why, metrics.paused = why, paused
 
 
 async def housekeep(

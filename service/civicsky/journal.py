@@ -79,8 +79,11 @@ ALTER TABLE gap ADD COLUMN from_at INTEGER;
 ALTER TABLE gap ADD COLUMN until_seq INTEGER;
 ALTER TABLE gap ADD COLUMN until_at INTEGER;
 ALTER TABLE quarantine DROP COLUMN rkey;
+DELETE FROM quarantine WHERE id NOT IN (SELECT min(id) FROM quarantine GROUP BY sha256, host, epoch, after_seq);
+CREATE UNIQUE INDEX quarantine_once ON quarantine (sha256, host, epoch, after_seq);
 UPDATE change SET kind = CASE (SELECT status FROM account WHERE account.did = change.did)
   WHEN 'active' THEN 'show' WHEN 'deleted' THEN 'remove' ELSE 'hide' END WHERE kind = 'account';
+CREATE INDEX post_gone ON post (received_at) WHERE state = 'deleted';
 CREATE TABLE erased (name TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE recheck (
   id INTEGER PRIMARY KEY, why TEXT NOT NULL, name TEXT NOT NULL, at INTEGER NOT NULL, before_id INTEGER NOT NULL,
@@ -211,6 +214,7 @@ class Journal:
             assert len(verdicts) == len(batch.records())
             plan = await self._known(db, batch)
             before = await _position(db, last.arrival.host)
+            plan.cursor = before.cursor if before.epoch == last.arrival.epoch else None
             done, reached = await self._apply(db, plan, batch, iter(verdicts), kept_limit)
             await self._flush(db, plan)
             resume = await self._hold(db, done, batch.gaps, before)
@@ -251,7 +255,8 @@ class Journal:
         """One round over the oldest posts, in pages, so that nothing waits long for us."""
         settings = self._settings
         await self._db.execute(
-            "DELETE FROM post WHERE state = 'deleted' AND id IN (SELECT id FROM post WHERE received_at < ? LIMIT 5000)",
+            "DELETE FROM post WHERE id IN "
+            "(SELECT id FROM post WHERE state = 'deleted' AND received_at < ? ORDER BY received_at LIMIT 5000)",
             (now - int(settings.tombstone_days * _DAY),),
         )
         for _page in range(10):
@@ -325,6 +330,8 @@ class Journal:
             if account:
                 await self._flush(db, plan)
                 await change_posts(db, frame.event.did, account.status)
+                if account.status == "active":  # while it was hidden nobody could look its posts up
+                    await ask_recheck_of(db, frame.event.did)
             if kept_limit is not None and plan.kept >= kept_limit:
                 return batch.frames[: at + 1], True
         return batch.frames, False
@@ -348,7 +355,9 @@ class Journal:
         )
         await db.executemany("INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,?,?,?)", plan.changes)
         await db.executemany(
-            "INSERT INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at, did) VALUES (?,?,?,?,?,?,?,?)",
+            # One without a number comes again at each reconnect.
+            "INSERT OR IGNORE INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at, did) "
+            "VALUES (?,?,?,?,?,?,?,?)",
             plan.quarantine,
         )
         # A frame that was put aside may hold any post of its author.
@@ -363,11 +372,8 @@ class Journal:
         self, db: Connection, plan: order.Plan, last: Frame, done: list[Frame], before: Position
     ) -> Position:
         """Move the cursor to the end of what this transaction holds."""
-        cursor = plan.cursor
-        if before.epoch == last.arrival.epoch and before.cursor is not None:
-            cursor = max(before.cursor, plan.cursor or 0)
         times = [frame.event.time for frame in done if frame.event.time and frame.outcome != "duplicate"]
-        position = Position(last.arrival.host, last.arrival.epoch, cursor, times[-1] if times else before.event_at)
+        position = Position(last.arrival.host, last.arrival.epoch, plan.cursor, times[-1] if times else before.event_at)
         await db.execute(
             "INSERT OR REPLACE INTO host (name, epoch, cursor, event_at) VALUES (?,?,?,?)",
             (position.host, position.epoch, position.cursor, position.event_at),
@@ -393,11 +399,9 @@ class Journal:
             "UPDATE held SET last_seq = max(last_seq, ?), last_at = ?, frames = frames + ? WHERE id = ?",
             (max(seqs), coverage.clock(times, last=True), len(new), self._held_id),
         )
-        await db.executemany(
-            "INSERT OR IGNORE INTO recheck (why, name, at, before_id) SELECT 'sync', did, ?2, max(id) + 1 FROM post "
-            "WHERE did = ?1 AND state <> 'deleted' GROUP BY did",
-            [(frame.event.did, now_us()) for frame in new if frame.outcome == "sync"],
-        )
+        for frame in new:
+            if frame.outcome == "sync":
+                await ask_recheck_of(db, frame.event.did)
         return resume
 
     async def _begin_held(self, db: Connection, frame: Frame, first_at: int, gaps: Sequence[Gap]) -> Resume:
@@ -556,7 +560,9 @@ async def change_posts(db: Connection, did: str, status: str) -> None:
     """What an account's new status does to its posts, and to everything else that holds their text."""
     if status == "deleted":
         await db.execute(
-            "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL WHERE did = ?", (did,)
+            "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL, received_at = ? "
+            "WHERE did = ? AND state <> 'deleted'",
+            (now_us(), did),
         )
         await db.execute("UPDATE reject SET record = NULL WHERE did = ? AND record IS NOT NULL", (did,))
         await db.execute("DELETE FROM quarantine WHERE did = ?", (did,))
@@ -569,8 +575,9 @@ async def delete_posts(db: Connection, posts: Sequence[tuple[str, str, str]], at
     """Delete posts, given as (rkey, did, rev), for another reason than an operation of the stream."""
     for rkey, did, rev in posts:
         await db.execute(
-            "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL WHERE rkey = ? AND did = ?",
-            (rkey, did),
+            "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL, received_at = ? "
+            "WHERE rkey = ? AND did = ?",
+            (at, rkey, did),
         )
         await db.execute("DELETE FROM reject WHERE rkey = ? AND did = ?", (rkey, did))
         await db.execute("DELETE FROM quarantine WHERE did = ?", (did,))
@@ -593,6 +600,16 @@ async def ask_recheck(db: Connection, why: str, at: int) -> None:
         "INSERT INTO recheck (why, name, at, before_id, down_to) "
         "SELECT ?, '', ?, coalesce(max(id), 0) + 1, ? FROM post",
         (why, at, down_to),
+    )
+
+
+async def ask_recheck_of(db: Connection, did: str) -> None:
+    """Have an account's posts looked up again, after some time; one round an account is enough."""
+    await db.execute(
+        "INSERT INTO recheck (why, name, at, before_id) SELECT 'sync', did, ?2, max(id) + 1 FROM post "
+        "WHERE did = ?1 AND state <> 'deleted' GROUP BY did "
+        "ON CONFLICT (name) WHERE why = 'sync' DO UPDATE SET at = excluded.at, before_id = excluded.before_id",
+        (did, now_us()),
     )
 
 

@@ -71,7 +71,7 @@ class StoreShape(Protocol):
     async def put(
         self, collection: Literal["posts", "labels"], documents: Sequence[Document], *, only_existing: bool = False
     ) -> PutShape: ...
-    async def change(self, collection: Literal["posts", "labels"], changes: Sequence[Document]) -> None: ...
+    async def change(self, collection: Literal["posts", "labels"], changes: Sequence[Document]) -> dict[str, str]: ...
 
 
 class Labelling:
@@ -361,10 +361,10 @@ class Labelling:
         told = await store.put("labels", stories)
         put = await store.put("posts", posts)
         gone = await store.put("posts", tombstones, only_existing=True)
-        await store.change("posts", changes)
+        changed = await store.change("posts", changes)
         faults.point("store.written")
         by_uri = {story["uri"]: why for story in stories if (why := told.refused.get(story["_id"]))}
-        by_uri |= put.refused | gone.refused
+        by_uri |= put.refused | gone.refused | changed
         refused = {out: why for out in outs if (why := by_uri.get(post_uri(out.did, out.rkey)))}
         if refused:
             log.event("store_refused", stage="store", n=len(refused), why=next(iter(refused.values())))

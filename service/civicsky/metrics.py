@@ -24,6 +24,8 @@ class Metrics:
     """Why the store cannot be used now; empty when it can."""
     journal_why: str = ""
     """What the disk's bound makes us do; empty while there is room."""
+    paused: bool = False
+    """Whether that is to stop reading."""
     appview_why: str = ""
     """Why posts cannot be looked up again; empty when they can."""
     waiting: int = 0
@@ -46,6 +48,8 @@ class Metrics:
         """(`ok` | `degraded` | `bad`, why). bad: nothing is being collected. degraded: something waits on disk."""
         if self.relay_why:
             return "bad", self.relay_why
+        if self.paused:
+            return "bad", self.journal_why
         why = self.journal_why or self.model_why or self.store_why
         return ("degraded", why) if why else ("ok", "")
 

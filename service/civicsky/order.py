@@ -172,7 +172,7 @@ def sampled(key: Key, share: float, what: bytes = b"reject-sample", secret: byte
 
 def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[PostOutcome, str]:
     event, key, rules = frame.event, (op.rkey, frame.event.did), plan.rules
-    if event.did in rules.erased and op.action != "delete":
+    if event.did in rules.erased and (op.fault or op.action != "delete"):
         return "rejected", "erased"
     if op.fault is not None:
         _set_aside(plan, frame, op.fault)
@@ -206,10 +206,11 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
 def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str | None) -> None:
     event, key = frame.event, (op.rkey, frame.event.did)
     known = plan.known.get(key)
+    event_at, received_at = event.time, frame.arrival.received_at
     if known and known.state in _HELD:  # an edit or a deletion does not change when the post was made
-        event_at, received_at = known.event_at, known.received_at
-    else:
-        event_at, received_at = event.time, frame.arrival.received_at
+        event_at = known.event_at
+        if state != "deleted":  # of a tombstone it says since when it is one
+            received_at = known.received_at
     plan.posts[key] = PostWrite(
         op.rkey,
         event.did,
@@ -258,6 +259,9 @@ def _set_aside(plan: Plan, frame: Frame, reason: str) -> None:
     arrival = frame.arrival
     if not isinstance(arrival.data, bytes) or plan.frame_aside == arrival.n:
         return
+    erased = plan.rules.erased
+    if erased and any(post_uri(frame.event.did, op.rkey) in erased for op in frame.event.posts):
+        return  # the frame holds a text that must not come back
     plan.frame_aside = arrival.n
     plan.quarantine.append(
         QuarantineWrite(

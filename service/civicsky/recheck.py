@@ -10,14 +10,17 @@ from typing import Final, NamedTuple, Protocol
 
 from civicsky import log
 from civicsky.errors import BadInput, Refused, Transient
-from civicsky.journal import add_counts, ask_recheck, change_posts, delete_posts
+from civicsky.journal import add_counts, ask_recheck, ask_recheck_of, change_posts, delete_posts
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
 from civicsky.model import now_us, post_uri
+from civicsky.order import CHANGES
 from civicsky.sqlite import Database, rows
 
 PAGE: Final = 25
 """Posts in one call: as many as the API takes."""
+PAUSE_SECONDS: Final = 5.0
+ALL_GONE: Final = "all_gone"
 DOUBTFUL: Final = 5
 """Posts of so many authors all gone, with every author there: it is the API that is at fault."""
 
@@ -31,6 +34,10 @@ class AppViewShape(Protocol):
 
     async def accounts(self, dids: Sequence[str]) -> set[str]:
         """Those that are there."""
+        ...
+
+    async def status(self, did: str) -> str:
+        """`active`, or what became of the account: `deleted`, `takendown`, `deactivated`."""
         ...
 
 
@@ -55,13 +62,13 @@ class Found(NamedTuple):
 
     gone: list[Checked]
     """Deleted, though their authors are there."""
-    hidden: set[str]
-    """Accounts that cannot be seen any more."""
-    shown: set[str]
-    """Hidden accounts that can be seen again."""
-    changed: int
+    accounts: dict[str, str]
+    """New status of accounts: gone, hidden, or to be seen again."""
+    changed: int = 0
     """Posts that have another text now. They stay as they are: the operation that changed them is lost."""
-    present: int
+    present: int = 0
+    doubtful: int = 0
+    """Posts of which the API gives no usable answer."""
 
 
 class Rechecks:
@@ -80,7 +87,7 @@ class Rechecks:
         ((at,),) = await self._db.rows("SELECT min(at) FROM recheck WHERE why <> 'asked'")
         return None if at is None else int(at)
 
-    async def next_page(self, asked_before: int) -> tuple[int, list[Checked]] | None:
+    async def next_page(self, asked_before: int, limit: int = PAGE) -> tuple[int, list[Checked]] | None:
         """The next posts of the oldest round that was asked for before then; rounds that are done are taken away."""
         while found := await self._db.rows(
             "SELECT id, name, before_id, down_to FROM recheck WHERE at <= ? ORDER BY id LIMIT 1", (asked_before,)
@@ -91,7 +98,7 @@ class Rechecks:
             values = [rest.rpartition("/")[2], did] if rest else [did]
             page = await self._db.rows(
                 "SELECT id, rkey, did, coalesce(rev, ''), cid, state FROM post WHERE id < ? AND id >= ? "
-                f"AND state <> 'deleted' {f'AND {column} = ?' if name else ''} ORDER BY id DESC LIMIT {PAGE}",
+                f"AND state <> 'deleted' {f'AND {column} = ?' if name else ''} ORDER BY id DESC LIMIT {limit}",
                 (before_id, down_to, *(values if name else [])),
             )
             if page:
@@ -112,18 +119,31 @@ class Rechecks:
                 if same:
                     gone.append((post.rkey, post.did, post.rev))
             await delete_posts(db, gone, now)
-            for status, kind, dids in (("deactivated", "hide", found.hidden), ("active", "show", found.shown)):
-                for did in dids:
-                    await db.execute("INSERT OR REPLACE INTO account VALUES (?,?,?)", (did, status, now))
-                    await change_posts(db, did, status)
-                    await db.execute(
-                        "INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,'','',?)", (kind, did, now)
-                    )
-            counts = Counter({("recheck", "deleted", ""): len(gone), ("recheck", "present", ""): found.present})
-            counts.update({("recheck", "hidden", ""): len(found.hidden), ("recheck", "shown", ""): len(found.shown)})
-            counts["recheck", "changed", ""] = found.changed
+            # What the stream has yet to tell of these accounts is newer, also when it lags behind the API.
+            ((at,),) = await rows(db, "SELECT coalesce(max(event_at), ?) FROM host", (now,))
+            for did, status in found.accounts.items():
+                await db.execute("INSERT OR REPLACE INTO account VALUES (?,?,?)", (did, status, at))
+                await change_posts(db, did, status)
+                if status == "active":
+                    await ask_recheck_of(db, did)
+                await db.execute(
+                    "INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,'','',?)",
+                    (CHANGES.get(status, "hide"), did, now),
+                )
+            counts = Counter(("recheck", "account", status) for status in found.accounts.values())
+            counts["recheck", "deleted", ""] = len(gone)
+            for name in ("changed", "present", "doubtful"):
+                counts["recheck", name, ""] = getattr(found, name)
             await add_counts(db, counts)
             await db.execute("UPDATE recheck SET before_id = ? WHERE id = ?", (page[-1].id, number))
+
+    async def control(self, page: Sequence[Checked]) -> list[str]:
+        """AT-URIs of other posts, to see whether the API knows anything at all."""
+        mine = {post.id for post in page}
+        found = await self._db.rows(
+            f"SELECT id, did, rkey FROM post WHERE state = 'live' ORDER BY id DESC LIMIT {2 * PAGE}"
+        )
+        return [post_uri(did, rkey) for number, did, rkey in found if number not in mine][:PAGE]
 
     async def ask(self, names: Sequence[str]) -> None:
         """Ask for a round over the posts of each DID or AT-URI, at once; over all posts when there is none."""
@@ -137,25 +157,28 @@ class Rechecks:
             )
 
 
-async def look_up(appview: AppViewShape, page: Sequence[Checked]) -> Found:
+async def look_up(appview: AppViewShape, page: Sequence[Checked], control: Sequence[str]) -> Found:
     """Ask for one page of posts.
 
-    Raises `BadInput` when the answer cannot be believed: everything gone, though everybody is there.
+    Raises `BadInput` when the answer cannot be believed: everything gone, though everybody is there, and of the
+    `control` posts nothing there either.
     """
     there = await appview.posts([post.uri for post in page])
     missing = [post for post in page if post.uri not in there]
     authors = sorted({post.did for post in missing})
     present = await appview.accounts(authors) if authors else set()
     gone = [post for post in missing if post.did in present]
-    if not there and len({post.did for post in gone}) >= DOUBTFUL:
-        raise BadInput("all_gone")
-    return Found(
-        gone,
-        {post.did for post in missing if post.did not in present and post.state == "live"},
-        {post.did for post in page if post.uri in there and post.state == "hidden"},
-        sum(there[post.uri] != post.cid for post in page if post.uri in there),
-        len(there),
-    )
+    if not there and len({post.did for post in gone}) >= DOUBTFUL and not await appview.posts(control):
+        raise BadInput(ALL_GONE)
+    accounts = {post.did: "active" for post in page if post.uri in there and post.state == "hidden"}
+    for did in authors:
+        if did not in present and (status := await appview.status(did)) != "active":
+            accounts[did] = status
+    # A hidden account's posts are hidden already; only its end is news.
+    live = {post.did for post in page if post.state == "live"}
+    news = {did: status for did, status in accounts.items() if did in live or status in CHANGES}
+    changed = sum(there[post.uri] != post.cid for post in page if post.uri in there)
+    return Found(gone, news, changed, len(there))
 
 
 async def recheck(
@@ -166,9 +189,9 @@ async def recheck(
     Until `stop`; without `endless`, until none is left. Never in the way of the stream: it waits for nothing but the
     API and short transactions.
     """
-    pause = 5.0
+    pause, alone = PAUSE_SECONDS, 0
     while not stop.requested.is_set():
-        next_page = await rechecks.next_page(now_us() - int(delay_seconds * 1e6))
+        next_page = await rechecks.next_page(now_us() - int(delay_seconds * 1e6), 1 if alone else PAGE)
         if next_page is None:
             if not endless:
                 return
@@ -176,20 +199,35 @@ async def recheck(
             continue
         number, page = next_page
         try:
-            found = await look_up(appview, page)
+            found = await look_up(appview, page, await rechecks.control(page))
         except (Transient, BadInput, Refused) as error:
-            if not metrics.appview_why:
-                log.event("appview_down", stage="appview", why=str(error))
-            metrics.appview_why = str(error)
-            await happened(stop.requested, max(pause, getattr(error, "retry_after", None) or 0.0))
-            pause = min(pause * 2, 600.0)
-            continue
-        if metrics.appview_why:
-            log.event("appview_up", stage="appview")
-        metrics.appview_why, pause = "", 5.0
+            if isinstance(error, BadInput) and error.reason != ALL_GONE:
+                if len(page) > 1:
+                    alone = PAGE  # one of them spoils it for the others: each by itself
+                    continue
+                found = Found([], {}, doubtful=1)
+            else:
+                if not endless:
+                    raise
+                _note(metrics, str(error))
+                await happened(stop.requested, max(pause, getattr(error, "retry_after", None) or 0.0))
+                pause = min(pause * 2, 600.0)
+                continue
+        _note(metrics, "")
+        pause, alone = PAUSE_SECONDS, max(0, alone - 1)
         await rechecks.apply(number, page, found)
         metrics.add("rechecked", len(page))
-        if found.gone or found.hidden or found.changed:
+        if found.gone or found.accounts or found.changed:
             log.event(
-                "rechecked", stage="appview", gone=len(found.gone), hidden=len(found.hidden), changed=found.changed
+                "rechecked",
+                stage="appview",
+                gone=len(found.gone),
+                accounts=len(found.accounts),
+                changed=found.changed,
             )
+
+
+def _note(metrics: Metrics, why: str) -> None:
+    if bool(why) != bool(metrics.appview_why):
+        log.event("appview_down" if why else "appview_up", stage="appview", **({"why": why} if why else {}))
+    metrics.appview_why = why

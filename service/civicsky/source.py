@@ -156,6 +156,7 @@ class Source:
             return None
         self._remember(seq)
         self._follow_on(position)
+        self._bad_before = []
         position.cursor = seq
         self._too_large = self._failures = self._tries = 0  # only a new frame proves that this relay serves us
         self._fall_back = None
@@ -336,7 +337,8 @@ class Source:
         self._too_large += 1
         position = self._positions[self.host]
         if self._too_large > 1 and position.cursor is not None:
-            self._record_gap("too_large")
+            if self._too_large == 2:  # noqa: PLR2004  (one gap, however many steps it takes)
+                self._record_gap("too_large")
             position.cursor += 2 ** min(self._too_large - 2, 32)
 
     def _drop(self) -> None:

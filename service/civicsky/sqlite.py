@@ -18,6 +18,7 @@ from civicsky.errors import Failed, Usage
 
 Connection = aiosqlite.Connection
 _KEYS_A_QUERY: Final = 500
+_BUSY_TIMEOUT: Final = "PRAGMA busy_timeout=30000"
 _BEFORE: Final[dict[str, faults.Place]] = {"journal": "journal.commit", "ledger": "ledger.commit"}
 _AFTER: Final[dict[str, faults.Place]] = {"journal": "journal.committed", "ledger": "ledger.committed"}
 
@@ -44,8 +45,8 @@ class Database:
         """One write transaction, whole or not at all; `name` is that of its crash points."""
         async with self._alone:
             with _translated(self._path):
-                await self._connection.execute("BEGIN IMMEDIATE")
                 try:
+                    await self._connection.execute("BEGIN IMMEDIATE")
                     yield self._connection
                     if name:
                         faults.point(_BEFORE[name])
@@ -75,8 +76,15 @@ class Database:
                 return (await self._connection.execute(sql, values)).rowcount
 
     async def truncate_log(self) -> None:
-        """Leave nothing in the write-ahead log of what was overwritten or deleted."""
-        await self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Leave nothing in the write-ahead log of what was overwritten or deleted.
+
+        A reader in its midst is not waited for: the next time will do.
+        """
+        async with self._alone:
+            with _translated(self._path):
+                await self._connection.execute("PRAGMA busy_timeout=100")
+                await rows(self._connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+                await self._connection.execute(_BUSY_TIMEOUT)
 
     async def interrupt(self) -> None:
         """Have the statement that is under way fail."""
@@ -191,7 +199,7 @@ def explain(error: sqlite3.Error, path: Path) -> Failed | Usage:
 
 async def _prepare(connection: Connection) -> None:
     await connection.execute("PRAGMA secure_delete=ON")
-    await connection.execute("PRAGMA busy_timeout=30000")
+    await connection.execute(_BUSY_TIMEOUT)
     await connection.execute("PRAGMA temp_store=MEMORY")
 
 

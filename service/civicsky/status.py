@@ -140,10 +140,12 @@ async def gather(folder: Path) -> dict[str, Any]:
         positions = await journal.positions()
         last_change = await journal.last_change()
         gaps = await journal.gaps()
+        size = await journal.size()
     finally:
         await journal.close()
     return {
         "data_dir": str(folder),
+        "journal_bytes": size,
         "hosts": [
             {
                 "host": at.host,
@@ -186,6 +188,7 @@ async def _ledger(folder: Path, last_change: int) -> dict[str, Any]:
 def as_text(status: dict[str, Any]) -> str:
     """For people."""
     lines = [f"data directory   {status['data_dir']}"]
+    lines.append(f"journal          {status['journal_bytes'] / 1e6:,.1f} MB in use")
     for host in status["hosts"]:
         lag = "-" if host["lag_s"] is None else f"{host['lag_s']:,} s"
         lines.append(f"host             {host['host']}  epoch {host['epoch']}  cursor {host['cursor']}  lag {lag}")

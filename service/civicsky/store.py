@@ -46,10 +46,10 @@ class Store(Protocol):
         """
         ...
 
-    async def change(self, collection: Collection, changes: Sequence[Document]) -> None:
+    async def change(self, collection: Collection, changes: Sequence[Document]) -> dict[str, str]:
         """Set the given fields of documents that are there in an older version (each with `_id` and `v`).
 
-        Errors as for `put`.
+        Gives what was refused, and why. Errors as for `put`.
         """
         ...
 
@@ -124,10 +124,10 @@ class SqliteStore:
             await self._db.truncate_log()
         return Put(written, len(documents) - written, {})
 
-    async def change(self, collection: Collection, changes: Sequence[Document]) -> None:
+    async def change(self, collection: Collection, changes: Sequence[Document]) -> dict[str, str]:
         """See `Store.change`."""
         if not changes:
-            return
+            return {}
         async with self._db.transaction() as db:
             for change in changes:
                 # json_patch would merge `labels` into what is there; a label that is gone must go.
@@ -139,6 +139,7 @@ class SqliteStore:
                     await db.execute(
                         f"UPDATE {collection} SET v = ?, doc = ? WHERE _id = ?", (change["v"], packed, change["_id"])
                     )
+        return {}
 
     async def documents(self, collection: Collection) -> AsyncIterator[Document]:
         """See `Store.documents`."""
@@ -234,20 +235,23 @@ class MongoStore:
         written = result.upserted_count + result.matched_count
         return Put(written, len(documents) - written, {})
 
-    async def change(self, collection: Collection, changes: Sequence[Document]) -> None:
+    async def change(self, collection: Collection, changes: Sequence[Document]) -> dict[str, str]:
         """See `Store.change`."""
         from pymongo import UpdateOne  # noqa: PLC0415
-        from pymongo.errors import PyMongoError  # noqa: PLC0415
+        from pymongo.errors import BulkWriteError, PyMongoError  # noqa: PLC0415
 
         if not changes:
-            return
+            return {}
         requests = [
             UpdateOne({"_id": one["_id"], "v": {"$lt": one["v"]}}, {"$set": _with_dates(one)}) for one in changes
         ]
         try:
             await self._connect()[collection].bulk_write(requests, ordered=False)
+        except BulkWriteError as error:
+            return self._sort_out(changes, error.details).refused
         except PyMongoError as error:
             raise self._translated(error) from None
+        return {}
 
     async def check(self) -> None:
         """Find out whether we may write, by a change of nothing. Errors as for `Store.put`."""

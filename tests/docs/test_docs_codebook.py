@@ -23,6 +23,7 @@ from civicsky.model import (
     PostRow,
     PostState,
     RejectReason,
+    Resume,
 )
 from civicsky.record import extract
 from civicsky.settings import Journal as JournalSettings
@@ -125,19 +126,21 @@ async def test_every_field_of_runs_and_coverage_is_told(tmp_path: Path) -> None:
     journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
     await journal.begin_run("1", "1", "{}", "hash", None)
     await journal._db.execute(
-        "INSERT INTO held (host, epoch, resumed_after, proved, first_seq, last_seq, first_at, last_at, frames) "
-        "VALUES ('wss://relay', 1, 1, 1, 2, 3, 4, 5, 6)"
+        "INSERT INTO held (host, epoch, resumed_after, resume, first_seq, last_seq, first_at, last_at, frames) "
+        "VALUES ('wss://relay', 1, 1, 'replayed', 2, 3, 4, 5, 6)"
     )
     await journal._db.execute(
         "INSERT INTO gap (host, epoch, cause, after_seq, at) VALUES ('wss://relay', 1, 'renumbered', 1, 7)"
     )
     await journal.close()
     reader = await JournalReader.open(tmp_path / "journal.db")
-    (run,), (held, gap) = await reader.runs(), await reader.coverage()
+    (run,), (held,), (gap,) = await reader.runs(), await reader.held(), await reader.gaps()
     await reader.close()
     assert set(named(section(CODEBOOK, "Runs"))) == set(app._run_document(run)) | {"v"}
     told = set(named(section(CODEBOOK, "Coverage")))
-    assert told == set(app._coverage_document(held)) | set(app._coverage_document(gap)) | {"v"}
+    rows = [{"kind": "held", **held._asdict()}, {"kind": "gap", **gap._asdict()}]
+    assert told == {"v"}.union(*map(app._coverage_document, rows))
+    assert set(named(section(CODEBOOK, "How a connection follows on"))) == set(get_args(Resume))
 
 
 async def test_every_column_of_the_view_for_quick_questions_is_told(tmp_path: Path) -> None:

@@ -79,6 +79,33 @@ async def test_accounts_that_are_there(api: AppView, server: AppViewServer) -> N
     assert [call.query["actors"] for call in server.calls] == [[DID, "did:plc:gone", "did:web:gone.test"]]
 
 
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (None, "deleted"),
+        ({"error": "AccountTakedown", "message": "Account has been suspended"}, "takendown"),
+        ({"error": "AccountDeactivated", "message": "Account is deactivated"}, "deactivated"),
+    ],
+)
+async def test_what_became_of_an_account(
+    api: AppView, server: AppViewServer, answer: dict[str, str] | None, status: str
+) -> None:
+    assert await api.status(DID) == "active"
+    server.profiles.clear()
+    if answer:
+        server.refusals[DID] = answer
+    assert await api.status(DID) == status
+
+
+async def test_an_account_that_is_refused_for_another_reason_counts_as_nothing(
+    api: AppView, server: AppViewServer
+) -> None:
+    server.profiles.clear()
+    server.refusals[DID] = {"error": "InvalidRequest", "message": "Error: actor must be a valid did or a handle"}
+    with pytest.raises(BadInput):
+        await api.status(DID)
+
+
 async def test_nobody_is_asked_about_nothing_and_nothing_is_imported(server: AppViewServer) -> None:
     api = AppView(settings(server))
     assert await api.posts([]) == {}

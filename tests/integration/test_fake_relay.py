@@ -335,11 +335,10 @@ async def test_big_frames_stand_in_the_stream_and_what_lies_behind_too_big_ones_
 
 async def test_bad_frames_come_in_a_row_on_as_many_connections_as_asked() -> None:
     async with playing({"name": "bad_frames_in_a_row", "after": 3, "count": 12, "times": 2}) as (relay, client):
-        for times in (1, 2, 2):
+        for expected in (range(3, 15), range(3, 15), ()):
             async with client.at(0) as socket:
                 got = [await socket.recv() for _ in range(20)]
-            bad = [at for at, data in enumerate(got) if not _is_decodable(data)]
-            assert bad == (list(range(3, 15)) if times != relay.fired["bad_frames_in_a_row"] - 9 and bad else [])
+            assert [at for at, data in enumerate(got) if not _is_decodable(data)] == list(expected)
         await fired(relay, "bad_frames_in_a_row", 2)
 
 
@@ -447,7 +446,7 @@ def test_a_recheck_finds_what_was_lost_and_what_vanished() -> None:
     assert plain["posts"] != rechecked["posts"]
     for uri, post in rechecked["posts"].items():
         did, _, rkey = uri.removeprefix("at://").split("/")
-        assert post["state"] in {world.state(did, rkey), "deleted"}
+        assert post["state"] in {world.state(did, rkey), "deleted"} or post["may_be_gone"]
         assert post["state"] != "deleted" or post == {"state": "deleted", "cid": "", "text": None}
 
 

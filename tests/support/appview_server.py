@@ -58,6 +58,8 @@ class AppViewServer:
         """For the next calls, one each."""
         self.packed = True
         """Whether answers are gzip, where the caller takes it."""
+        self.refusals: dict[str, dict[str, str]] = {}
+        """Why an account cannot be seen, if not because nobody knows it."""
         self.calls: list[Call] = []
         self.most_at_once = 0
         self.at_once = 0
@@ -81,6 +83,11 @@ class AppViewServer:
                 dids = [did for did in query["actors"] if did in self.profiles]
                 profiles = [{"did": did, "handle": "a.test", "displayName": "}\ud800[", "labels": []} for did in dids]
                 return 200, json.dumps({"profiles": profiles}).encode()
+            case "app.bsky.actor.getProfile" if query["actor"][0] in self.profiles:
+                return 200, json.dumps({"did": query["actor"][0], "handle": "a.test"}).encode()
+            case "app.bsky.actor.getProfile":
+                why = self.refusals.get(query["actor"][0], {"error": "InvalidRequest", "message": "Profile not found"})
+                return 400, json.dumps(why).encode()
             case "com.atproto.identity.resolveHandle" if query["handle"][0] in self.handles:
                 return 200, json.dumps({"did": self.handles[query["handle"][0]]}).encode()
             case "com.atproto.identity.resolveHandle":

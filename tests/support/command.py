@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,17 +131,16 @@ def cursor(folder: Path) -> int:
 
 def end_when(process: "subprocess.Popen[str]", condition: Callable[[], Any], what: str) -> Ended:
     """SIGTERM once the condition holds."""
-    until(lambda: (condition() and _is_up(process)) or process.poll() is not None, what)
+    until(lambda: (condition() and is_up(process.pid)) or process.poll() is not None, what)
     process.send_signal(signal.SIGTERM)
     return finish(process)
 
 
-def _is_up(process: "subprocess.Popen[str]") -> bool:
+def is_up(pid: int) -> bool:
     """Whether it handles signals already: it does before it takes the locks."""
-    for fd in Path(f"/proc/{process.pid}/fd").iterdir():
-        try:
-            if fd.readlink().suffix == ".lock":
-                return True
-        except FileNotFoundError:
-            continue
+    with suppress(FileNotFoundError):  # it has ended
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if fd.readlink().suffix == ".lock":
+                    return True
     return False

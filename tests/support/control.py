@@ -4,8 +4,10 @@
     GET  /oracle[?rechecked=1][&cursor=HOST:SEQ]...   what a perfect collector would hold
     POST /knob {"name": ..., ...}       one more misbehaviour, or a list of them
     POST /make {"events": N}            make so many events now
+    POST /forget {"host": N}            the client ended with nothing of this host committed
     GET  /xrpc/app.bsky.feed.getPosts?uris=..&uris=..
     GET  /xrpc/app.bsky.actor.getProfiles?actors=..
+    GET  /xrpc/app.bsky.actor.getProfile?actor=..
     GET  /xrpc/com.atproto.identity.resolveHandle?handle=..
 
 The AppView answers from the world as it is at this moment.
@@ -32,7 +34,7 @@ MOST = 25
 
 
 class Refused(Exception):
-    """The call cannot be answered."""
+    """The call cannot be answered: the message, and the error's name if it has one of its own."""
 
 
 @asynccontextmanager
@@ -45,7 +47,8 @@ async def serve_control(relay: "FakeRelay", port: int = 0) -> AsyncIterator[str]
             try:
                 status, told = "200 OK", answer(relay, method, target, body)
             except (Refused, ValueError, LookupError) as error:
-                status, told = "400 Bad Request", {"error": "InvalidRequest", "message": str(error)}
+                name = error.args[1] if len(error.args) > 1 else "InvalidRequest"
+                status, told = "400 Bad Request", {"error": name, "message": str(error.args[0])}
             data = json.dumps(told).encode()
             head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
             writer.write(head.encode() + b"Connection: close\r\n\r\n" + data)
@@ -81,6 +84,9 @@ def answer(relay: "FakeRelay", method: str, target: str, body: bytes) -> Any:
             for knob in [Knob.read(one) for one in (told if isinstance(told, list) else [told])]:
                 relay.turn(knob)
             return relay.state()
+        case "POST", "/forget":
+            relay.sent.forget(json.loads(body)["host"])
+            return relay.state()
         case "POST", "/make":
             for _ in range(json.loads(body)["events"]):
                 relay.make()
@@ -99,6 +105,14 @@ def appview(world: World, path: str, asked: dict[str, list[str]]) -> Any:
         case "app.bsky.actor.getProfiles":
             found = (account_of(world, actor) for actor in _few(asked, "actors"))
             return {"profiles": [profile(account) for account in found if account and account.status == "active"]}
+        case "app.bsky.actor.getProfile":
+            one = account_of(world, asked["actor"][0])
+            if one is None or one.status == "deleted":
+                raise Refused("Profile not found")
+            if one.status == "active":
+                return profile(one)
+            is_taken_down = one.status in {"takendown", "suspended"}
+            raise Refused("not to be seen", "AccountTakedown" if is_taken_down else "AccountDeactivated")
         case "com.atproto.identity.resolveHandle":
             account = account_of(world, asked["handle"][0])
             if account is None or account.status != "active":

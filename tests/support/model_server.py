@@ -6,6 +6,7 @@ It writes one line a request into --log before it answers, so that calls can be 
 import argparse
 import hashlib
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -84,6 +85,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError | ValueError):  # a client that is killed is no error
+            super().handle_error(request, client_address)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--log", required=True)
@@ -97,7 +104,7 @@ def main() -> None:
     parser.add_argument("--only-plain", action="store_true")
     Handler.options = parser.parse_args()
     Path(Handler.options.log).touch()
-    server = ThreadingHTTPServer(("127.0.0.1", Handler.options.port), Handler)
+    server = Server(("127.0.0.1", Handler.options.port), Handler)
     print(f"http://127.0.0.1:{server.server_address[1]}/v1", flush=True)
     server.serve_forever()
 

@@ -8,7 +8,8 @@
    what lies between was lost.
 3. A connection without a cursor, or with cursor 0, says nothing of that kind when the client has shown a cursor of this
    host before: it has forgotten it on purpose, after it took in what it could use. A client that never showed one has
-   committed nothing, so nothing that was sent before is held.
+   committed nothing, so nothing that was sent before is held. (A cursor that was shown may be one that was never
+   committed: whoever kills a client that has none committed must say so, with `forget`.)
 4. What was sent behind ten bad frames in a row is held only if a later cursor says so, or if the connection is still
    open. What was sent behind a message above all bounds is never held from this connection.
 5. Held is what is held from any host.
@@ -82,6 +83,11 @@ class Sent:
         else:
             for extent in ours:
                 extent.last, extent.sure = extent.last if extent.sure is None else extent.sure, None
+
+    def forget(self, host: int) -> None:
+        """The client was killed before it committed anything of this host, whatever cursor it has shown."""
+        self.shown.discard(host)
+        self.extents = [extent for extent in self.extents if extent.host != host]
 
     def open(self, host: int, numbering: int, first: int) -> Extent:
         """A connection begins to send with event `first`."""
@@ -171,4 +177,8 @@ def _recheck(world: World, posts: dict[str, dict[str, Any]]) -> None:
             did, _, rkey = uri.removeprefix("at://").split("/")
             state = world.state(did, rkey)
             gone = {"state": "deleted", "cid": "", "text": None}
-            told.update(gone if state == "deleted" else {"state": state})
+            if state == "deleted" and world.accounts[did].status not in {"active", "deleted"}:
+                # Nobody can look up a post of an account that is hidden: it may have been told as gone before.
+                told.update({"state": "hidden", "may_be_gone": True})
+            else:
+                told.update(gone if state == "deleted" else {"state": state})

@@ -51,7 +51,7 @@ class Held:
         """What `arrivals` does when a connection is open."""
         self.source.host = host
         self.source._socket = SimpleNamespace(transport=SimpleNamespace(abort=lambda: None))  # type: ignore[assignment]
-        self.source._first, self.source._renumbered = True, False
+        self.source._begin_link()
         self.taken = []
 
     def do(self, kind: Kind, value: Any) -> FrameOutcome | None:
@@ -104,7 +104,7 @@ def moved(kind: Kind, before: Position, after: Position, gaps: list[Gap]) -> Non
     assert after.cursor > 0
     assert before.cursor is None or after.cursor >= before.cursor
     if kind == "too_large" and after.cursor != before.cursor:
-        assert causes(gaps) == ["too_large"]
+        assert set(causes(gaps)) <= {"too_large"}, "the first step tells of it"
 
 
 @always_the_same
@@ -136,24 +136,25 @@ def test_only_the_current_hosts_position_ever_changes(cursors: tuple[int | None,
 
 @always_the_same
 @given(starts, steps)
-def test_no_number_is_taken_in_twice_by_one_connection_and_what_is_taken_in_rises(
+def test_no_number_is_taken_in_twice_by_one_connection(
     cursors: tuple[int | None, int | None], todo: list[Step]
 ) -> None:
     held = Held(cursors, "live")
     for kind, value in todo:
         held.do(kind, value)
-        assert held.taken == sorted(set(held.taken))
+        assert len(held.taken) == len(set(held.taken))
         held.go_on()
 
 
 @always_the_same
 @given(starts, steps)
-def test_a_number_above_the_cursor_is_always_taken_in_and_becomes_the_cursor(
+def test_a_number_above_the_cursor_becomes_the_cursor_and_one_that_is_only_late_is_taken_in(
     cursors: tuple[int | None, int | None], todo: list[Step]
 ) -> None:
     held = Held(cursors, "live")
     for kind, value in todo:
         before, first = held.at.cursor, held.source._first
+        floor, taken = held.source._resumed_after or 0, set(held.taken)
         outcome = held.do(kind, value)
         if kind == "frame" and value is not None:
             if before is None or value > before:
@@ -161,7 +162,8 @@ def test_a_number_above_the_cursor_is_always_taken_in_and_becomes_the_cursor(
             elif first and value < before:
                 assert (outcome, held.at.cursor, held.source._socket) == ("ignored", None, None)
             else:
-                assert (outcome, held.at.cursor) == ("duplicate", before)
+                late = value > floor and value not in taken
+                assert (outcome, held.at.cursor) == (None if late else "duplicate", before)
         held.go_on()
 
 

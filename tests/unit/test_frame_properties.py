@@ -24,7 +24,7 @@ from civicsky.model import (
     cid_text,
     parse_time,
 )
-from civicsky.order import Plan, apply
+from civicsky.order import Plan, Rules, apply
 from civicsky.worker import judge_record
 from unit.recorded import car, cid_of, encode, frame, section, stream
 
@@ -68,7 +68,7 @@ def parts(data: bytes) -> list[tuple[int, int]]:
 
 def taken_in(data: bytes) -> tuple[Plan, Event]:
     """What the service would write for one message: decoded, judged, applied. Nothing is left out by language."""
-    plan = Plan({}, {}, None, 0.0)
+    plan = Plan({}, {}, None, Rules())
     arrival = Arrival(1, "ws://relay", 1, 1, None, data, 1)
     try:
         event = decode(data)

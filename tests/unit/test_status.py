@@ -87,6 +87,7 @@ def test_reasons_come_with_the_most_frequent_first() -> None:
 def test_the_status_is_shown_line_by_line() -> None:
     status = {
         "data_dir": "/data",
+        "journal_bytes": 12_345_678,
         "hosts": [
             {"host": "wss://a", "epoch": 2, "cursor": 17, "event_at": "x", "lag_s": 1234.5},
             {"host": "wss://b", "epoch": 1, "cursor": None, "event_at": None, "lag_s": None},
@@ -103,6 +104,7 @@ def test_the_status_is_shown_line_by_line() -> None:
     }
     assert as_text(status).split("\n") == [
         "data directory   /data",
+        "journal          12.3 MB in use",
         "host             wss://a  epoch 2  cursor 17  lag 1,234.5 s",
         "host             wss://b  epoch 1  cursor None  lag -",
         "balance          post: received 2 = kept 2",

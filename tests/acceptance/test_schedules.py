@@ -1,0 +1,59 @@
+"""Stops, kills and misbehaviour as drawn from seeds: in the end journal, ledger and store equal the oracle."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from civicsky.faults import PLACES
+from support import schedules
+
+FORKED = range(100)
+INSTALLED = range(1000, 1020)
+"""The seeds: each repeats its schedule, with `python tests/support/schedules.py --seeds N:N+1 --folder DIR`."""
+
+
+def run(seeds: range, folder: Path, *options: str) -> list[dict[str, Any]]:
+    """Run them, shared among the processors; what each one did."""
+    jobs = min(4, len(os.sched_getaffinity(0)))
+    drivers = []
+    for job in range(jobs):
+        part = seeds[len(seeds) * job // jobs : len(seeds) * (job + 1) // jobs]
+        command = [sys.executable, schedules.__file__, "--seeds", f"{part.start}:{part.stop}"]
+        command += ["--folder", str(folder / str(job)), *options]
+        drivers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    told = [driver.communicate()[0] for driver in drivers]
+    return [json.loads(line) for out in told for line in out.splitlines()]
+
+
+def check(done: list[dict[str, Any]], seeds: range) -> Counter[str]:
+    """Each ended right, and with a fault that fired; how often each fired."""
+    assert sorted(one["seed"] for one in done) == list(seeds)
+    wrong = {one["seed"]: one["wrong"] for one in done if one["wrong"]}
+    assert not wrong, json.dumps(wrong, indent=1)
+    fired = Counter[str]()
+    for one in done:
+        own = [name for name in one["fired"] if name != "at rest"]
+        assert own, f"no fault fired in seed {one['seed']}"
+        fired.update(own + list(one["acted"]))
+    assert sum(one["posts"] for one in done) > 50 * len(done), "there was something to lose"
+    print(f"{len(done)} schedules, fired:", dict(sorted(fired.items())))
+    return fired
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_doubled_or_wrong_after_any_of_100_schedules(tmp_path: Path) -> None:
+    fired = check(run(FORKED, tmp_path), FORKED)
+    assert {f"{place}:{how}" for place in PLACES for how in ("kill", "term")} <= fired.keys()
+    assert {knob["name"] for knob in schedules.KNOBS} | {"down"} <= fired.keys()
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_doubled_or_wrong_after_20_schedules_of_the_installed_command(tmp_path: Path) -> None:
+    fired = check(run(INSTALLED, tmp_path, "--installed"), INSTALLED)
+    assert any(name.endswith(":kill") for name in fired)
