@@ -42,7 +42,7 @@ from civicsky.task import load_task, prompt_of
 State = Literal["ok", "problem", "unknown"]
 
 DEFAULT_SECONDS: Final = 10.0
-"""Bound of each check. The running service may have to wait for a database that is being read, but never longer."""
+"""Bound of each check. While a database is read, its write-ahead log cannot be cut short."""
 THOROUGH_BYTES: Final = 1_000_000_000
 """Databases up to this size are compared with their indexes, too: that takes seconds a gigabyte, and more."""
 SKEW_SECONDS: Final = 30
@@ -621,7 +621,7 @@ async def _bounded(check: Check, context: Context, seconds: float) -> list[Findi
         what = f"not known after {seconds:g} s"
         if check in NETWORK:
             return [Finding(name, "problem", what, "look at the network, or give it longer with --seconds")]
-        return [Finding(name, "unknown", what, "give it longer with --seconds; a running service may wait for it")]
+        return [Finding(name, "unknown", what, "give it longer with --seconds")]
     except CivicskyError as error:
         what, _, remedy = str(error).partition("; ")
         return [Finding(name, "problem", what, remedy or _REMEDIES.get(check, ""))]
