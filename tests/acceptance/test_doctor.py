@@ -1,5 +1,6 @@
 """`civicsky doctor` names each trouble, which is provoked for real, with a remedy; and nothing where there is none."""
 
+import fcntl
 import gzip
 import hashlib
 import json
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.server import serve
 
 from conftest import Client, Mongod, skip
 from support.appview_server import Trouble, appview_server
@@ -37,6 +39,7 @@ from support.command import (
     start,
     until,
 )
+from support.misbehave import TOO_SLOW
 
 WINDOW: dict[str, Any] = {"source__start": "window", "limits__drain_seconds": 20}
 HOUR = 3_600_000_000
@@ -406,11 +409,21 @@ def test_posts_that_were_not_looked_up_again(folder: Path) -> None:
     assert "`civicsky recheck`" in the_problem(doctor(folder))
 
 
+def test_a_service_that_runs_and_receives_nothing(folder: Path) -> None:
+    past = int(time.time() * 1e6) // HOUR * HOUR - 5 * HOUR
+    change(folder / "journal.db", f"UPDATE count SET hour = {past}", f"UPDATE run SET started = {past}")
+    assert doctor(folder).code == 0, "it does not run"
+    with (folder / "collect.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        line = the_problem(doctor(folder))
+    assert "0 messages in the last hours; look at the service's log" in line
+
+
 # ---- clocks ----------------------------------------------------------------------------------------------------------
 
 
 def test_events_of_the_future(folder: Path) -> None:
-    change(folder / "journal.db", f"UPDATE host SET event_at = {int(time.time() * 1e6) + HOUR}")
+    change(folder / "journal.db", f"UPDATE held SET last_at = {int(time.time() * 1e6) + HOUR}")
     line = the_problem(doctor(folder))
     assert " s in the future" in line
     assert "NTP" in line
@@ -462,6 +475,20 @@ def test_a_relay_that_is_another_kind_of_server(folder: Path, model: tuple[str, 
     with appview_server() as api:
         line = the_problem(doctor(folder, "--relay", address, offline=False, appview__url=api.url))
     assert f"relay {address} cannot be had: HTTP 200" in line
+
+
+@pytest.mark.parametrize(
+    ("message", "says"), [(TOO_SLOW, "sends error ConsumerTooSlow"), (b"hello", "something else than events")]
+)
+def test_a_relay_that_turns_us_away(folder: Path, message: bytes, says: str) -> None:
+    with serve(lambda socket: socket.send(message), "127.0.0.1", 0) as refusing, appview_server() as api:
+        thread = threading.Thread(target=refusing.serve_forever)
+        thread.start()
+        address = f"ws://127.0.0.1:{refusing.socket.getsockname()[1]}"
+        line = the_problem(doctor(folder, "--relay", address, offline=False, appview__url=api.url))
+        refusing.shutdown()
+        thread.join()
+    assert says in line
 
 
 @pytest.mark.parametrize(
