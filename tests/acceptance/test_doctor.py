@@ -251,14 +251,6 @@ def test_a_lock_that_outlived_its_holder(folder: Path) -> None:
     assert f'"pid": {ended.pid}' in line
 
 
-def test_looking_at_a_lock_does_not_keep_the_service_from_starting(folder: Path, relay: str) -> None:
-    looks = subprocess.Popen(["flock", "-s", folder / "collect.lock", "sleep", "0.1"])
-    time.sleep(0.02)
-    ended = run("collect", "--relay", relay, "--data-dir", folder, "--max-minutes", "0.001")
-    looks.wait()
-    assert ended.code == 0, ended.err
-
-
 # ---- the databases ---------------------------------------------------------------------------------------------------
 
 
