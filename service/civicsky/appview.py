@@ -117,6 +117,11 @@ class AppView:
             raise BadInput("appview_answer")
         return did
 
+    @property
+    def date(self) -> str:
+        """The API's clock, as the head of its last answer told it (an HTTP date); empty before the first."""
+        return self._sdk.date if self._sdk else ""
+
     async def close(self) -> None:
         """Release the connection. Not while a call is under way."""
         if self._sdk is not None:
@@ -176,6 +181,7 @@ class _Sdk:
         request.add_additional_header("User-Agent", f"civicsky/{__version__}{contact}")
         request.add_additional_header("Accept-Encoding", "gzip")
         self._client = atproto.AsyncClient(settings.url, request)
+        self.date = ""
 
     async def close(self) -> None:
         await self._client.request.close()
@@ -202,6 +208,7 @@ class _Sdk:
 
         The SDK would read an answer of any size, and would lose the status of one that has an odd body.
         """
+        self.date = response.headers.get("date", "")
         assert isinstance(response.stream, httpx.AsyncByteStream)
         if response.status_code == HTTPStatus.BAD_REQUEST:
             raise _Rejected(await _beginning(response))

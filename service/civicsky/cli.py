@@ -105,6 +105,31 @@ def status(data_dir: DataDir = None, as_json: AsJson = False, config: Config = N
 
 
 @app.command()
+def doctor(
+    relay: Relays = None,
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Leave out what needs the network.")] = False,
+    seconds: Annotated[float, typer.Option("--seconds", help="Bound of each check.", min=0.1)] = 10,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show also what is in order.")] = False,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Find out what is wrong, and what to do about it."""
+    from civicsky.doctor import as_json as for_programs, as_text, examine, healthy  # noqa: PLC0415
+
+    flags = {"source.relays": relay, "data_dir": data_dir, **_label_flags(store, model_url, model)}
+    settings = load(config, flags)
+    log.configure(settings.log)
+    found = asyncio.run(examine(settings, offline=offline, seconds=seconds))
+    print(json.dumps(for_programs(found), indent=2) if as_json else as_text(found, verbose=verbose))
+    if not healthy(found):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
 def rejects(
     data_dir: DataDir = None,
     limit: Annotated[int, typer.Option("--limit", help="Newest ones at most, of each kind.", min=1)] = 50,

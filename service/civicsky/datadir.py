@@ -8,7 +8,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from time import sleep
+from typing import Final, Literal, NamedTuple
 
 from civicsky.errors import Usage
 from civicsky.model import format_time, now_us
@@ -18,6 +19,8 @@ LEDGER: Final = "ledger.db"
 POSTS: Final = "posts.db"
 
 Role = Literal["collect", "label"]
+_TRIES: Final = 4
+_TRY_SECONDS: Final = 0.05
 
 NETWORK: Final = frozenset(
     {
@@ -61,12 +64,17 @@ def existing(folder: Path) -> Path:
 
 
 def _refuse_network(folder: Path) -> None:
-    kind = file_system(folder, os.fsdecode(Path("/proc/self/mountinfo").read_bytes()))
+    kind = kind_of(folder)
     if kind in NETWORK:
         raise Usage(
             f"data directory {folder} is on a network file system ({kind}), where SQLite loses data; "
             "name a folder on a local disk with --data-dir"
         )
+
+
+def kind_of(folder: Path) -> str:
+    """The type of the file system that holds a folder; the folder itself is not touched."""
+    return file_system(folder, os.fsdecode(Path("/proc/self/mountinfo").read_bytes()))
 
 
 def file_system(path: Path, mountinfo: str) -> str:
@@ -92,20 +100,55 @@ def locked(folder: Path, roles: tuple[Role, ...]) -> Iterator[None]:
         for role in roles:
             file = os.open(folder / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             files.append(file)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not _taken(file):
                 holder = os.pread(file, 500, 0).decode(errors="replace").strip() or "another process"
                 raise Usage(
                     f"data directory {folder}: the role {role!r} is held by {holder}; "
                     "stop it, or use another --data-dir"
-                ) from None
+                )
             os.ftruncate(file, 0)
             os.pwrite(file, _holder().encode(), 0)
         yield
     finally:
         for file in files:
             os.close(file)
+
+
+class Holding(NamedTuple):
+    """One role's lock."""
+
+    held: bool
+    holder: str
+    """Who took it last; it stays in the file when the lock is free again."""
+
+
+def holding(folder: Path, role: Role) -> Holding:
+    """Look at a role's lock. Nothing is changed, though it is shared for a moment, for which `locked` is prepared."""
+    try:
+        file = os.open(folder / f"{role}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Holding(False, "")
+    try:
+        holder = os.pread(file, 500, 0).decode(errors="replace").strip()
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Holding(True, holder)
+        return Holding(False, holder)
+    finally:
+        os.close(file)
+
+
+def _taken(file: int) -> bool:
+    """Take a lock; not at once given up, since somebody may only be looking at it."""
+    for _try in range(_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            sleep(_TRY_SECONDS)
+        else:
+            return True
+    return False
 
 
 def _holder() -> str:

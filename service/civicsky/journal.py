@@ -489,6 +489,20 @@ class JournalReader:
         found = await self._db.rows("SELECT unit, outcome, reason, sum(n) FROM count GROUP BY unit, outcome, reason")
         return Counter({(unit, outcome, reason): n for unit, outcome, reason, n in found})
 
+    async def hours(self, since: int) -> dict[int, Counter[tuple[str, str]]]:
+        """The counts of each hour since then, by (unit, outcome); an hour is named by its beginning."""
+        found: dict[int, Counter[tuple[str, str]]] = {}
+        for hour, unit, outcome, n in await self._db.rows(
+            "SELECT hour, unit, outcome, sum(n) FROM count WHERE hour >= ? GROUP BY hour, unit, outcome", (since,)
+        ):
+            found.setdefault(hour, Counter())[unit, outcome] = n
+        return found
+
+    async def quarantine(self) -> tuple[int, int]:
+        """How many frames and records are put aside, and their bytes."""
+        ((n, size),) = await self._db.rows("SELECT count(*), coalesce(sum(length(bytes)), 0) FROM quarantine")
+        return int(n), int(size)
+
     async def runs(self) -> list[dict[str, Any]]:
         """What ran: version, filter version, settings (secrets masked) and their hash."""
         columns = ("started", "version", "filter_version", "settings", "settings_hash")

@@ -69,8 +69,16 @@ class Slot:
 
     async def probe(self) -> None:
         """Ask the server who it is. Raises `Transient` when it cannot be reached, `Refused` when it refuses the key."""
+        await self.models()
+
+    async def models(self) -> set[str]:
+        """The names of the models that the server says it has; none when it does not list them. Errors as above."""
         with suppress(BadInput):  # not every server lists its models, nor for every key
-            await self._call("GET", "/models", None)
+            answer = await self._call("GET", "/models", None)
+            listed = answer.get("data") if isinstance(answer, dict) else None
+            if isinstance(listed, list):
+                return {_name(item.get("id")) for item in listed if isinstance(item, dict)} - {""}
+        return set()
 
     async def ask(self, fields: dict[str, Any]) -> Answer:
         """Label one post by its fields (see `record.extract`). Raises `Transient`, `Refused` or `BadInput`."""

@@ -126,6 +126,11 @@ def event(name: EventName, /, *, stage: str = "", **values: Any) -> None:
     getattr(structlog.get_logger(), level)(name, **values)
 
 
+def harmless(text: str) -> str:
+    """A text of the far side as it may be shown: bounded, and nothing in it moves the cursor or hides."""
+    return _UNSAFE.sub("?", text[:_MAX_CHARS])
+
+
 def _harmless(_logger: Any, _method: str, values: Any) -> Any:
     """No control or direction-changing character of the far side's words reaches a terminal; no value is endless."""
     return {key: _clean(value, _MAX_DEPTH) for key, value in values.items()}
@@ -135,7 +140,7 @@ def _clean(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        return _UNSAFE.sub("?", value[:_MAX_CHARS])
+        return harmless(value)
     if isinstance(value, dict | list | tuple) and not depth:
         return "..."
     if isinstance(value, dict):

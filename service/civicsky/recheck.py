@@ -82,6 +82,11 @@ class Rechecks:
         ((n,),) = await self._db.rows("SELECT count(*) FROM recheck")
         return int(n)
 
+    async def oldest(self) -> int | None:
+        """When the oldest round that nobody but the stream asked for became due; None when there is none."""
+        ((at,),) = await self._db.rows("SELECT min(at) FROM recheck WHERE why <> 'asked'")
+        return None if at is None else int(at)
+
     async def next_page(self, asked_before: int, limit: int = PAGE) -> tuple[int, list[Checked]] | None:
         """The next posts of the oldest round that was asked for before then; rounds that are done are taken away."""
         while found := await self._db.rows(

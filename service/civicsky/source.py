@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from math import inf
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
@@ -24,6 +24,7 @@ from websockets.exceptions import (
 from websockets.frames import CloseCode
 
 from civicsky import faults, log
+from civicsky.errors import Transient
 from civicsky.metrics import Metrics
 from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Position, now_us
 from civicsky.settings import Source as SourceSettings
@@ -36,6 +37,37 @@ REMEMBERED: Final = 4096
 """Numbers of one connection that are remembered: some 10 s of the whole network."""
 HIGHER_BOUND: Final = 4
 """Times `max_frame_bytes`, for one attempt."""
+
+
+class Reached(NamedTuple):
+    """What a relay said when its stream was opened for a moment."""
+
+    first: bytes | str | None
+    """Its first message, if one came in time: a quiet relay is not a dead one."""
+    date: str
+    """Its clock, as the handshake told it (an HTTP date); empty when it did not."""
+
+
+async def reach(relay: str, settings: SourceSettings, listen_seconds: float) -> Reached:
+    """Open a relay's stream live, and close it again. Raises `Transient`, which says why it cannot be had."""
+    first = None
+    try:
+        async with connect(
+            relay + PATH,
+            open_timeout=settings.connect_seconds,
+            close_timeout=1,
+            ping_interval=None,
+            compression=None,
+            max_size=settings.max_frame_bytes,
+            max_queue=1,
+            user_agent_header="civicsky",
+        ) as socket:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(listen_seconds):
+                    first = await socket.recv()
+            return Reached(first, socket.response.headers.get("Date", "") if socket.response else "")
+    except (OSError, TimeoutError, WebSocketException) as error:
+        raise Transient(f"relay {relay} cannot be had: {_why(error)}") from error
 
 
 class Source:

@@ -86,6 +86,10 @@ class Database:
                 await rows(self._connection, "PRAGMA wal_checkpoint(TRUNCATE)")
                 await self._connection.execute(_BUSY_TIMEOUT)
 
+    async def interrupt(self) -> None:
+        """Have the statement that is under way fail."""
+        await self._connection.interrupt()
+
     async def close(self) -> None:
         """Release the file."""
         await self._connection.close()
@@ -128,6 +132,25 @@ async def open_reader(path: Path, schema: Schema) -> Database:
             await connection.close()
             raise
         return Database(connection, path)
+
+
+@asynccontextmanager
+async def reading(path: Path, schema: Schema) -> AsyncIterator[Database]:
+    """A reader for a while; when its user is cancelled, the query under way is given up. Errors as in `open_reader`."""
+    database = await open_reader(path, schema)
+    try:
+        yield database
+    except asyncio.CancelledError:
+        await database.interrupt()
+        raise
+    finally:
+        await database.close()
+
+
+async def defects(database: Database, *, thorough: bool) -> list[str]:
+    """What SQLite finds wrong with a file, a few at most; `thorough` compares the indexes with their tables, too."""
+    found = await database.rows(f"PRAGMA {'integrity_check' if thorough else 'quick_check'}(3)")
+    return [str(text) for (text,) in found if text != "ok"]
 
 
 async def rows(connection: Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:

@@ -253,6 +253,15 @@ class MongoStore:
             raise self._translated(error) from None
         return {}
 
+    async def check(self) -> None:
+        """Find out whether we may write, by a change of nothing. Errors as for `Store.put`."""
+        from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+        try:
+            await self._connect()["posts"].update_one({"_id": {"$in": []}}, {"$set": {"v": 0}})
+        except PyMongoError as error:
+            raise self._translated(error) from None
+
     async def documents(self, collection: Collection) -> AsyncIterator[Document]:
         """See `Store.documents`."""
         from pymongo.errors import PyMongoError  # noqa: PLC0415

@@ -15,7 +15,7 @@ from docs.pages import ROOT, named, page, quoted, rows, section
 
 OPERATIONS = "docs/operations.md"
 IN_EVERY_COMMAND = {"--help"}
-NO_SETTINGS = {"--json", "--drain", "--limit"}
+NO_SETTINGS = {"--json", "--drain", "--limit", "--offline", "--seconds", "--verbose"}
 
 
 def commands(group: typer.core.TyperGroup, name: str = "civicsky") -> dict[str, set[str]]:

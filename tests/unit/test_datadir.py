@@ -1,15 +1,17 @@
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from civicsky.datadir import NETWORK, Role, existing, file_system, locked, prepare
+from civicsky.datadir import NETWORK, Role, existing, file_system, holding, locked, prepare
 from civicsky.errors import Usage
 
 # Lines of /proc/self/mountinfo as they stand on a workstation, a cluster node and in a container.
@@ -191,6 +193,7 @@ def test_a_folder_without_a_journal_is_not_a_data_directory(tmp_path: Path) -> N
 
 HOLD = """
 import sys
+import threading
 from pathlib import Path
 from civicsky.datadir import locked
 with locked(Path(sys.argv[1]), tuple(sys.argv[2:])):
@@ -277,3 +280,19 @@ def test_a_holder_with_a_shorter_name_leaves_nothing_of_the_former_one(tmp_path:
     (tmp_path / "collect.lock").write_text("x" * 400)
     with locked(tmp_path, ("collect",)):
         assert json.loads((tmp_path / "collect.lock").read_text())["pid"] == os.getpid()
+
+
+def test_who_only_looks_at_a_lock_keeps_nobody_from_taking_it(tmp_path: Path) -> None:
+    with locked(tmp_path, ("label",)):
+        assert holding(tmp_path, "label").held
+        assert f'"pid": {os.getpid()}' in holding(tmp_path, "label").holder
+    left = holding(tmp_path, "label")
+    assert (left.held, f'"pid": {os.getpid()}' in left.holder) == (False, True)
+    assert holding(tmp_path, "collect") == (False, "")
+    with (tmp_path / "label.lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        done = threading.Timer(0.08, fcntl.flock, (looking, fcntl.LOCK_UN))
+        done.start()
+        with locked(tmp_path, ("label",)):
+            assert holding(tmp_path, "label").held
+        done.join()
