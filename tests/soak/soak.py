@@ -143,8 +143,14 @@ class Soak:
         """Let the relay misbehave, and wait until it has."""
         count = get(self.control + "/state")["fired"].get(name, 0)
         after = 0 if name in {"big_frame", "too_big_frame", "renumber"} else 5
-        post(self.control + "/knob", [{"name": name, "host": self.host, "after": after, **KNOBS[name]}])
-        until(lambda: get(self.control + "/state")["fired"].get(name, 0) > count, name)
+        deadline = time.monotonic() + PATIENCE
+        while get(self.control + "/state")["fired"].get(name, 0) == count:
+            # The service may change hosts meanwhile: then the other one misbehaves.
+            host = self.host
+            if name not in get(self.control + "/state")["plans"][host]:
+                post(self.control + "/knob", [{"name": name, "host": host, "after": after, **KNOBS[name]}])
+            assert time.monotonic() < deadline, f"waited in vain for: {name}"
+            time.sleep(0.2)
 
     def kill(self) -> None:
         """As `kill -9`."""
@@ -197,7 +203,7 @@ class Soak:
         found |= {"mongod_killed": self.kill_mongod, "model_killed": self.kill_model}
         if ending:
             found |= {"killed": self.kill, "terminated": self.term}
-            found |= {place: lambda place=place: self.crash(place) for place in PLACES}  # type: ignore[misc]
+            found |= {place: lambda place=place: self.crash(place) for place in PLACES}
             if os.path.ismount(self.data):
                 found["disk_full"] = self.fill_disk
         return found
@@ -293,10 +299,8 @@ def run(soak: Soak, minutes: float) -> float:
         time.sleep(soak.lot.uniform(0.5, 3))  # so that faults fall on every state; nothing depends on it
         if int(elapsed()) > said:
             said = int(elapsed())
-            print(
-                f"minute {said}: {sum(soak.fired.values())} faults, last {name}, {soak.resident() / 1e6:.0f} MB",
-                flush=True,
-            )
+            memory = soak.resident() / 1e6
+            print(f"minute {said}: {sum(soak.fired.values())} faults, last {name}, {memory:.0f} MB", flush=True)
     at_end = Memory().take(soak, 20)
     print(f"memory of all processes: {at_5 / 1e6:.1f} MB at minute {early:g}, {at_end / 1e6:.1f} MB at the end")
     return at_end / at_5
@@ -332,8 +336,8 @@ def main() -> int:
             share = run(soak, told.minutes)
             wrong = converge(soak)
             state = get(soak.control + "/state")
-            crashes = dict(query(soak.data / "journal.db",
-                "SELECT reason, sum(n) FROM count WHERE outcome = 'quarantined' AND unit = 'post' GROUP BY 1"))  # fmt: skip
+            sql = "SELECT reason, sum(n) FROM count WHERE outcome = 'quarantined' AND unit = 'post' GROUP BY 1"
+            crashes = dict(query(soak.data / "journal.db", sql))
             soak.fired["worker_crashed"] = crashes.get("worker_crashed", 0)
             soak.fired["worker_hung"] = crashes.get("worker_timeout", 0)
             posts = query(soak.data / "journal.db", "SELECT count(*) FROM post")[0][0]
@@ -342,12 +346,14 @@ def main() -> int:
             wrong += [f"{name} fired {n} times only" for name, n in soak.fired.items() if n < TIMES]
             wrong += [f"{name} never fired" for name in soak.kinds(ending=True) if not soak.fired[name]]
             wrong += [f"memory grew to {share:.2f} of minute 5's"] if share > 1.10 else []
+        except AssertionError as error:
+            wrong = [str(error)]
         finally:
             soak.close()
+            if (folder / "data").is_dir():  # a disk of its own will be gone
+                shutil.copytree(folder / "data", folder / "kept", dirs_exist_ok=True)
             if told.folder is None:
                 print(f"log: {folder / 'log'}")
-            if wrong:  # the disk of its own will be gone
-                shutil.copytree(soak.data, folder / "kept")
     if wrong:
         print(f"{len(wrong)} WRONG, the first:", *wrong[:20], sep="\n  ")
         return 1

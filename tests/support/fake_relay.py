@@ -148,6 +148,7 @@ class FakeRelay:
         return {
             "fired": dict(self.fired),
             "waiting": [knob.name for host in self.hosts for knob in host.plan],
+            "plans": [[knob.name for knob in host.plan] for host in self.hosts],
             "head": self.world.head,
             "quiet": self.is_quiet,
             "head_seq": [host.numbering.seq(self.world.head) for host in self.hosts],
