@@ -1,5 +1,5 @@
 # Every target does all of its own set-up.
-.PHONY: demo test check fuzz format lock
+.PHONY: demo test check fuzz soak format lock
 
 SECONDS ?= 600
 
@@ -31,3 +31,10 @@ format:
 lock:
 	@tools/setup.sh test
 	tools/lock.sh
+
+# Hours of faults in three quarters of one: the soak, then 500 schedules, and 100 of the installed command.
+MINUTES ?= 22
+soak:
+	@tools/setup.sh test
+	.venv/bin/python tests/soak/soak.py --minutes $(MINUTES)
+	SCHEDULES=500 INSTALLED=100 .venv/bin/pytest -s --timeout 7200 tests/acceptance/test_schedules.py

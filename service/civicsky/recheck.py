@@ -167,7 +167,12 @@ async def look_up(appview: AppViewShape, page: Sequence[Checked], control: Seque
     missing = [post for post in page if post.uri not in there]
     authors = sorted({post.did for post in missing})
     present = await appview.accounts(authors) if authors else set()
-    gone = [post for post in missing if post.did in present]
+    if gone := [post for post in missing if post.did in present]:
+        # An account may have come back between two questions: a post is gone when its author was there before and
+        # after, and it was not.
+        there |= await appview.posts([post.uri for post in gone])
+        still = await appview.accounts(sorted({post.did for post in gone}))
+        gone = [post for post in gone if post.uri not in there and post.did in still]
     if not there and len({post.did for post in gone}) >= DOUBTFUL and not await appview.posts(control):
         raise BadInput(ALL_GONE)
     accounts = {post.did: "active" for post in page if post.uri in there and post.state == "hidden"}
