@@ -22,7 +22,7 @@ def gap(from_at: int | None, until_at: int | None, cause: Any = "not_replayed", 
 
 
 def kinds(found: list[Stretch]) -> list[tuple[int, int, str]]:
-    return [tuple(stretch) for stretch in found]
+    return [(one.begin, one.end, one.kind) for one in found]
 
 
 # ---- the stream's time -----------------------------------------------------------------------------------------------
@@ -68,10 +68,19 @@ def test_one_microsecond_beyond_the_tolerance_of_a_busy_stream_is_a_gap() -> Non
 
 
 def test_a_silence_counts_as_a_gap_from_as_many_events_on_as_would_have_come() -> None:
-    before = held(0, 1_000_000_000, frames=100)  # one in ten seconds
-    clear = CLEAR * 10_000_000
+    before = held(0, 1_000_000_000, frames=100 + FEW)  # one in ten seconds; the medians hide some
+    clear = (CLEAR + FEW) * 10_000_000
     assert resume_of(5, before, before.last_at + clear - 1, TOLERANCE, replayed=False) == "unverified"
     assert resume_of(5, before, before.last_at + clear, TOLERANCE, replayed=False) == "gap"
+
+
+@pytest.mark.parametrize("n", range(2, 40))
+def test_few_events_of_a_slow_stream_are_no_measure_for_a_silence_not_much_longer(n: int) -> None:
+    """Ten events read at once, a hundred seconds apart: the medians of their ends are next to each other."""
+    times = [at * 100_000_000 for at in range(n)]
+    before = held(clock(times), clock(times, last=True), frames=n)
+    later = [times[-1] + 1_000_000_000 + at for at in times]
+    assert resume_of(5, before, clock(later), TOLERANCE, replayed=False) == "unverified"
 
 
 def test_after_a_single_moment_nobody_can_tell() -> None:
@@ -189,7 +198,7 @@ def test_all_that_was_held_is_held_and_only_that_and_proved_resumes(rows: list[H
         end = ends.get((row.host, row.epoch))
         if end is not None and row.resume in {"replayed", "in_time"}:
             sure |= set(range(end, row.first_at))
-        ends[row.host, row.epoch] = max(end or 0, row.last_at)
+        ends[row.host, row.epoch] = max(end or 0, row.first_at, row.last_at)
     assert {at for one in found.stretches if one.kind == "held" for at in range(one.begin, one.end)} == sure
     known = {gap.cause for gap in gaps} | {"held", "unverified", "not_collected"}
     assert {one.kind for one in found.stretches} <= known
