@@ -1,9 +1,9 @@
 """A relay that a test leads by the hand, frame by frame, and what the service makes of it, seen from outside."""
 
 import json
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
-from websockets.protocol import Event
+from websockets.protocol import Event, State
 from websockets.sync.server import ServerConnection, serve
 
 from support.command import query
@@ -31,15 +31,17 @@ class Led:
         self.pings = 0
         self.seq = 0
         self.ended = threading.Event()
-        self._out: queue.Queue[bytes | str | None] = queue.Queue()
+        self._out: deque[bytes | str | None] = deque()
+        self._news = threading.Event()
 
     def send(self, *messages: bytes | str) -> None:
-        for message in messages:
-            self._out.put(message)
+        self._out += messages
+        self._news.set()
 
     def hang_up(self) -> None:
         """End the connection once all was sent."""
-        self._out.put(None)
+        self._out.append(None)
+        self._news.set()
 
     def next(self) -> int:
         """The next sequence number."""
@@ -72,11 +74,15 @@ class Led:
         self.asked.append(connection.request.path.partition("?")[2])
         with suppress(ConnectionClosed):
             while not self.ended.is_set() and number == len(self.asked) - 1:
-                with suppress(queue.Empty):
-                    message = self._out.get(timeout=0.05)
+                self._news.wait(0.05)
+                self._news.clear()
+                while self._out and connection.protocol.state is State.OPEN:
+                    message = self._out[0]
+                    if message is not None:
+                        connection.send(message)
+                    self._out.popleft()
                     if message is None:
                         return
-                    connection.send(message)
 
 
 @contextmanager
