@@ -35,7 +35,9 @@ def resume_of(
     if jump <= tolerance_us:
         return "in_time"
     lasted = before.last_at - before.first_at
-    return "gap" if lasted > 0 and before.frames * jump >= CLEAR * lasted else "unverified"
+    # The medians make what was held too short by some events, and the jump too long.
+    is_clear = lasted > 0 and (before.frames - FEW) * jump >= (CLEAR + FEW) * lasted
+    return "gap" if is_clear else "unverified"
 
 
 class Stretch(NamedTuple):
@@ -97,7 +99,7 @@ def _joined(held: Sequence[Held]) -> tuple[list[tuple[int, int]], list[tuple[int
                 sure.append((end, row.first_at))
             elif row.resume == "unverified":
                 unsure.append((end, row.first_at))
-        ends[name] = max(end or 0, row.last_at)
+        ends[name] = max(end or 0, row.first_at, row.last_at)
     return sure, unsure
 
 

@@ -389,8 +389,11 @@ class Journal:
         new = [f for f in done if f.event.seq is not None and f.outcome not in {"duplicate", "ignored"}]
         times = [frame.event.time for frame in new]
         for gap in gaps:
-            earlier = [f.event.time for f in done if f.arrival.n < gap.n and f.event.time]
-            await _insert_gap(db, gap._replace(from_at=earlier[-1] if earlier else before.event_at))
+            earlier = [frame.event.time for frame in new if frame.arrival.n < gap.n]
+            row = await _held_before(db, gap.host, gap.epoch)
+            last_at = row.last_at if row else before.event_at  # a gap begins where what is held ends
+            from_at = coverage.clock(earlier, last=True) if earlier else last_at
+            await _insert_gap(db, gap._replace(from_at=from_at))
         if not new:
             return None
         resume = None if self._held_id else await self._begin_held(db, new[0], coverage.clock(times), gaps)

@@ -1,12 +1,16 @@
 """The log: structlog, JSON lines on standard error unless that is a terminal.
 
-Every event's name is one of `EVENTS`. Never a post's text, never a secret, nothing per event above debug.
+Every event's name is one of `EVENTS`. Never a post's text, never a secret, nothing per event above debug. A far side
+that makes us say the same again and again cannot fill the disk: see `log.burst`.
 """
 
 import logging
 import re
 import sys
+from collections import Counter
 from itertools import islice
+from math import inf
+from time import monotonic
 from typing import Any, Final, Literal, get_args
 
 import structlog
@@ -97,6 +101,7 @@ _UNSAFE: Final = re.compile(
 _MAX_CHARS: Final = 500
 _MAX_ITEMS: Final = 20
 _MAX_DEPTH: Final = 3
+_MINUTE: Final = 60.0
 
 
 def configure(settings: Log) -> None:
@@ -107,6 +112,7 @@ def configure(settings: Log) -> None:
     )
     structlog.configure(
         processors=[
+            _Limit(settings.burst),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _harmless,
@@ -129,6 +135,27 @@ def event(name: EventName, /, *, stage: str = "", **values: Any) -> None:
 def harmless(text: str) -> str:
     """A text of the far side as it may be shown: bounded, and nothing in it moves the cursor or hides."""
     return _UNSAFE.sub("?", text[:_MAX_CHARS])
+
+
+class _Limit:
+    """Leaves out an event's lines beyond so many in a minute; the next one that is written says how many."""
+
+    def __init__(self, burst: int) -> None:
+        self._burst = burst
+        self._began: dict[str, float] = {}
+        self._lines, self._left_out = Counter[str](), Counter[str]()
+
+    def __call__(self, _logger: Any, _method: str, values: Any) -> Any:
+        """Let a line through, or not."""
+        name, now = values["event"], monotonic()
+        if now - self._began.get(name, -inf) >= _MINUTE:
+            self._began[name], self._lines[name] = now, 0
+        if self._lines[name] >= self._burst:
+            self._left_out[name] += 1
+            raise structlog.DropEvent
+        self._lines[name] += 1
+        left_out = self._left_out.pop(name, 0)
+        return {**values, "suppressed": left_out} if left_out else values
 
 
 def _harmless(_logger: Any, _method: str, values: Any) -> Any:

@@ -254,6 +254,9 @@ class Log(Group):
     """auto: JSON lines unless standard error is a terminal."""
     minute_seconds: float = Field(60, gt=0)
     """Seconds between the regular lines on the state of things."""
+    burst: int = Field(60, ge=1)
+    """Lines of one event in a minute at most; what is left out is counted in the next one's `suppressed`. One a second
+    can be read, and 5 MB a day for each event can be kept, whatever a relay sends."""
 
 
 class Limits(Group):

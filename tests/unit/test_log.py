@@ -6,6 +6,7 @@ from typing import Any, get_args
 import pytest
 import structlog
 
+from civicsky import log
 from civicsky.log import EVENTS, EventName, configure, event
 from civicsky.settings import Log
 
@@ -88,6 +89,41 @@ def test_the_console_format_is_for_people(capsys: pytest.CaptureFixture[str]) ->
     assert "no answer" in err
     with pytest.raises(ValueError, match="Expecting value"):
         json.loads(err)
+
+
+# ---- floods ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_event_that_comes_again_and_again_is_left_out_and_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(log, "monotonic", lambda: now[0])
+    configure(Log(format="json", burst=3))
+    for n in range(5000):
+        event("source_info", n=n)
+    event("source_down")
+    lines = written(capsys)
+    assert [(line["event"], line.get("n")) for line in lines] == [
+        ("source_info", 0), ("source_info", 1), ("source_info", 2), ("source_down", None)
+    ]  # fmt: skip
+    now[0] += 59.9
+    event("source_info")
+    assert written(capsys) == []
+    now[0] += 0.1
+    event("source_info")
+    event("source_info")
+    event("source_down")
+    assert [line.get("suppressed") for line in written(capsys)] == [4998, None, None]
+
+
+def test_lines_below_the_chosen_level_use_up_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Log(format="json", burst=1, level="warning"))
+    for _ in range(10):
+        event("source_up")
+    event("source_info")
+    (line,) = written(capsys)
+    assert (line["event"], "suppressed" in line) == ("source_info", False)
 
 
 # ---- hostile words ---------------------------------------------------------------------------------------------------
