@@ -41,7 +41,7 @@ SETTINGS = {
     "source__start": "window", "source__backoff_seconds": 0.1, "source__backoff_max_seconds": 1,
     "source__liveness_seconds": 3, "source__connect_seconds": 3, "source__failover_attempts": 3,
     "source__prefer_seconds": 20, "source__max_frame_bytes": 6_000_000, "worker__processes": 2,
-    "worker__job_seconds": 2, "journal__gap_seconds": 1, "label__slots": 8,
+    "worker__job_seconds": 1, "journal__gap_seconds": 0.2, "label__slots": 8,
     "label__pause_seconds": 0.2, "label__pause_max_seconds": 1,
     "store__timeout_seconds": 2, "store__retry_max_seconds": 1, "store__mongo_database": "soak",
     "appview__per_second": 1000, "appview__recheck_after_seconds": 1, "limits__drain_seconds": 30,
@@ -81,7 +81,8 @@ class Soak:
         self.model_url = self.start_model()
         self.relay = subprocess.Popen(
             [sys.executable, fake_relay.__file__, "--seed", str(seed), "--rate", str(rate), "--events", str(events),
-             "--hosts", "2", "--behind", "14400", "--crash-mark", CRASH, "--hang-mark", HANG, "--hostile", "0.01",
+             "--hosts", "2", "--behind", "14400", "--crash-mark", CRASH, "--hang-mark", HANG, "--hostile", "0.004",
+             "--window", "60000",
              "--mode", self.lot.choice(["inclusive", "exclusive"])],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -343,6 +344,8 @@ def main() -> int:
             posts = query(soak.data / "journal.db", "SELECT count(*) FROM post")[0][0]
             print(f"{state['head']:,} events, {posts:,} posts, {soak.starts} starts, faults:")
             print(json.dumps(dict(sorted(soak.fired.items())), indent=1))
+            for line in wrong[:3]:
+                print(line, *get(soak.control + "/story", uri=line.split(" ")[1]), sep="\n  ")
             wrong += [f"{name} fired {n} times only" for name, n in soak.fired.items() if n < TIMES]
             wrong += [f"{name} never fired" for name in soak.kinds(ending=True) if not soak.fired[name]]
             wrong += [f"memory grew to {share:.2f} of minute 5's"] if share > 1.10 else []

@@ -2,6 +2,7 @@
 
     GET  /state                         what happened so far
     GET  /oracle[?rechecked=1][&cursor=HOST:SEQ]...   what a perfect collector would hold
+    GET  /story?uri=..                  what happened to a post, and which of it counts as held
     POST /knob {"name": ..., ...}       one more misbehaviour, or a list of them
     POST /make {"events": N}            make so many events now
     POST /forget {"host": N}            the client ended with nothing of this host committed
@@ -24,6 +25,7 @@ import cbor2
 
 from support.frames import POSTS, cid_text, rfc3339
 from support.misbehave import Knob
+from support.oracle import story
 from support.world import Account, World
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ def answer(relay: "FakeRelay", method: str, target: str, body: bytes) -> Any:
         case "GET", "/oracle":
             cursors = {int(host): int(seq) for host, _, seq in (one.partition(":") for one in asked.get("cursor", []))}
             return relay.oracle(rechecked="rechecked" in asked, cursors=cursors)
+        case "GET", "/story":
+            return story(relay.world, relay.sent, asked["uri"][0])
         case "POST", "/knob":
             told = json.loads(body)
             for knob in [Knob.read(one) for one in (told if isinstance(told, list) else [told])]:

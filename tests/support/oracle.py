@@ -104,6 +104,18 @@ class Sent:
         return found
 
 
+def story(world: World, sent: Sent, uri: str) -> list[dict[str, Any]]:
+    """All that happened to a post and its account, and whether each event is held: to find out why something differs."""
+    did, _, rkey = uri.removeprefix("at://").split("/")
+    held = sent.held(world.head)
+    return [
+        {"n": event.n, "at": event.at, "kind": event.kind, "status": event.status, "rev": event.rev,
+         "ops": [op.action for op in event.ops if op.rkey == rkey], "held": held[event.n]}
+        for event in world
+        if event.did == did and (event.status or event.outcome == "sync" or any(op.rkey == rkey for op in event.ops))
+    ]  # fmt: skip
+
+
 def oracle(world: World, sent: Sent, *, rechecked: bool = False) -> dict[str, Any]:
     """What a perfect collector holds: posts ever kept by URI, and counts of distinct events and operations.
 

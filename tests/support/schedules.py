@@ -25,7 +25,9 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])
 
-from civicsky import app, faults, worker
+import atproto  # type: ignore[import-untyped]  # noqa: F401  (loaded once, for every life that asks the public API)
+
+from civicsky import app, faults, filter as filters, worker
 from civicsky.cli import run_command
 from civicsky.model import PostOp, Verdict
 from civicsky.settings import Filter, Worker
@@ -293,6 +295,7 @@ def main() -> int:
     told = parser.parse_args()
     first, _, end = told.seeds.partition(":")
     told.folder.mkdir(parents=True, exist_ok=True)
+    filters.load()
     model = subprocess.Popen(
         [sys.executable, MODEL, "--log", str(told.folder / "model.log")], stdout=subprocess.PIPE, text=True
     )
