@@ -108,9 +108,8 @@ def coverage_text(found: dict[str, Any]) -> str:
     """For people."""
     if found["from"] is None:
         return "nothing was held yet"
-    lines = [
-        f"held             {_percent(found['share_held'])} of the time from {found['from']} to {found['to']} (times of the events)"
-    ]
+    share = _percent(found["share_held"])
+    lines = [f"held             {share} of the time from {found['from']} to {found['to']} (times of the events)"]
     if found["strip"]:
         lines.append(f"                 {found['strip']}")
     lines += [f"{kind:16} {seconds:,.1f} s" for kind, seconds in found["seconds"].items()]
