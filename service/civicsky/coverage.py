@@ -60,7 +60,7 @@ class Coverage(NamedTuple):
     stretches: list[Stretch]
     """In order, without overlap and without a hole."""
     hosts: list[dict[str, Any]]
-    """By host and epoch: first_at, last_at, frames, connections, seconds."""
+    """By host and epoch: first_at, last_at, frames, connections, seconds_held, share_held."""
     gaps: list[Gap]
     """Every gap that was noted, also those whose time was held by another host or read again."""
 
@@ -133,14 +133,23 @@ def _hole(begin: int, end: int, unsure: Sequence[tuple[int, int]], gaps: Sequenc
 
 
 def _by_host(held: Sequence[Held]) -> list[dict[str, Any]]:
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    grouped: dict[tuple[str, int], list[Held]] = {}
     for row in held:
-        own = found.setdefault(
-            (row.host, row.epoch),
-            {"host": row.host, "epoch": row.epoch, "first_at": row.first_at, "last_at": row.last_at, "frames": 0,
-             "connections": 0},
-        )  # fmt: skip
-        own["first_at"], own["last_at"] = min(own["first_at"], row.first_at), max(own["last_at"], row.last_at)
-        own["frames"] += row.frames
-        own["connections"] += 1
-    return list(found.values())
+        grouped.setdefault((row.host, row.epoch), []).append(row)
+    found = []
+    for (host, epoch), own in grouped.items():
+        first, last = min(row.first_at for row in own), max(row.last_at for row in own)
+        seconds = sum(end - begin for begin, end in _union(_joined(own)[0])) / 1e6
+        found.append(
+            {
+                "host": host,
+                "epoch": epoch,
+                "first_at": first,
+                "last_at": last,
+                "frames": sum(row.frames for row in own),
+                "connections": len(own),
+                "seconds_held": seconds,
+                "share_held": seconds / ((last - first) / 1e6) if last > first else None,
+            }
+        )
+    return found

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, Literal, NamedTuple, get_args
 
-from civicsky import __version__, datadir, journal, ledger, log, store
+from civicsky import __version__, datadir, journal, ledger, log, store, tables
 from civicsky.appview import AppView
 from civicsky.coverage import cover
 from civicsky.decode import decode
@@ -92,7 +92,7 @@ class Context:
     @asynccontextmanager
     async def journal(self) -> AsyncIterator[JournalReader]:
         """The journal, for a while."""
-        async with reading(self.folder / datadir.JOURNAL, journal.SCHEMA) as database:
+        async with reading(self.folder / datadir.JOURNAL, tables.SCHEMA) as database:
             yield JournalReader(database)
 
     @asynccontextmanager
@@ -232,7 +232,7 @@ def _gone(holder: str) -> bool:
 
 
 async def _journal_file(context: Context) -> list[Finding]:
-    return await _database(context.folder / datadir.JOURNAL, journal.SCHEMA)
+    return await _database(context.folder / datadir.JOURNAL, tables.SCHEMA)
 
 
 async def _ledger_file(context: Context) -> list[Finding]:
@@ -355,7 +355,7 @@ async def _labelling(context: Context) -> list[Finding]:
 
 async def _rechecks(context: Context) -> list[Finding]:
     settings = context.settings.appview
-    async with reading(context.folder / datadir.JOURNAL, journal.SCHEMA) as database:
+    async with reading(context.folder / datadir.JOURNAL, tables.SCHEMA) as database:
         waiting, oldest = await Rechecks(database).waiting(), await Rechecks(database).oldest()
     late = oldest is not None and oldest < now_us() - _DAY_US - int(settings.recheck_after_seconds * 1e6)
     since = f", the oldest since {format_time(oldest)}" if oldest else ""

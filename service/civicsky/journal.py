@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from civicsky import coverage, order
+from civicsky import order
+from civicsky.holding import GAP_COLUMNS, HELD_COLUMNS, Holding
 from civicsky.model import (
     POSTS,
     Batch,
@@ -23,80 +24,15 @@ from civicsky.model import (
     Key,
     Position,
     PostRow,
-    Resume,
     Verdict,
     now_us,
 )
 from civicsky.settings import Journal as JournalSettings
-from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer, rows, rows_by_key
+from civicsky.sqlite import Connection, Database, open_reader, open_writer, rows, rows_by_key
+from civicsky.tables import SCHEMA, add_counts, ask_recheck_of, change_posts, delete_posts
 
-_HOUR: Final = 3_600_000_000
-_DAY: Final = 24 * _HOUR
+_DAY: Final = 24 * 3_600_000_000
 
-SCHEMA: Final = Schema(
-    0x63737931,  # "csy1"
-    (
-        """
-CREATE TABLE host (name TEXT PRIMARY KEY, epoch INTEGER NOT NULL, cursor INTEGER, event_at INTEGER) WITHOUT ROWID;
-CREATE TABLE post (
-  id INTEGER PRIMARY KEY, rkey TEXT NOT NULL, did TEXT NOT NULL, rev TEXT, idx INTEGER NOT NULL, cid TEXT NOT NULL,
-  state TEXT NOT NULL, host TEXT NOT NULL, event_at INTEGER NOT NULL, received_at INTEGER NOT NULL,
-  p_kept REAL NOT NULL DEFAULT 1, record BLOB, fields TEXT, UNIQUE (rkey, did));
-CREATE INDEX post_by_author ON post (did);
-CREATE TABLE change (
-  n INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, did TEXT NOT NULL, rkey TEXT NOT NULL, rev TEXT NOT NULL,
-  at INTEGER NOT NULL);
-CREATE TABLE account (did TEXT PRIMARY KEY, status TEXT NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE reject (
-  rkey TEXT NOT NULL, did TEXT NOT NULL, rev TEXT NOT NULL, idx INTEGER NOT NULL, reason TEXT NOT NULL,
-  at INTEGER NOT NULL, record BLOB, PRIMARY KEY (rkey, did)) WITHOUT ROWID;
-CREATE INDEX reject_sampled ON reject (did) WHERE record IS NOT NULL;
-CREATE INDEX reject_by_time ON reject (at);
-CREATE TABLE count (
-  hour INTEGER NOT NULL, unit TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT NOT NULL, n INTEGER NOT NULL,
-  PRIMARY KEY (hour, unit, outcome, reason)) WITHOUT ROWID;
-CREATE TABLE held (
-  id INTEGER PRIMARY KEY, host TEXT NOT NULL, epoch INTEGER NOT NULL, resumed_after INTEGER, proved INTEGER NOT NULL,
-  first_seq INTEGER, last_seq INTEGER, first_at INTEGER, last_at INTEGER, frames INTEGER NOT NULL);
-CREATE TABLE gap (
-  id INTEGER PRIMARY KEY, host TEXT NOT NULL, epoch INTEGER NOT NULL, cause TEXT NOT NULL, after_seq INTEGER,
-  at INTEGER NOT NULL);
-CREATE TABLE quarantine (
-  id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, host TEXT NOT NULL, epoch INTEGER NOT NULL, after_seq INTEGER,
-  reason TEXT NOT NULL, bytes BLOB NOT NULL, at INTEGER NOT NULL, did TEXT NOT NULL, rkey TEXT NOT NULL);
-CREATE INDEX quarantine_by_author ON quarantine (did);
-CREATE TABLE run (
-  id INTEGER PRIMARY KEY, started INTEGER NOT NULL, version TEXT NOT NULL, filter_version TEXT NOT NULL,
-  settings TEXT NOT NULL, settings_hash TEXT NOT NULL);
-""",
-        """
-ALTER TABLE held ADD COLUMN resume TEXT NOT NULL DEFAULT 'unverified';
-UPDATE held SET resume = CASE WHEN proved THEN 'replayed' WHEN resumed_after IS NULL THEN 'first' ELSE resume END;
-ALTER TABLE held DROP COLUMN proved;
-DELETE FROM held WHERE first_at IS NULL;
-CREATE INDEX held_by_host ON held (host, epoch);
-ALTER TABLE gap ADD COLUMN from_at INTEGER;
-ALTER TABLE gap ADD COLUMN until_seq INTEGER;
-ALTER TABLE gap ADD COLUMN until_at INTEGER;
-ALTER TABLE quarantine DROP COLUMN rkey;
-DELETE FROM quarantine WHERE id NOT IN (SELECT min(id) FROM quarantine GROUP BY sha256, host, epoch, after_seq);
-CREATE UNIQUE INDEX quarantine_once ON quarantine (sha256, host, epoch, after_seq);
-UPDATE change SET kind = CASE (SELECT status FROM account WHERE account.did = change.did)
-  WHEN 'active' THEN 'show' WHEN 'deleted' THEN 'remove' ELSE 'hide' END WHERE kind = 'account';
-CREATE INDEX post_gone ON post (received_at) WHERE state = 'deleted';
-CREATE TABLE erased (name TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE recheck (
-  id INTEGER PRIMARY KEY, why TEXT NOT NULL, name TEXT NOT NULL, at INTEGER NOT NULL, before_id INTEGER NOT NULL,
-  down_to INTEGER NOT NULL DEFAULT 0);
-CREATE UNIQUE INDEX recheck_once ON recheck (name) WHERE why = 'sync';
-CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-INSERT INTO secret VALUES ('shed', randomblob(32));
-""",
-    ),
-)
-
-_HELD_COLUMNS: Final = "host, epoch, resume, first_seq, last_seq, first_at, last_at, frames"
-_GAP_COLUMNS: Final = "host, epoch, cause, after_seq, at, from_at, until_seq, until_at"
 ROOMY: Final = 0.9
 """Share of the disk bound below which all is as before."""
 BEYOND: Final = 1.25
@@ -113,8 +49,7 @@ class Journal:
 
     def __init__(self, database: Database, settings: JournalSettings) -> None:
         self._db, self._settings = database, settings
-        self._link = self._held_id = 0
-        self._replayed = False
+        self._holding = Holding(settings.gap_seconds)
         self._erased: frozenset[str] = frozenset()
         self._others_wrote = -1
         self._pruned_to = 0
@@ -217,7 +152,7 @@ class Journal:
             plan.cursor = before.cursor if before.epoch == last.arrival.epoch else None
             done, reached = await self._apply(db, plan, batch, iter(verdicts), kept_limit)
             await self._flush(db, plan)
-            resume = await self._hold(db, done, batch.gaps, before)
+            resume = await self._holding.note(db, done, batch.gaps, before)
             position = await self._move(db, plan, last, done, before)
             if reached:
                 posts = sum(len(frame.event.posts) for frame in done if frame.outcome == "commit")
@@ -380,62 +315,6 @@ class Journal:
         )
         return position
 
-    async def _hold(self, db: Connection, done: list[Frame], gaps: Sequence[Gap], before: Position) -> Resume | None:
-        """Write down what is being held, one row for each connection; says how a new one follows on the last."""
-        first = done[0].arrival
-        if self._link != first.link:
-            self._link, self._held_id, self._replayed = first.link, 0, False
-        self._replayed |= any(f.outcome == "duplicate" and f.event.seq == first.resumed_after for f in done)
-        new = [f for f in done if f.event.seq is not None and f.outcome not in {"duplicate", "ignored"}]
-        times = [frame.event.time for frame in new]
-        for gap in gaps:
-            earlier = [frame.event.time for frame in new if frame.arrival.n < gap.n]
-            row = await _held_before(db, gap.host, gap.epoch)
-            last_at = row.last_at if row else before.event_at  # a gap begins where what is held ends
-            from_at = coverage.clock(earlier, last=True) if earlier else last_at
-            await _insert_gap(db, gap._replace(from_at=from_at))
-        if not new:
-            return None
-        resume = None if self._held_id else await self._begin_held(db, new[0], coverage.clock(times), gaps)
-        seqs = [frame.event.seq or 0 for frame in new]
-        await db.execute(
-            "UPDATE held SET last_seq = max(last_seq, ?), last_at = ?, frames = frames + ? WHERE id = ?",
-            (max(seqs), coverage.clock(times, last=True), len(new), self._held_id),
-        )
-        for frame in new:
-            if frame.outcome == "sync":
-                await ask_recheck_of(db, frame.event.did)
-        return resume
-
-    async def _begin_held(self, db: Connection, frame: Frame, first_at: int, gaps: Sequence[Gap]) -> Resume:
-        arrival, seq = frame.arrival, frame.event.seq
-        before = await _held_before(db, arrival.host, arrival.epoch)
-        tolerance = int(self._settings.gap_seconds * 1e6)
-        resume = coverage.resume_of(arrival.resumed_after, before, first_at, tolerance, replayed=self._replayed)
-        # A gap that was noted behind this frame ends at a later one.
-        later = [gap.at for gap in gaps if gap.n >= arrival.n]
-        ended = await rows(
-            db,
-            "UPDATE gap SET until_seq = ?, until_at = ? WHERE host = ? AND until_at IS NULL AND at < ? "
-            "RETURNING from_at",
-            (seq, first_at, arrival.host, min(later, default=now_us() + 1)),
-        )
-        if ended and before is not None:
-            resume = "gap"
-        elif resume == "gap" and before is not None:
-            noted = Gap(arrival.host, arrival.epoch, "not_replayed", arrival.resumed_after, now_us())
-            await _insert_gap(db, noted._replace(from_at=before.last_at, until_seq=seq, until_at=first_at))
-            ended = [(before.last_at,)]
-        if any(from_at is not None and from_at < first_at for (from_at,) in ended):
-            await ask_recheck(db, "gap", now_us())
-        cursor = await db.execute(
-            "INSERT INTO held (host, epoch, resumed_after, resume, first_seq, last_seq, first_at, last_at, frames) "
-            "VALUES (?,?,?,?,?,?,?,?,0)",
-            (arrival.host, arrival.epoch, arrival.resumed_after, resume, seq, seq, first_at, first_at),
-        )
-        self._held_id = cursor.lastrowid or 0
-        return resume
-
 
 class JournalReader:
     """Reads what the collecting half wrote, while it writes or when it does not run."""
@@ -513,11 +392,11 @@ class JournalReader:
 
     async def held(self) -> list[Held]:
         """What was held, one row for each connection, in order."""
-        return [Held(*row) for row in await self._db.rows(f"SELECT {_HELD_COLUMNS} FROM held ORDER BY id")]
+        return [Held(*row) for row in await self._db.rows(f"SELECT {HELD_COLUMNS} FROM held ORDER BY id")]
 
     async def gaps(self) -> list[Gap]:
         """What is known to be missing, in the order in which it was noted."""
-        return [Gap(*row) for row in await self._db.rows(f"SELECT {_GAP_COLUMNS} FROM gap ORDER BY id")]
+        return [Gap(*row) for row in await self._db.rows(f"SELECT {GAP_COLUMNS} FROM gap ORDER BY id")]
 
     async def size(self) -> int:
         """Bytes in use: not the file's size, which has free pages."""
@@ -548,86 +427,6 @@ class JournalReader:
 
 def _named(columns: Sequence[str], found: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in found]
-
-
-async def add_counts(db: Connection, counts: Counter[tuple[str, str, str]]) -> None:
-    """Add to the present hour's counts, by (unit, outcome, reason)."""
-    hour = now_us() // _HOUR * _HOUR
-    await db.executemany(
-        "INSERT INTO count VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
-        [(hour, *name, n) for name, n in counts.items() if n],
-    )
-
-
-async def change_posts(db: Connection, did: str, status: str) -> None:
-    """What an account's new status does to its posts, and to everything else that holds their text."""
-    if status == "deleted":
-        await db.execute(
-            "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL, received_at = ? "
-            "WHERE did = ? AND state <> 'deleted'",
-            (now_us(), did),
-        )
-        await db.execute("UPDATE reject SET record = NULL WHERE did = ? AND record IS NOT NULL", (did,))
-        await db.execute("DELETE FROM quarantine WHERE did = ?", (did,))
-    else:
-        state = "live" if status == "active" else "hidden"
-        await db.execute("UPDATE post SET state = ? WHERE did = ? AND state <> 'deleted'", (state, did))
-
-
-async def delete_posts(db: Connection, posts: Sequence[tuple[str, str, str]], at: int) -> None:
-    """Delete posts, given as (rkey, did, rev), for another reason than an operation of the stream."""
-    for rkey, did, rev in posts:
-        await db.execute(
-            "UPDATE post SET state = 'deleted', cid = '', record = NULL, fields = NULL, received_at = ? "
-            "WHERE rkey = ? AND did = ?",
-            (at, rkey, did),
-        )
-        await db.execute("DELETE FROM reject WHERE rkey = ? AND did = ?", (rkey, did))
-        await db.execute("DELETE FROM quarantine WHERE did = ?", (did,))
-        await db.execute(
-            "INSERT INTO change (kind, did, rkey, rev, at) VALUES ('delete',?,?,?,?)", (did, rkey, rev, at)
-        )
-
-
-async def _insert_gap(db: Connection, gap: Gap) -> None:
-    await db.execute(f"INSERT INTO gap ({_GAP_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", gap[:8])
-
-
-async def ask_recheck(db: Connection, why: str, at: int) -> None:
-    """Have all posts that are there now looked up again, some time after `at`; see `recheck.py`."""
-    # The oldest round goes on below where it is; the new one takes what lies above, also of rounds in between.
-    oldest = await rows(db, "SELECT id, before_id FROM recheck WHERE name = '' ORDER BY id LIMIT 1")
-    number, down_to = oldest[0] if oldest else (0, 0)
-    await db.execute("DELETE FROM recheck WHERE name = '' AND id > ?", (number,))
-    await db.execute(
-        "INSERT INTO recheck (why, name, at, before_id, down_to) "
-        "SELECT ?, '', ?, coalesce(max(id), 0) + 1, ? FROM post",
-        (why, at, down_to),
-    )
-
-
-async def ask_recheck_of(db: Connection, did: str) -> None:
-    """Have an account's posts looked up again, after some time; one round an account is enough."""
-    await db.execute(
-        "INSERT INTO recheck (why, name, at, before_id) SELECT 'sync', did, ?2, max(id) + 1 FROM post "
-        "WHERE did = ?1 AND state <> 'deleted' GROUP BY did "
-        "ON CONFLICT (name) WHERE why = 'sync' DO UPDATE SET at = excluded.at, before_id = excluded.before_id",
-        (did, now_us()),
-    )
-
-
-async def _held_before(db: Connection, host: str, epoch: int) -> Held | None:
-    """What was held of this epoch before, as if it had been one connection: its end, and its rate."""
-    found = await rows(
-        db, f"SELECT {_HELD_COLUMNS} FROM held WHERE host = ? AND epoch = ? ORDER BY id DESC LIMIT 1", (host, epoch)
-    )
-    if not found:
-        return None
-    ((frames, lasted),) = await rows(
-        db, "SELECT sum(frames), sum(max(0, last_at - first_at)) FROM held WHERE host = ? AND epoch = ?", (host, epoch)
-    )
-    last = Held(*found[0])
-    return last._replace(first_at=last.last_at - lasted, frames=frames)
 
 
 async def _live_bytes(db: Connection | Database) -> int:

@@ -10,12 +10,12 @@ from typing import Final, NamedTuple, Protocol
 
 from civicsky import log
 from civicsky.errors import BadInput, Refused, Transient
-from civicsky.journal import add_counts, ask_recheck, ask_recheck_of, change_posts, delete_posts
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
 from civicsky.model import now_us, post_uri
 from civicsky.order import CHANGES
 from civicsky.sqlite import Database, rows
+from civicsky.tables import add_counts, ask_recheck, ask_recheck_of, change_posts, delete_posts
 
 PAGE: Final = 25
 """Posts in one call: as many as the API takes."""

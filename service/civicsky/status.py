@@ -108,7 +108,7 @@ def coverage_text(found: dict[str, Any]) -> str:
     """For people."""
     if found["from"] is None:
         return "nothing was held yet"
-    share = "-" if found["share_held"] is None else f"{found['share_held']:.4%}"
+    share = _percent(found["share_held"])
     lines = [f"held             {share} of the time from {found['from']} to {found['to']} (times of the events)"]
     if found["strip"]:
         lines.append(f"                 {found['strip']}")
@@ -116,7 +116,8 @@ def coverage_text(found: dict[str, Any]) -> str:
     for host in found["hosts"]:
         lines.append(
             f"host             {host['host']}  epoch {host['epoch']}  {host['first_at']} to {host['last_at']}  "
-            f"{host['frames']:,} frames, {host['connections']:,} connections"
+            f"{host['frames']:,} frames, {host['connections']:,} connections, "
+            f"{_percent(host['share_held'])} held"
         )
     for gap in found["gaps"]:
         if gap["seconds"] is None:
@@ -125,6 +126,10 @@ def coverage_text(found: dict[str, Any]) -> str:
             missing = f"{gap['seconds']:,.1f} s" if gap["seconds"] else "read again from the host's window"
         lines.append(f"gap              {gap['host']}  after {gap['after_seq']}: {gap['cause']}, {missing}")
     return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.4%}"
 
 
 _COLUMNS: Final = 72
