@@ -105,7 +105,7 @@ class Sent:
 
 
 def story(world: World, sent: Sent, uri: str) -> list[dict[str, Any]]:
-    """All that happened to a post and its account, and whether each event is held: to find out why something differs."""
+    """All that happened to a post and its account, and whether each event is held: to see why something differs."""
     did, _, rkey = uri.removeprefix("at://").split("/")
     held = sent.held(world.head)
     return [
