@@ -1,5 +1,5 @@
 # Every target does all of its own set-up.
-.PHONY: demo test check fuzz soak format lock
+.PHONY: demo test check fuzz soak mutants format lock
 
 SECONDS ?= 600
 
@@ -38,3 +38,7 @@ soak:
 	@tools/setup.sh test
 	.venv/bin/python tests/soak/soak.py --minutes $(MINUTES)
 	SCHEDULES=500 INSTALLED=100 .venv/bin/pytest -s --timeout 7200 tests/acceptance/test_schedules.py
+
+mutants:
+	@tools/setup.sh test
+	.venv/bin/python tests/mutants/run.py $(ARGS)
