@@ -15,7 +15,7 @@ from civicsky import datadir
 from civicsky.app import ledger_reader, open_labelling
 from civicsky.appview import AppView
 from civicsky.decode import decode
-from civicsky.errors import BadInput, Refused, Transient, Usage
+from civicsky.errors import BadInput, Failed, Refused, Transient, Usage
 from civicsky.journal import Journal, JournalReader
 from civicsky.ledger import Ledger
 from civicsky.lifecycle import Stop, happened
@@ -145,6 +145,11 @@ async def recheck(settings: Settings, names: Sequence[str], show: Callable[[int]
             with datadir.locked(folder, ("collect",)):
                 metrics = _Shown(show)
                 await look_up_again(rechecks, appview, metrics, Stop(), delay_seconds=0, endless=False)
+        except BadInput:
+            raise Failed(
+                "the public API says that all posts are gone, though their authors are there; "
+                "that is not believed, and nothing was changed: try again later"
+            ) from None
         except Usage as busy:
             if "is held by" not in str(busy):
                 raise

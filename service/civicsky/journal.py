@@ -98,6 +98,8 @@ _HELD_COLUMNS: Final = "host, epoch, resume, first_seq, last_seq, first_at, last
 _GAP_COLUMNS: Final = "host, epoch, cause, after_seq, at, from_at, until_seq, until_at"
 ROOMY: Final = 0.9
 """Share of the disk bound below which all is as before."""
+RECHECK_PAGE: Final = 25
+"""Posts that are looked up in one call: as many as the public API takes."""
 BEYOND: Final = 1.25
 """Times the disk bound at which even shedding is not enough."""
 
@@ -576,10 +578,18 @@ async def _insert_gap(db: Connection, gap: Gap) -> None:
 
 async def ask_recheck(db: Connection, why: str, at: int) -> None:
     """Have all posts that are there now looked up again, some time after `at`; see `recheck.py`."""
-    # The oldest round goes on below where it is; the new one takes what lies above, also of rounds in between.
+    # The oldest round goes on below where it is, down to the end; the new one takes what lies above, also of rounds in
+    # between, and once more the page whose answer may be on its way.
     oldest = await rows(db, "SELECT id, before_id FROM recheck WHERE name = '' ORDER BY id LIMIT 1")
-    number, down_to = oldest[0] if oldest else (0, 0)
+    number, before_id = oldest[0] if oldest else (0, 0)
+    await db.execute("UPDATE recheck SET down_to = 0 WHERE id = ?", (number,))
     await db.execute("DELETE FROM recheck WHERE name = '' AND id > ?", (number,))
+    ((down_to,),) = await rows(
+        db,
+        "SELECT coalesce(min(id), 0) FROM "
+        "(SELECT id FROM post WHERE id < ? AND state <> 'deleted' ORDER BY id DESC LIMIT ?)",
+        (before_id, RECHECK_PAGE),
+    )
     await db.execute(
         "INSERT INTO recheck (why, name, at, before_id, down_to) "
         "SELECT ?, '', ?, coalesce(max(id), 0) + 1, ? FROM post",

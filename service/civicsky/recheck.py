@@ -10,15 +10,13 @@ from typing import Final, NamedTuple, Protocol
 
 from civicsky import log
 from civicsky.errors import BadInput, Refused, Transient
-from civicsky.journal import add_counts, ask_recheck, change_posts, delete_posts
+from civicsky.journal import RECHECK_PAGE, add_counts, ask_recheck, change_posts, delete_posts
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
 from civicsky.model import now_us, post_uri
 from civicsky.order import CHANGES
 from civicsky.sqlite import Database, rows
 
-PAGE: Final = 25
-"""Posts in one call: as many as the API takes."""
 PAUSE_SECONDS: Final = 5.0
 ALL_GONE: Final = "all_gone"
 DOUBTFUL: Final = 5
@@ -82,7 +80,7 @@ class Rechecks:
         ((n,),) = await self._db.rows("SELECT count(*) FROM recheck")
         return int(n)
 
-    async def next_page(self, asked_before: int, limit: int = PAGE) -> tuple[int, list[Checked]] | None:
+    async def next_page(self, asked_before: int, limit: int = RECHECK_PAGE) -> tuple[int, list[Checked]] | None:
         """The next posts of the oldest round that was asked for before then; rounds that are done are taken away."""
         while found := await self._db.rows(
             "SELECT id, name, before_id, down_to FROM recheck WHERE at <= ? ORDER BY id LIMIT 1", (asked_before,)
@@ -115,7 +113,12 @@ class Rechecks:
                     gone.append((post.rkey, post.did, post.rev))
             await delete_posts(db, gone, now)
             for did, status in found.accounts.items():
-                await db.execute("INSERT OR REPLACE INTO account VALUES (?,?,?)", (did, status, now))
+                # The API may lag: whatever the stream still says of the account wins, unless it is gone for good.
+                await db.execute(
+                    "INSERT INTO account VALUES (?,?,?) ON CONFLICT DO UPDATE SET status = excluded.status, "
+                    "at = max(at, excluded.at)",
+                    (did, status, now if status == "deleted" else 0),
+                )
                 await change_posts(db, did, status)
                 await db.execute(
                     "INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,'','',?)",
@@ -173,7 +176,7 @@ async def recheck(
     """
     pause, alone = PAUSE_SECONDS, 0
     while not stop.requested.is_set():
-        next_page = await rechecks.next_page(now_us() - int(delay_seconds * 1e6), 1 if alone else PAGE)
+        next_page = await rechecks.next_page(now_us() - int(delay_seconds * 1e6), 1 if alone else RECHECK_PAGE)
         if next_page is None:
             if not endless:
                 return
@@ -185,7 +188,7 @@ async def recheck(
         except (Transient, BadInput, Refused) as error:
             if isinstance(error, BadInput) and error.reason != ALL_GONE:
                 if len(page) > 1:
-                    alone = PAGE  # one of them spoils it for the others: each by itself
+                    alone = RECHECK_PAGE  # one of them spoils it for the others: each by itself
                     continue
                 found = Found([], {}, doubtful=1)
             else:
