@@ -15,10 +15,8 @@ from civicsky.metrics import Metrics
 from civicsky.model import now_us, post_uri
 from civicsky.order import CHANGES
 from civicsky.sqlite import Database, rows
-from civicsky.tables import add_counts, ask_recheck, ask_recheck_of, change_posts, delete_posts
+from civicsky.tables import RECHECK_PAGE, add_counts, ask_recheck, ask_recheck_of, change_posts, delete_posts
 
-PAGE: Final = 25
-"""Posts in one call: as many as the API takes."""
 PAUSE_SECONDS: Final = 5.0
 ALL_GONE: Final = "all_gone"
 DOUBTFUL: Final = 5
@@ -87,7 +85,7 @@ class Rechecks:
         ((at,),) = await self._db.rows("SELECT min(at) FROM recheck WHERE why <> 'asked'")
         return None if at is None else int(at)
 
-    async def next_page(self, asked_before: int, limit: int = PAGE) -> tuple[int, list[Checked]] | None:
+    async def next_page(self, asked_before: int, limit: int = RECHECK_PAGE) -> tuple[int, list[Checked]] | None:
         """The next posts of the oldest round that was asked for before then; rounds that are done are taken away."""
         while found := await self._db.rows(
             "SELECT id, name, before_id, down_to FROM recheck WHERE at <= ? ORDER BY id LIMIT 1", (asked_before,)
@@ -119,10 +117,13 @@ class Rechecks:
                 if same:
                     gone.append((post.rkey, post.did, post.rev))
             await delete_posts(db, gone, now)
-            # What the stream has yet to tell of these accounts is newer, also when it lags behind the API.
-            ((at,),) = await rows(db, "SELECT coalesce(max(event_at), ?) FROM host", (now,))
             for did, status in found.accounts.items():
-                await db.execute("INSERT OR REPLACE INTO account VALUES (?,?,?)", (did, status, at))
+                # The API may lag: whatever the stream still says of the account wins, unless it is gone for good.
+                await db.execute(
+                    "INSERT INTO account VALUES (?,?,?) ON CONFLICT DO UPDATE SET status = excluded.status, "
+                    "at = max(at, excluded.at)",
+                    (did, status, now if status == "deleted" else 0),
+                )
                 await change_posts(db, did, status)
                 if status == "active":
                     await ask_recheck_of(db, did)
@@ -141,9 +142,9 @@ class Rechecks:
         """AT-URIs of other posts, to see whether the API knows anything at all."""
         mine = {post.id for post in page}
         found = await self._db.rows(
-            f"SELECT id, did, rkey FROM post WHERE state = 'live' ORDER BY id DESC LIMIT {2 * PAGE}"
+            f"SELECT id, did, rkey FROM post WHERE state = 'live' ORDER BY id DESC LIMIT {2 * RECHECK_PAGE}"
         )
-        return [post_uri(did, rkey) for number, did, rkey in found if number not in mine][:PAGE]
+        return [post_uri(did, rkey) for number, did, rkey in found if number not in mine][:RECHECK_PAGE]
 
     async def ask(self, names: Sequence[str]) -> None:
         """Ask for a round over the posts of each DID or AT-URI, at once; over all posts when there is none."""
@@ -196,7 +197,7 @@ async def recheck(
     """
     pause, alone = PAUSE_SECONDS, 0
     while not stop.requested.is_set():
-        next_page = await rechecks.next_page(now_us() - int(delay_seconds * 1e6), 1 if alone else PAGE)
+        next_page = await rechecks.next_page(now_us() - int(delay_seconds * 1e6), 1 if alone else RECHECK_PAGE)
         if next_page is None:
             if not endless:
                 return
@@ -208,7 +209,7 @@ async def recheck(
         except (Transient, BadInput, Refused) as error:
             if isinstance(error, BadInput) and error.reason != ALL_GONE:
                 if len(page) > 1:
-                    alone = PAGE  # one of them spoils it for the others: each by itself
+                    alone = RECHECK_PAGE  # one of them spoils it for the others: each by itself
                     continue
                 found = Found([], {}, doubtful=1)
             else:

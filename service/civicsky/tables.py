@@ -12,6 +12,8 @@ from civicsky.model import now_us
 from civicsky.sqlite import Connection, Schema, rows
 
 _HOUR: Final = 3_600_000_000
+RECHECK_PAGE: Final = 25
+"""Posts that are looked up in one call: as many as the public API takes."""
 
 SCHEMA: Final = Schema(
     0x63737931,  # "csy1"
@@ -117,10 +119,18 @@ async def delete_posts(db: Connection, posts: Sequence[tuple[str, str, str]], at
 
 async def ask_recheck(db: Connection, why: str, at: int) -> None:
     """Have all posts that are there now looked up again, some time after `at`; see `recheck.py`."""
-    # The oldest round goes on below where it is; the new one takes what lies above, also of rounds in between.
+    # The oldest round goes on below where it is, down to the end; the new one takes what lies above, also of rounds in
+    # between, and once more the page whose answer may be on its way.
     oldest = await rows(db, "SELECT id, before_id FROM recheck WHERE name = '' ORDER BY id LIMIT 1")
-    number, down_to = oldest[0] if oldest else (0, 0)
+    number, before_id = oldest[0] if oldest else (0, 0)
+    await db.execute("UPDATE recheck SET down_to = 0 WHERE id = ?", (number,))
     await db.execute("DELETE FROM recheck WHERE name = '' AND id > ?", (number,))
+    ((down_to,),) = await rows(
+        db,
+        "SELECT coalesce(min(id), 0) FROM "
+        "(SELECT id FROM post WHERE id < ? AND state <> 'deleted' ORDER BY id DESC LIMIT ?)",
+        (before_id, RECHECK_PAGE),
+    )
     await db.execute(
         "INSERT INTO recheck (why, name, at, before_id, down_to) "
         "SELECT ?, '', ?, coalesce(max(id), 0) + 1, ? FROM post",

@@ -131,7 +131,8 @@ def main() -> int:
                 code, out = (0, "") if why else test(home, mutant)
                 killed = is_killed(code, out)
                 seconds = time.monotonic() - began
-                said = f"killed by {mutant.killed_by}" if killed else f"ALIVE {why or out[-1500:]}"
+                test_name = re.search(r"^FAILED (\S+)", out, re.MULTILINE)
+                said = f"killed by {test_name and test_name[1]}" if killed else f"ALIVE {why or out[-1500:]}"
                 print(f"{mutant.guarantee:3} {mutant.name:40} {seconds:4.0f} s  {said}", flush=True)
                 alive += [] if killed else [mutant.name]
     finally:
