@@ -172,7 +172,7 @@ def test_what_is_erased_leaves_mongodb(
     relay: Led, model: tuple[str, Path], mongod: Mongod, mongo_database: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
-    mongo = {"store__mongo_uri": mongod.uri, "store__mongo_database": mongo_database}
+    mongo: dict[str, Any] = {"store__mongo_uri": mongod.uri, "store__mongo_database": mongo_database}
     two_posts_and_another(relay)
     process = service(folder, relay, model, **mongo)
     end_when(process, lambda: cursor(folder) == 3 and all_told(folder), "all to be labelled and stored")
@@ -190,7 +190,10 @@ def test_a_store_that_is_away_is_said_and_told_later(relay: Led, tmp_path: Path,
     folder = tmp_path / "data"
     two_posts_and_another(relay)
     end_when(service(folder, relay, model), lambda: cursor(folder) == 3 and all_told(folder), "all to be stored")
-    away = {"store__mongo_uri": "mongodb://127.0.0.1:1/?directConnection=true", "store__timeout_seconds": 0.2}
+    away: dict[str, Any] = {
+        "store__mongo_uri": "mongodb://127.0.0.1:1/?directConnection=true",
+        "store__timeout_seconds": 0.2,
+    }
     ended = run("erase", A, "--data-dir", folder, **away)
     assert ended.code == 1
     assert "2 posts erased; the store follows: MongoDB at 127.0.0.1:1/civicsky cannot be reached" in ended.out
