@@ -185,7 +185,11 @@ def failed(
             print(json.dumps(asyncio.run(amend.failed_shown(settings.data_dir, name)), indent=2))
         return
     rows = asyncio.run(amend.failed(settings.data_dir))
-    print("\n".join(map(json.dumps, rows)) if as_json else amend.as_text(rows))
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        print(amend.as_text(rows))
 
 
 @app.command()
