@@ -42,8 +42,9 @@ async def test_a_gap_that_nobody_tells_of_shows_in_the_jump_of_time(tmp_path: Pa
     assert told["lost"] > 50
     compare(tmp_path, told)
     assert query(tmp_path / "journal.db", HELD) == [(1, "first"), (1, "gap")]
-    ((epoch, cause, after_seq, until_seq, from_at, until_at),) = query(tmp_path / "journal.db", GAPS)
-    assert (epoch, cause, after_seq) == (1, "not_replayed", before)
+    gaps = query(tmp_path / "journal.db", GAPS)
+    assert [gap[:3] for gap in gaps] == [(1, "not_replayed", before)]
+    ((_, _, _, until_seq, from_at, until_at),) = gaps
     assert relay.hosts[0].numbering.upto(until_seq) >= after.n
     assert last.at - 100_000 < from_at <= last.at
     assert after.at <= until_at < after.at + 100_000
