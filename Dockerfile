@@ -19,7 +19,7 @@ RUN groupadd --gid 10001 civicsky \
     && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin civicsky \
     && install -d -o 10001 -g 10001 -m 0700 /data
 COPY --from=build /opt/civicsky /opt/civicsky
-ENV PATH=/opt/civicsky/bin:$PATH PYTHONDONTWRITEBYTECODE=1 CIVICSKY_DATA_DIR=/data
+ENV PATH=/opt/civicsky/bin:$PATH PYTHONDONTWRITEBYTECODE=1 MALLOC_ARENA_MAX=2 CIVICSKY_DATA_DIR=/data
 USER 10001:10001
 WORKDIR /data
 VOLUME /data

@@ -86,6 +86,7 @@ def test_a_model_that_is_killed_and_comes_back_costs_no_post(tmp_path: Path) -> 
             until(lambda: labelled(folder) >= done, "some labels")  # noqa: B023
             model.kill()
             collected = cursors(folder, [relay])
+            post(control + "/make", {"events": 50})
             until(lambda: cursors(folder, [relay]) != collected, "collecting to go on without the model")  # noqa: B023
             model.start()
         until(lambda: is_there(folder, control, relay), "the end of the stream")

@@ -104,7 +104,7 @@ def test_a_deleted_authors_frame_cannot_be_tried_again(relay: Led, tmp_path: Pat
     relay.delete(FIRST, did=A)
     collect(tmp_path, relay, 2, fault=f"worker.record:{CRASH}")
     assert listed(tmp_path) == []
-    assert retried(tmp_path) == "frame: 0 tried again, 0 of use now\n"
+    assert retried(tmp_path) == "nothing failed\n"
     assert in_journal(tmp_path)[FIRST] == ("deleted", None)
 
 

@@ -117,6 +117,7 @@ class Soak:
             **SETTINGS, appview__url=self.control, store__mongo_uri=self.mongod.uri,
             fault=f"worker.record:{CRASH};worker.hang:{HANG};{fault}",
         )  # fmt: skip
+        env["MALLOC_ARENA_MAX"] = "2"  # as the service's unit and its container set it
         args = ["run", "--data-dir", str(self.data), "--model-url", self.model_url, "--model", "mock"]
         for host in self.hosts:
             args += ["--relay", host]
@@ -282,6 +283,7 @@ class Memory:
 def run(soak: Soak, minutes: float) -> float:
     """All faults, in a random order, until the time is over; gives memory at the end as a share of minute 5's."""
     began = time.monotonic()
+    # The service is ended only in between: at both moments it has run undisturbed for some minutes.
     early, quiet_from = min(5.0, minutes / 4), minutes * 0.7
     at_5, said = 0.0, 0
 
@@ -289,10 +291,9 @@ def run(soak: Soak, minutes: float) -> float:
         return (time.monotonic() - began) / 60
 
     while elapsed() < minutes:
-        if not at_5 and elapsed() > early - 1:
-            until(lambda: elapsed() >= early, "minute 5")  # the service is left alone for a minute, to compare ages
+        if not at_5 and elapsed() >= early:
             at_5 = Memory().take(soak, 20)
-        name = soak.draw(ending=elapsed() < quiet_from)
+        name = soak.draw(ending=early <= elapsed() < quiet_from)
         soak.kinds(ending=True)[name]()
         soak.fired[name] += 1
         assert soak.service is not None
