@@ -78,6 +78,13 @@ class Database:
         """Leave nothing in the write-ahead log of what was overwritten or deleted."""
         await self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    async def give_back(self, pages: int) -> None:
+        """Make the file smaller by so many free pages at most."""
+        async with self._alone:
+            with _translated(self._path):
+                # A script, since a statement by itself would be stepped, and so free a page, only once.
+                await self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+
     async def close(self) -> None:
         """Release the file."""
         await self._connection.close()
