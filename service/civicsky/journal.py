@@ -180,7 +180,7 @@ class Journal:
         )
         if followed is not None:
             await self._db.execute("DELETE FROM change WHERE n <= ?", (followed,))
-        await self._db.rows("PRAGMA incremental_vacuum(1000)")
+        await self._db.give_back(1000)
         await self._db.truncate_log()
         async with self._db.transaction() as db:
             size = await _live_bytes(db)

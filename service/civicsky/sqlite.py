@@ -90,6 +90,13 @@ class Database:
         """Have the statement that is under way fail."""
         await self._connection.interrupt()
 
+    async def give_back(self, pages: int) -> None:
+        """Make the file smaller by so many free pages at most."""
+        async with self._alone:
+            with _translated(self._path):
+                # A script, since a statement by itself would be stepped, and so free a page, only once.
+                await self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+
     async def close(self) -> None:
         """Release the file."""
         await self._connection.close()
