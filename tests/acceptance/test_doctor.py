@@ -27,6 +27,7 @@ from conftest import Client, Mongod, skip
 from support.appview_server import Trouble, appview_server
 from support.command import (
     CIVICSKY,
+    HANGING_MOUNT,
     LAST_SEQ,
     MODEL_SERVER,
     Ended,
@@ -191,18 +192,10 @@ def test_a_folder_and_a_file_that_others_can_read(folder: Path) -> None:
 def test_a_network_file_system_is_told_and_not_touched(tmp_path: Path) -> None:
     if os.geteuid() != 0 or not Path("/dev/fuse").exists():
         skip("mounting needs root and /dev/fuse")
-    mount = (
-        "import ctypes, os, sys\n"
-        "fuse = os.open('/dev/fuse', os.O_RDWR)\n"
-        "options = f'fd={fuse},rootmode=40000,user_id=0,group_id=0'.encode()\n"
-        "assert ctypes.CDLL(None).mount(b'host:/x', sys.argv[1].encode(), b'fuse.sshfs', 0, options) == 0\n"
-        "os.set_inheritable(fuse, True)\n"
-        "os.execv(sys.argv[2], sys.argv[2:])\n"
-    )
     place = tmp_path / "mount"
     place.mkdir()
     command = [CIVICSKY, "doctor", "--offline", "--data-dir", str(place / "data")]
-    ran = _unshared("-c", mount, str(place), *command)
+    ran = _unshared("-c", HANGING_MOUNT, str(place), *command)
     assert "network file system (fuse.sshfs)" in the_problem(ran)
 
 

@@ -17,6 +17,7 @@ import pytest
 from conftest import Client, Mongod, skip
 from support.command import (
     CIVICSKY,
+    HANGING_MOUNT,
     LAST_SEQ,
     Ended,
     cursor,
@@ -117,19 +118,11 @@ def test_an_unwritable_data_directory_is_named(tmp_path: Path) -> None:
 def test_a_data_directory_on_a_network_file_system_is_refused_even_when_the_mount_hangs(tmp_path: Path) -> None:
     if os.geteuid() != 0 or not Path("/dev/fuse").exists():
         skip("mounting needs root and /dev/fuse")
-    mount = (
-        "import ctypes, os, sys\n"
-        "fuse = os.open('/dev/fuse', os.O_RDWR)\n"
-        "options = f'fd={fuse},rootmode=40000,user_id=0,group_id=0'.encode()\n"
-        "assert ctypes.CDLL(None).mount(b'host:/x', sys.argv[1].encode(), b'fuse.sshfs', 0, options) == 0\n"
-        "os.set_inheritable(fuse, True)\n"
-        "os.execv(sys.argv[2], sys.argv[2:])\n"
-    )
     place = tmp_path / "mount"
     place.mkdir()
     command = [CIVICSKY, "collect", "--data-dir", str(place / "data")]
     ran = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", mount, str(place), *command],
+        ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", HANGING_MOUNT, str(place), *command],
         capture_output=True,
         text=True,
         env=environment(),

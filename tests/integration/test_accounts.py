@@ -1,37 +1,36 @@
 """What becomes of an account's posts in journal, ledger and store, also when the journal has let go of them."""
 
 import asyncio
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from civicsky.journal import Journal
-from civicsky.ledger import LedgerReader
-from civicsky.settings import Journal as JournalSettings
 from conftest import Client, Mongod
-from support.command import cursor, end_when, query, start, until
+from support.command import cursor, end_when, query, until
 from support.led import (
+    FIRST,
     NOW,
+    OTHER,
+    SECOND,
+    SECRET,
+    A,
+    B,
     Led,
     all_told,
     balance_closes,
-    did_of,
     files_that_hold,
     in_journal,
     in_ledger,
     in_store,
     led_relay,
+    prune,
+    service,
     states,
+    three_posts,
     uri,
 )
 
-SECRET = "zanzibar quagmire"
-A, B = did_of(1), did_of(2)
-FIRST, SECOND, OTHER = "3aaaaaaaaaaaa", "3aaaaaaaaaaab", "3aaaaaaaaaaac"
-QUICK: dict[str, Any] = {"worker__batch_seconds": 0.05, "appview__recheck": "false"}
 HIDING = ["takendown", "suspended", "deactivated", "desynchronized", "throttled"]
 
 
@@ -41,34 +40,8 @@ def relay() -> Iterator[Led]:
         yield led
 
 
-def service(folder: Path, relay: Led, model: tuple[str, Path], **settings: Any) -> "subprocess.Popen[str]":
-    asks = ("--model-url", model[0], "--model", "mock")
-    return start("run", "--relay", relay.url, "--data-dir", folder, *asks, **QUICK | settings)
-
-
-def three_posts(relay: Led) -> None:
-    for rkey in (FIRST, SECOND):
-        relay.post(rkey, f"The {SECRET} of the council's budget", did=A)
-    relay.post(OTHER, "Another post, in plain English", did=B)
-
-
 def told(folder: Path, relay: Led) -> bool:
     return cursor(folder) == relay.seq and all_told(folder)
-
-
-def prune(folder: Path, **settings: Any) -> None:
-    """What the service does every minute: let go of old posts that are labelled and stored, here of all."""
-
-    async def pruned() -> None:
-        journal = await Journal.open(folder / "journal.db", JournalSettings(post_days=0, **settings))
-        ledger = await LedgerReader.open(folder / "ledger.db")
-        try:
-            await journal.prune(await ledger.position(), ledger.settled)
-        finally:
-            await ledger.close()
-            await journal.close()
-
-    asyncio.run(pruned())
 
 
 def stored_states(folder: Path) -> dict[str, str]:
@@ -166,7 +139,7 @@ def pruned(folder: Path, relay: Led, model: tuple[str, Path]) -> None:
     """Three posts, labelled and stored, which the journal holds no more."""
     three_posts(relay)
     end_when(service(folder, relay, model), lambda: told(folder, relay), "all to be labelled and stored")
-    prune(folder)
+    asyncio.run(prune(folder))
     assert in_journal(folder) == {}
     assert SECRET in in_store(folder)[FIRST]["text"]
 

@@ -13,13 +13,12 @@ from typing import Any, Literal
 import pytest
 
 from civicsky.journal import Journal
-from civicsky.ledger import LedgerReader
 from civicsky.model import Arrival, Batch, Committed, Event, Frame, Key, PostOp, Verdict, now_us
 from civicsky.settings import Journal as JournalSettings
 from support.command import finish, model_server, query, run, start, until
 from support.fake import all_taken, begin, compare, cursors, playing
 from support.frames import block_and_cid, cid_of, post, tid
-from support.led import balance_closes, counts, did_of, in_journal, in_store, led_relay
+from support.led import balance_closes, counts, did_of, in_journal, in_store, led_relay, prune
 
 HOST = "wss://relay"
 DAY = 86_400_000_000
@@ -239,13 +238,7 @@ def test_a_post_goes_once_it_is_labelled_and_stored_and_not_before(model: tuple[
 
 
 async def _pruned(folder: Path, post_days: float = 0) -> dict[str, Any]:
-    journal = await Journal.open(folder / "journal.db", JournalSettings(post_days=post_days))
-    ledger = await LedgerReader.open(folder / "ledger.db")
-    try:
-        await journal.prune(await ledger.position(), ledger.settled)
-    finally:
-        await ledger.close()
-        await journal.close()
+    await prune(folder, post_days=post_days)
     return dict(in_journal(folder))
 
 

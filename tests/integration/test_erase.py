@@ -1,6 +1,5 @@
 """What an author or a person takes back is in no file and no store, and does not come again."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,16 @@ import pytest
 
 from conftest import Client, Mongod
 from support.appview_server import AppViewServer, appview_server
-from support.command import cursor, end_when, query, run, start, until
+from support.command import cursor, end_when, query, run, until
 from support.frames import block_and_cid, commit_of, operation, post, tid
 from support.led import (
+    FIRST,
+    OTHER,
+    QUICK,
+    SECOND,
+    SECRET,
+    A,
+    B,
     Led,
     all_told,
     balance_closes,
@@ -23,14 +29,11 @@ from support.led import (
     in_store,
     led_relay,
     moment,
+    service,
     states,
+    three_posts,
     uri,
 )
-
-SECRET = "zanzibar quagmire"
-A, B = did_of(1), did_of(2)
-FIRST, SECOND, OTHER = "3aaaaaaaaaaaa", "3aaaaaaaaaaab", "3aaaaaaaaaaac"
-QUICK: dict[str, Any] = {"worker__batch_seconds": 0.05, "appview__recheck": "false"}
 
 
 @pytest.fixture
@@ -44,17 +47,6 @@ def appview() -> Iterator[AppViewServer]:
     with appview_server() as server:
         server.handles["alice.test"] = A
         yield server
-
-
-def service(folder: Path, relay: Led, model: tuple[str, Path], **settings: Any) -> "subprocess.Popen[str]":
-    asks = ("--model-url", model[0], "--model", "mock")
-    return start("run", "--relay", relay.url, "--data-dir", folder, *asks, **QUICK | settings)
-
-
-def two_posts_and_another(relay: Led) -> None:
-    for rkey in (FIRST, SECOND):
-        relay.post(rkey, f"The {SECRET} of the council's budget", did=A)
-    relay.post(OTHER, "Another post, in plain English", did=B)
 
 
 NAMES: dict[str, tuple[str, int]] = {
@@ -76,7 +68,7 @@ def test_what_is_erased_while_nothing_runs_is_in_no_file_and_does_not_come_again
 ) -> None:
     name, posts = NAMES[how]
     folder = tmp_path / "data"
-    two_posts_and_another(relay)
+    three_posts(relay)
     process = service(folder, relay, model)
     end_when(process, lambda: cursor(folder) == 3 and all_told(folder), "all to be labelled and stored")
     assert len(files_that_hold(folder, SECRET)) >= 2, "the test looks in the right place"
@@ -109,7 +101,7 @@ def test_what_is_erased_while_the_service_runs_is_in_no_file(
     labelled: bool, relay: Led, model: tuple[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
-    two_posts_and_another(relay)
+    three_posts(relay)
     address = model if labelled else ("http://127.0.0.1:1/v1", model[1])
     process = service(folder, relay, address)
     stored = "SELECT count(*) FROM posts"
@@ -126,7 +118,7 @@ def test_what_is_erased_while_the_service_runs_is_in_no_file(
 
 
 def test_what_was_only_collected_can_be_erased(relay: Led, tmp_path: Path) -> None:
-    two_posts_and_another(relay)
+    three_posts(relay)
     ended = run("collect", "--relay", relay.url, "--data-dir", tmp_path, "--max-frames", 3, **QUICK)
     assert ended.code == 0, ended.err
     ended = run("erase", A, uri(OTHER, B), "--data-dir", tmp_path)
@@ -137,7 +129,7 @@ def test_what_was_only_collected_can_be_erased(relay: Led, tmp_path: Path) -> No
 
 
 def test_erasing_twice_or_what_was_never_held_is_no_error(relay: Led, tmp_path: Path) -> None:
-    two_posts_and_another(relay)
+    three_posts(relay)
     assert run("collect", "--relay", relay.url, "--data-dir", tmp_path, "--max-frames", 3, **QUICK).code == 0
     for n in (2, 0):
         ended = run("erase", A, "--data-dir", tmp_path)
@@ -147,7 +139,7 @@ def test_erasing_twice_or_what_was_never_held_is_no_error(relay: Led, tmp_path: 
 
 @pytest.mark.parametrize("name", ["nonsense", "at://x/y", "", "https://example.com/x", "at://alice.test/x/y"])
 def test_a_name_that_is_none_says_what_to_give(name: str, relay: Led, tmp_path: Path) -> None:
-    two_posts_and_another(relay)
+    three_posts(relay)
     assert run("collect", "--relay", relay.url, "--data-dir", tmp_path, "--max-frames", 3, **QUICK).code == 0
     ended = run("erase", A, name, "--data-dir", tmp_path)
     assert ended.code == 2
@@ -159,7 +151,7 @@ def test_a_name_that_is_none_says_what_to_give(name: str, relay: Led, tmp_path: 
 def test_a_handle_that_nobody_has_or_nobody_can_look_up_now_erases_nothing(
     relay: Led, appview: AppViewServer, tmp_path: Path
 ) -> None:
-    two_posts_and_another(relay)
+    three_posts(relay)
     assert run("collect", "--relay", relay.url, "--data-dir", tmp_path, "--max-frames", 3, **QUICK).code == 0
     ended = run("erase", "bob.test", "--data-dir", tmp_path, appview__url=appview.url)
     assert (ended.code, "handle 'bob.test': no account has it" in ended.err) == (2, True)
@@ -173,7 +165,7 @@ def test_what_is_erased_leaves_mongodb(
 ) -> None:
     folder = tmp_path / "data"
     mongo: dict[str, Any] = {"store__mongo_uri": mongod.uri, "store__mongo_database": mongo_database}
-    two_posts_and_another(relay)
+    three_posts(relay)
     process = service(folder, relay, model, **mongo)
     end_when(process, lambda: cursor(folder) == 3 and all_told(folder), "all to be labelled and stored")
     with Client(mongod.uri) as db:
@@ -188,7 +180,7 @@ def test_what_is_erased_leaves_mongodb(
 
 def test_a_store_that_is_away_is_said_and_told_later(relay: Led, tmp_path: Path, model: tuple[str, Path]) -> None:
     folder = tmp_path / "data"
-    two_posts_and_another(relay)
+    three_posts(relay)
     end_when(service(folder, relay, model), lambda: cursor(folder) == 3 and all_told(folder), "all to be stored")
     away: dict[str, Any] = {
         "store__mongo_uri": "mongodb://127.0.0.1:1/?directConnection=true",

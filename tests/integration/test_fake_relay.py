@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 from civicsky.decode import decode
 from civicsky.errors import BadInput
 from support import command
+from support.fake import all_taken, cursors
 from support.fake_relay import FakeRelay, Options
 from support.host import PATH, Numbering
 from support.misbehave import ACTIONS, HANDSHAKE, Knob
@@ -500,17 +501,6 @@ def collect(folder: Path, relay: FakeRelay, urls: list[str], **settings: Any) ->
     )  # fmt: skip
     done = command.end_when(process, lambda: relay.is_quiet and all_taken(folder, relay), "all to be held")
     assert done.code == 0, done.err
-
-
-def cursors(folder: Path, relay: FakeRelay) -> dict[int, int]:
-    """What is committed, by the number of the host."""
-    told = dict(command.query(folder / "journal.db", "SELECT name, cursor FROM host WHERE cursor IS NOT NULL"))
-    return {host.number: told[host.address] for host in relay.hosts if host.address in told}
-
-
-def all_taken(folder: Path, relay: FakeRelay) -> bool:
-    last = relay.state()["last_seq"]
-    return any(cursor >= last[host] for host, cursor in cursors(folder, relay).items())
 
 
 def compare(folder: Path, told: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """A relay that a test leads by the hand, frame by frame, and what the service makes of it, seen from outside."""
 
 import json
+import subprocess
 import threading
 import time
 from collections import deque
@@ -14,7 +15,10 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Event, State
 from websockets.sync.server import ServerConnection, serve
 
-from support.command import query
+from civicsky.journal import Journal
+from civicsky.ledger import LedgerReader
+from civicsky.settings import Journal as JournalSettings
+from support.command import query, start
 from support.frames import DID, POSTS, car, commit, frame, post, rfc3339, root_block, tid
 
 NOW = int(time.time()) * 1_000_000
@@ -179,3 +183,35 @@ def balance_closes(folder: Path) -> bool:
     """Whether frames and posts that were received are the sum of what became of them."""
     found = [counts(folder, unit) for unit in ("frame", "post")]
     return all(2 * one.get("received", 0) == sum(one.values()) for one in found)
+
+
+# ---- posts with a text to look for -----------------------------------------------------------------------------------
+
+SECRET = "zanzibar quagmire"
+A, B = did_of(1), did_of(2)
+FIRST, SECOND, OTHER = "3aaaaaaaaaaaa", "3aaaaaaaaaaab", "3aaaaaaaaaaac"
+QUICK: dict[str, Any] = {"worker__batch_seconds": 0.05, "appview__recheck": "false"}
+
+
+def three_posts(relay: Led) -> None:
+    """Two of A with the secret, and one of B without."""
+    for rkey in (FIRST, SECOND):
+        relay.post(rkey, f"The {SECRET} of the council's budget", did=A)
+    relay.post(OTHER, "Another post, in plain English", did=B)
+
+
+def service(folder: Path, relay: Led, model: tuple[str, Path], **settings: Any) -> "subprocess.Popen[str]":
+    """Both halves, with the deterministic model."""
+    asks = ("--model-url", model[0], "--model", "mock")
+    return start("run", "--relay", relay.url, "--data-dir", folder, *asks, **QUICK | settings)
+
+
+async def prune(folder: Path, **settings: Any) -> None:
+    """What the service does every minute: let go of posts that are labelled and stored, here however new they are."""
+    journal = await Journal.open(folder / "journal.db", JournalSettings(**{"post_days": 0, **settings}))
+    ledger = await LedgerReader.open(folder / "ledger.db")
+    try:
+        await journal.prune(await ledger.position(), ledger.settled)
+    finally:
+        await ledger.close()
+        await journal.close()
