@@ -10,12 +10,14 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.server import ServerConnection, serve
 
 from civicsky.frames import read_frames
 from conftest import Client, Mongod
@@ -295,26 +297,43 @@ def test_a_relay_down_then_up_then_down_never_ends_us_and_is_told_once_a_change(
     ]
 
 
-def test_a_relay_that_hangs_up_at_once_is_tried_ten_times_in_the_first_minute_and_twice_a_minute_after(
-    tmp_path: Path,
-) -> None:
-    """In a time of one twentieth: 3 s stand for a minute."""
-    attempts: list[float] = []
+@contextmanager
+def hanging_up(attempts: list[float], *, after_the_handshake: bool) -> Iterator[int]:
+    """A relay that hangs up on everybody and notes when; its port."""
 
     class HangUp(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             attempts.append(time.monotonic())
 
-    with socketserver.TCPServer(("127.0.0.1", 0), HangUp) as hang_up:
-        threading.Thread(target=hang_up.serve_forever, daemon=True).start()
+    def greet(_connection: ServerConnection) -> None:
+        attempts.append(time.monotonic())
+
+    if after_the_handshake:
+        with serve(greet, "127.0.0.1", 0) as relay:
+            threading.Thread(target=relay.serve_forever, daemon=True).start()
+            yield relay.socket.getsockname()[1]
+            relay.shutdown()
+    else:
+        with socketserver.TCPServer(("127.0.0.1", 0), HangUp) as hang_up:
+            threading.Thread(target=hang_up.serve_forever, daemon=True).start()
+            yield hang_up.server_address[1]
+            hang_up.shutdown()
+
+
+@pytest.mark.parametrize("after_the_handshake", [False, True])
+def test_a_relay_that_hangs_up_at_once_is_tried_ten_times_in_the_first_minute_and_twice_a_minute_after(
+    tmp_path: Path, *, after_the_handshake: bool
+) -> None:
+    """In a time of one twentieth: 3 s stand for a minute."""
+    attempts: list[float] = []
+    with hanging_up(attempts, after_the_handshake=after_the_handshake) as port:
         process = start(
-            "collect", "--relay", f"ws://127.0.0.1:{hang_up.server_address[1]}", "--data-dir", tmp_path,
+            "collect", "--relay", f"ws://127.0.0.1:{port}", "--data-dir", tmp_path,
             source__backoff_seconds=1 / 20, source__backoff_max_seconds=30 / 20,
         )  # fmt: skip
         until(lambda: attempts and time.monotonic() - attempts[0] > 9, "three minutes")
         process.terminate()
         ended = finish(process)
-        hang_up.shutdown()
     assert ended.code == 0
     minutes = Counter(int((at - attempts[0]) / 3) for at in attempts)
     assert 4 <= minutes[0] <= 10

@@ -109,6 +109,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="leave out the run on the code as it is")
     told = parser.parse_args()
     mutants = [mutant for mutant in read() if not told.names or mutant.name in told.names]
+    if unknown := set(told.names) - {mutant.name for mutant in mutants}:
+        parser.error(f"no such mutant: {', '.join(sorted(unknown))}")
     if told.list:
         for mutant in mutants:
             print(f"{mutant.guarantee:3} {mutant.name:40} {mutant.killed_by}")
