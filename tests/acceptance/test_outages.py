@@ -86,7 +86,7 @@ def test_a_model_that_is_killed_and_comes_back_costs_no_post(tmp_path: Path) -> 
             until(lambda: labelled(folder) >= done, "some labels")  # noqa: B023
             model.kill()
             down = "SELECT 1 FROM job WHERE state = 'pending' AND reason = 'unreachable'"
-            until(lambda: query(folder / "ledger.db", down), "the outage to be noticed")
+            until(lambda: query(folder / "ledger.db", down), "the outage to be noticed")  # noqa: B023
             post(control + "/make", {"events": 50})
             last = get(control + "/state")["last_seq"][0]
             until(lambda: cursors(folder, [relay])[0] >= last, "collecting to go on without the model")  # noqa: B023
