@@ -198,7 +198,7 @@ def test_the_probability_reaches_the_store(tmp_path: Path) -> None:
             relay.post(f"3aaaaaaaaa{n:03d}", f"A post in plain English, number {n}", did=did_of(n))
         ended = run(
             "collect", "--relay", relay.url, "--data-dir", folder, "--max-frames", 60, worker__batch_frames=1,
-            journal__max_bytes=100_000, journal__at_bound="shed", journal__shed_share=0.5,
+            journal__max_bytes=100_000, journal__at_bound="shed", journal__shed_share=0.2,
         )  # fmt: skip
         assert ended.code == 0, ended.err
         assert run("label", "--drain", "--data-dir", folder, "--model-url", model, "--model", "mock").code == 0
@@ -206,7 +206,7 @@ def test_the_probability_reaches_the_store(tmp_path: Path) -> None:
     assert 0 < shed < 60
     rows = dict(query(folder / "journal.db", "SELECT rkey, p_kept FROM post"))
     assert {rkey: doc["p_kept"] for rkey, doc in in_store(folder).items()} == rows
-    assert set(rows.values()) == {0.5, 1.0}
+    assert set(rows.values()) == {0.2, 1.0}
     assert len(rows) + shed == 60
     assert balance_closes(folder)
     assert json.loads(run("status", "--json", "--data-dir", folder).out)["balances"][1]["outcomes"]["shed"] == shed

@@ -37,7 +37,7 @@ from support.converge import cursors, differences, documents, ended, get, has_al
 from support.misbehave import GAPS
 
 EVENTS = 500
-LIVES = 3
+LIVES = 2
 """Ends of the service that a schedule asks for, before the last life goes on to the end."""
 PATIENCE = 90.0
 RELAY = fake_relay.__file__
