@@ -249,13 +249,13 @@ async def _retry_frames(settings: Settings, folder: Path, numbers: Sequence[int]
     try:
         for number in numbers:
             for row in await reader.quarantined(number):
-                arrival = Arrival(0, row["host"], row["epoch"], 0, None, row["bytes"], row["at"])
+                arrival = Arrival(1, row["host"], row["epoch"], 0, None, row["bytes"], row["at"])
                 try:
                     event = decode(row["bytes"])
                 except BadInput:
                     continue
                 event.time = min(event.time, row["at"] + AHEAD_US)
-                frame = Frame(arrival._replace(n=1), event, event.outcome, event.name)
+                frame = Frame(arrival, event, event.outcome, event.name)
                 good += await journal.retry(number, frame, await pool.judge(Batch([frame]).records()))
     finally:
         await reader.close()

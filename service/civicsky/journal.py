@@ -353,12 +353,6 @@ class JournalReader:
         )
         return {(row[0], row[1]): _post_row(row) for row in found}
 
-    async def posts_of(self, did: str) -> list[PostRow]:
-        """All rows of one account."""
-        return [
-            _post_row(row) for row in await self._db.rows(f"SELECT {_POST_COLUMNS} FROM post WHERE did = ?", (did,))
-        ]
-
     async def positions(self) -> list[Position]:
         """Every host's position, the one that moved last first."""
         return [
