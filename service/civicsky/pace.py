@@ -84,6 +84,10 @@ class PerMinute:
         self._sum += amount - before
         self._due += (amount - before) * self._each
 
+    def spacing(self, amount: int) -> float:
+        """Seconds from one to the next when so much is taken each time."""
+        return min(amount, self._limit) * self._each
+
     def _forget(self, now: float) -> None:
         while self._taken and self._taken[0][1] + MINUTE + LATE <= now:
             self._sum -= self._counted.pop(self._taken.popleft()[0])
@@ -160,6 +164,12 @@ class Pace:
             waits.append(told.delay(amount, now))
             waits += [limit.delay(amount, now) for limit in self.limits[unit]]
         return max(waits)
+
+    def spacing(self, tokens: int) -> float:
+        """Seconds from one request of so many tokens to the next, in the long run; 0 without a limit a minute."""
+        amounts = dict(_amounts(tokens))
+        minutes = [(limit, amounts[unit]) for unit, own in self.limits.items() for limit in own]
+        return max((limit.spacing(amount) for limit, amount in minutes if isinstance(limit, PerMinute)), default=0.0)
 
     def begin(self, tokens: int, now: float) -> Call:
         """A request of about so many tokens is sent now, since `delay` was 0."""
