@@ -28,7 +28,7 @@ which nobody can tell from an honest answer."""
 _POST = re.compile(r"<post\b([^>]*)>(.*?)</post>", re.DOTALL)
 _ID = re.compile(r"""id\s*=\s*["']?([^"'\s>]+)""")
 _ONE_OF = re.compile(r'^\W*"(\w+)": one of (\[.*?\])', re.MULTILINE)
-_SENTENCE = re.compile(r'^\W*"(reason)":', re.MULTILINE)
+_SENTENCE = re.compile(r'"(reason)": one short sentence')
 
 
 class Post(NamedTuple):
@@ -93,7 +93,8 @@ def _of_schema(schema: dict[str, Any]) -> Fields:
     for value in properties.values():
         if value.get("type") == "array":
             return _of_schema(value["items"])
-    return {name: list(value.get("enum", [])) for name, value in properties.items() if name != "id"}
+    given = {name: value.get("enum", []) for name, value in properties.items() if name != "id"}
+    return {name: [value for value in values if value is not None] for name, values in given.items()}
 
 
 def _of_text(system: str) -> Fields:

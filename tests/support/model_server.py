@@ -48,7 +48,7 @@ class Told:
 
     model: str = "mock"
     key: str = ""
-    delay: float = 0
+    delay: float = 0.0
     """Seconds before each answer."""
     status: int = 200
     say: str = ""
