@@ -169,7 +169,7 @@ def _unit(*parts: str) -> float:
 # ---- obedience -------------------------------------------------------------------------------------------------------
 
 _TOLD = re.compile(
-    r"\b(?:label|labels|labelled|labeled|answer|answers|classify|classified|mark|output|respond|reply|say|is|are|=)\b",
+    r"\b(?:label|labels|labelled|labeled|answer|answers|classify|classified|mark|output|respond|reply|say|is|are)\b|=",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"[.;!?\n]+(?=\s|$)|\n")
@@ -237,7 +237,9 @@ def _values_in(clause: str, fields: Fields) -> dict[str, str]:
 
 def _whose(clause: str, told: dict[str, str]) -> Dictate:
     lower = clause.lower()
-    if re.search(r"\b(?:all|every|each|any|other|others|everything)\b", lower):
+    if re.search(
+        r"\b(?:all|every|each|any|other)\s+(?:other\s+)?(?:posts?|ids?|items?)\b|\bothers\b|\beverything\b", lower
+    ):
         return Dictate((), (), False, True, told)
     if near := re.search(r"\b(next|following|previous|preceding)\b", lower):
         return Dictate((), (1 if near.group(1) in {"next", "following"} else -1,), True, False, told)
@@ -260,8 +262,9 @@ def obeyed(posed: Posed, items: list[dict[str, Any]], obey: Obey) -> list[dict[s
     further: list[dict[str, Any]] = []
     for at, post in enumerate(posed.posts):
         for told in dictates(post.text, posed.fields):
-            if told.is_own:
+            if told.is_own or told.everyone or not posed.ids:
                 out[at] |= told.fields
+            if told.is_own or not posed.ids:
                 continue
             base = {**answer_for(post.text, posed.fields), **told.fields}
             by_id = {posed.ids.index(one) for one in told.whom if one in posed.ids}
