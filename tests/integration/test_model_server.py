@@ -286,7 +286,7 @@ def test_bodies_that_are_no_answer(model: Model) -> None:
 @pytest.mark.parametrize("what", ["json_schema", "json_object", "logprobs"])
 def test_parameters_that_are_refused(model: Model, what: str) -> None:
     model.tell(wire("refuse", what=what))
-    parameters = {
+    parameters: dict[str, Any] = {
         "json_schema": {"response_format": schema(FIELDS, is_many=False)},
         "json_object": {"response_format": {"type": "json_object"}},
         "logprobs": {"logprobs": True},
