@@ -42,8 +42,11 @@ def probability(posts_per_day: float, hours: Mapping[int, Hour], hour: int) -> f
 
 
 def is_drawn(key: bytes, unit: str, p: float) -> bool:
-    """Whether a post is drawn: all posts of a unit (itself, its author, its thread) share one lot, so that a unit drawn
-    at a small probability is also drawn at a greater one. `key` is secret, so that nobody can write into the sample."""
+    """Whether a post is drawn. All posts of a unit (itself, its author, its thread) share one lot.
+
+    A unit drawn at a small probability is also drawn at a greater one. `key` is secret, so that nobody can write into
+    the sample.
+    """
     lot = int.from_bytes(blake2b(unit.encode(errors="surrogatepass"), key=key, digest_size=8).digest())
     return lot < p * 2**64
 
