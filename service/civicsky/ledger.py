@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from civicsky.model import (
     STREAM,
@@ -28,7 +28,7 @@ from civicsky.model import (
     now_us,
     post_uri,
 )
-from civicsky.sample import HOUR_US, HOURS_A_DAY, Hour, is_drawn, probability
+from civicsky.sample import HOUR_US, HOURS_A_DAY, Drawing, Hour, is_drawn, probability
 from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer, rows, rows_by_key
 
 SCHEMA: Final = Schema(
@@ -107,14 +107,6 @@ CREATE INDEX probe_by_post ON probe (rkey, did);
 """,
     ),
 )
-
-
-class Drawing(NamedTuple):
-    """How posts are drawn for labelling."""
-
-    posts_per_day: float = 0
-    """As in `sample.probability`; 0: all of them."""
-    unit: Literal["post", "author", "thread"] = "post"
 
 
 class Ledger:
@@ -235,7 +227,7 @@ class Ledger:
             "ORDER BY priority, job.id LIMIT ?",
             (now_us(), *tasks, limit + len(mine)),
         )
-        jobs = [Job(*row[:6], attempts=Attempts(*row[6:9]), p_sampled=row[9]) for row in found]
+        jobs = [Job(*row[:6], Attempts(*row[6:9]), row[9]) for row in found]  # type: ignore[call-arg,unused-ignore]
         return [job for job in jobs if job.id not in mine][:limit]
 
     async def waiting(self, tasks: Sequence[str]) -> int:
@@ -272,7 +264,7 @@ class Ledger:
                 "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ? AND state = 'pending'",
                 (label.attempts, job.id),
             )
-            if wanted.rowcount:
+            if wanted.rowcount and label.answer.cached_from != label.label_id:  # else it is there, and was paid for
                 await db.execute("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", _packed(label))
                 await db.execute(
                     "DELETE FROM raw WHERE rkey = ? AND did = ? AND task = ?", (job.rkey, job.did, job.task)

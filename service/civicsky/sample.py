@@ -6,7 +6,7 @@ a share weighted by 1 / p is unbiased (Horvitz and Thompson 1952), whatever the 
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 HOUR_US: Final = 3_600_000_000
 HOURS_A_DAY: Final = 24
@@ -19,6 +19,14 @@ class Hour(NamedTuple):
 
     seen: int = 0
     drawn: int = 0
+
+
+class Drawing(NamedTuple):
+    """How posts are drawn for labelling."""
+
+    posts_per_day: float = 0
+    """As in `probability`; 0: all of them."""
+    unit: Literal["post", "author", "thread"] = "post"
 
 
 def probability(posts_per_day: float, hours: Mapping[int, Hour], hour: int) -> float:
