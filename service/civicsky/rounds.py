@@ -38,13 +38,23 @@ class Rounds:
     # ---- label --again ----
 
     async def begin(self, task: str, wish: Wish) -> int:
-        """Have posts labelled once more under a task; gives the round's number."""
+        """Have posts labelled once more under a task; gives the round's number.
+
+        A round with the same wish that is not done yet is that round: asking for it again goes on with it.
+        """
         async with self._db.transaction() as db:
+            same = await rows(
+                db,
+                "SELECT id FROM round WHERE task = ? AND wish = ? AND (NOT listed OR EXISTS ("
+                "SELECT 1 FROM job WHERE run = round.id AND state = 'pending'))",
+                (task, json.dumps(wish._asdict())),
+            )
+            if same:
+                return int(same[0][0])
             cursor = await db.execute(
                 "INSERT INTO round (started, task, wish) VALUES (?,?,?)", (now_us(), task, json.dumps(wish._asdict()))
             )
-            assert cursor.lastrowid is not None
-            return cursor.lastrowid
+            return cursor.lastrowid or 0
 
     async def extend(self, tasks: Collection[str]) -> int:
         """List one more page of the oldest round of these tasks that is not listed yet; gives how many posts it read.
