@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
+from civicsky.ledger import keep_spend
 from civicsky.model import STREAM, Answer, Job, LabelRow, format_time, now_us
 from civicsky.sqlite import Connection, Database, rows
 
@@ -119,11 +120,13 @@ class Rounds:
         return added
 
     async def probed(self, job: Job, answer: Answer | None, reason: str = "") -> bool:
-        """Keep what the model said this time, or why it said nothing; the job is gone then.
+        """Keep what the model said this time and what that cost, or why it said nothing; the job is gone then.
 
         False when nobody wants it any more.
         """
         async with self._db.transaction("ledger") as db:
+            if answer:
+                await keep_spend(db, answer.spend, posts=0)
             gone = await db.execute("DELETE FROM job WHERE id = ? AND state = 'pending'", (job.id,))
             if not gone.rowcount:
                 return False

@@ -222,6 +222,15 @@ def as_text(status: dict[str, Any]) -> str:
         lines.append(f"gap              {gap['host']} epoch {gap['epoch']} after {gap['after_seq']}: {gap['cause']}")
     waiting = status["waiting"] + status["changes_to_follow"]
     lines.append(f"labels           waiting {waiting:,}, labelled {status['labelled']:,}, failed {status['failed']:,}")
+    lines += _asked_text(status)
+    if status.get("unstored"):
+        lines.append(f"store            {status['unstored']:,} documents wait")
+    return "\n".join(lines)
+
+
+def _asked_text(status: dict[str, Any]) -> list[str]:
+    """What was drawn, what it cost, what is asked again, and whether the model still says the same."""
+    lines = []
     drawn = status.get("sample", {"seen": 0, "drawn": 0})
     if drawn["seen"]:
         lines.append(f"sample           {drawn['drawn']:,} of {drawn['seen']:,} posts drawn for labelling")
@@ -240,6 +249,4 @@ def as_text(status: dict[str, Any]) -> str:
     for row in status.get("drift", ())[:_DRIFTS]:
         share = Share(row["flipped"], row["n"])
         lines.append(f"drift            {row['day']}  {row['task']}: labels changed {share}")
-    if status.get("unstored"):
-        lines.append(f"store            {status['unstored']:,} documents wait")
-    return "\n".join(lines)
+    return lines
