@@ -53,6 +53,7 @@ class ContextsShape(Protocol):
     """See `context.Contexts`."""
 
     async def of(self, task: Task, fields: dict[str, Any]) -> str: ...
+    def forget(self, did: str, rkey: str = "") -> None: ...
 
 
 class Item(NamedTuple):
