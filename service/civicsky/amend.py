@@ -25,7 +25,7 @@ from civicsky.model import POSTS, Arrival, Batch, Frame, Key, format_time, parse
 from civicsky.recheck import Rechecks, recheck as look_up_again
 from civicsky.rounds import Rounds, Wish
 from civicsky.settings import Settings
-from civicsky.task import load_task
+from civicsky.task import load_tasks
 from civicsky.worker import Pool
 
 _POST: Final = re.compile(rf"at://(did:[^/]+)/{re.escape(POSTS)}/([^/]+)")
@@ -181,7 +181,7 @@ async def again(settings: Settings, names: Sequence[str], since: str, until: str
     that was asked for in the same words and is not done goes on. False when a running service does it. Raises `Usage`.
     """
     folder = datadir.existing(settings.data_dir)
-    tasks = {task.name: task for task, _ in map(load_task, settings.label.tasks)}
+    tasks = {task.name: task for task, _ in load_tasks(settings.label.tasks)}
     for name in names:
         if name not in tasks:
             raise Usage(f"--task {name}: not among label.tasks ({', '.join(tasks)})")
