@@ -108,10 +108,10 @@ class Endpoint:
         """Whether it ever gave an answer: then key, name and address are right."""
         return bool(self.proven)
 
-    @property
-    def resting(self) -> bool:
-        """Whether it failed just now, or asked for a rest."""
-        return self._free_at > clock()
+    def check_since(self, came: float) -> None:
+        """Raise `Transient` when it failed after this time: who waited for another's try does not try it at once."""
+        if self._paused_at > came:
+            raise Transient(f"model at {self.name} does not answer", busy=True)
 
     def expected(self) -> float:
         """About how many seconds a call that comes now would wait."""
@@ -231,10 +231,9 @@ class Endpoints:
                 others = [other for other in self.asked() if other not in tried]
                 if not any(other.expected() <= SOON for other in others):
                     raise
-            except Refused as error:
+            except Refused:
                 if not self.asked():
                     raise
-                log.event("label_left_out", stage="label", why=str(error))
             finally:
                 server.load -= 1
 
@@ -298,6 +297,8 @@ class Line:
             raise
         except Refused as error:
             server.refused = str(error)
+            if self._endpoints.asked():
+                log.event("label_left_out", stage="label", why=str(error))
             raise
         finally:
             server.over(call, headers, tokens)
