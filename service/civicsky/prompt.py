@@ -200,9 +200,7 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-_MARK: Final = re.compile(
-    r"<(?=[|\uff5c/A-Za-z_]|0x)|[|\uff5c](?=>)|\[(?=/?[A-Za-z_]\w*\]|\||e~)|\](?=~)",
-)
+_MARK: Final = re.compile(r"<(?=[|\uff5c/A-Za-z_]|0x)|[|\uff5c](?=>)|\[(?=/?[A-Za-z_]\w*\]|\||e~)|\](?=~)")
 """Where a mark of a chat template begins or ends: <|im_end|>, <s>, </s>, <<SYS>>, <start_of_turn>, [INST], [/INST],
 [|user|], ]~b], [e~[. A blank behind it makes it harmless: a model's marks are these exact characters. `<3` and `[1]`
 stay as they are."""
