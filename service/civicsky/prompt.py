@@ -235,7 +235,9 @@ def parse_many(task: Task, content: str, ids: Sequence[str]) -> dict[str, Parsed
     items = [item for item in whole[0][1] if isinstance(item, tuple)]
     # An item that names two ids counts for both.
     named = Counter(value for item in items for key, value in item if key == "id" and isinstance(value, str))
-    found: dict[str, Parsed | BadInput] = {name: BadInput("doubled" if named[name] else "missing") for name in ids}
+    found: dict[str, Parsed | BadInput] = {
+        name: BadInput("doubled") if named[name] else BadInput("missing") for name in ids
+    }
     for item in items:
         name = dict(item).get("id")
         if isinstance(name, str) and name in found and named[name] == 1:
