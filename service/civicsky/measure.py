@@ -178,7 +178,7 @@ def scores(
         raise ValueError(f"true values that are no class: {', '.join(strange)}")
     k, n = len(names), len(truth)
     cells = _summed(authors, [_indices(truth, names) * (k + 1) + _indices(given, names)], [np.ones(n)], k * (k + 1))
-    tables = cells.reshape(-1, k, k + 1)
+    tables = cells.reshape(len(cells), k, k + 1)
     total = tables.sum(axis=0)
     true, said = tables.sum(axis=2), tables.sum(axis=1)[:, :k]
     either = true + said - tables.diagonal(axis1=1, axis2=2)
