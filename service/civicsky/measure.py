@@ -273,8 +273,8 @@ def agreement(items: Sequence[Mapping[str, str]], authors: Sequence[str], *, see
     group = _numbered(by)
     clusters = int(group.max()) + 1 if judged else 0
     cells = np.zeros((clusters, 2, k * k))  # pairs divided by raters - 1 (coincidences), and pairs
-    np.add.at(cells[:, 0], group, (pairs / np.maximum(raters - 1, 1)[:, None, None]).reshape(-1, k * k))
-    np.add.at(cells[:, 1], group, pairs.reshape(-1, k * k))
+    np.add.at(cells[:, 0], group, (pairs / np.maximum(raters - 1, 1)[:, None, None]).reshape(len(judged), k * k))
+    np.add.at(cells[:, 1], group, pairs.reshape(len(judged), k * k))
 
     def statistic(sums: Floats) -> Floats:
         tables = sums.reshape(-1, 2, k, k)

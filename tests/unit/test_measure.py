@@ -6,11 +6,12 @@ import warnings
 import krippendorff
 import numpy as np
 import pytest
-from civicsky import measure
-from civicsky.measure import Figure
 from hypothesis import given, settings, strategies as st
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
+
+from civicsky import measure
+from civicsky.measure import Figure
 
 Floats = np.typing.NDArray[np.float64]
 
@@ -28,8 +29,8 @@ def value(figure: Figure) -> float:
 #   right            1           2            0          0       3
 #   none             0           1            1          0       2
 #                    4           4            1          1      10
-TRUTH = ["left"] * 5 + ["right"] * 3 + ["none"] * 2
-GIVEN = ["left", "left", "left", "right", None, "left", "right", "right", "right", "none"]
+TRUTH: list[str] = ["left"] * 5 + ["right"] * 3 + ["none"] * 2
+GIVEN: list[str | None] = ["left", "left", "left", "right", None, "left", "right", "right", "right", "none"]
 AUTHORS = ["a", "a", "b", "c", "d", "a", "b", "e", "f", "f"]
 
 
@@ -99,13 +100,12 @@ def test_mcnemar_is_that_of_a_known_table() -> None:
     )
 
 
-_ = None
-# Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability", section C: nominal, four observers, twelve units.
+# Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability", section C: nominal, four observers, twelve units; 0: not judged.
 OBSERVERS = [
-    [1, 2, 3, 3, 2, 1, 4, 1, 2, _, _, _],
-    [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, _, 3],
-    [_, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, _],
-    [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, _],
+    [1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0],
+    [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, 0, 3],
+    [0, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 0],
+    [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, 0],
 ]
 
 
