@@ -73,7 +73,7 @@ def test_a_formula_is_only_a_text() -> None:
         ("civic", "civic"), (" Civic ", "civic"), ("NOT CIVIC", "not civic"),
         ("true", "civic"), ("TRUE", "civic"), ("1", "civic"), ("Yes", "civic"),
         ("false", "not civic"), ("0", "not civic"), ("no", "not civic"),
-        ("?", CANNOT_TELL), ("can't tell", CANNOT_TELL), ("Can’t tell", CANNOT_TELL), ("", None), ("  ", None),
+        ("?", CANNOT_TELL), ("can't tell", CANNOT_TELL), ("Can\u2019t tell", CANNOT_TELL), ("", None), ("  ", None),
     ],
 )  # fmt: skip
 def test_what_a_cell_of_a_field_of_two_values_means(cell: str, value: str | None) -> None:
@@ -114,7 +114,7 @@ def test_the_author_is_taken_from_the_uri(uri: str) -> None:
     "uri", ["at://alice.bsky.social/app.bsky.feed.post/3kx", "at://did:plc:abc/app.bsky.feed.like/3", "x", URI + "?a"]
 )
 def test_what_is_no_address_of_a_post_is_said(uri: str) -> None:
-    with pytest.raises(Usage, match="line 2, column 'uri': .* is not a post's address; give at://DID/"):
+    with pytest.raises(Usage, match=r"line 2, column 'uri': .* is not a post's address; give at://DID/"):
         read(f"uri,civic\n{uri},civic\n")
 
 
