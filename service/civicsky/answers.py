@@ -113,7 +113,9 @@ class Asking:
     not for long; what was answered is kept.
     """
 
-    def __init__(self, task: str, posts: Iterable[Asked], kept: Kept, settings: Label, tick: Callable[[], None]) -> None:
+    def __init__(
+        self, task: str, posts: Iterable[Asked], kept: Kept, settings: Label, tick: Callable[[], None]
+    ) -> None:
         self._task, self._kept, self._settings, self._tick = task, kept, settings, tick
         self._posts = list(dict.fromkeys(posts))
         self._todo: deque[Asked] = deque()
