@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -26,9 +26,9 @@ _SUM: Final = ("calls", "tokens_in", "tokens_out", "tokens_reasoning", "cost")
 class SlotShape(Protocol):
     """See `label.Slot`."""
 
-    def delay(self) -> float: ...  # noqa: D102
-    def question(self, task_name: str) -> Question: ...  # noqa: D102
-    async def ask(self, task_name: str, posts: Sequence[Asked]) -> Sequence[Answer | BadInput]: ...  # noqa: D102
+    def delay(self) -> float: ...
+    def question(self, task_name: str) -> Question: ...
+    async def ask(self, task_name: str, posts: Sequence[Asked]) -> Sequence[Answer | BadInput]: ...
 
 
 class Kept:
@@ -42,6 +42,9 @@ class Kept:
         self.vain: dict[str, list[str]] = {}
         """By key the reasons why answers were of no use, in their order."""
         self.vain_spend: dict[str, Counter[str]] = {}
+        self.abilities: dict[str, dict[str, str]] = {}
+        """By model, what its servers can, by their names (`Endpoints.abilities`): it decides how they are asked, and so
+        the key of an answer."""
 
     def __enter__(self) -> Self:
         # Answers cost money, and may quote posts: nobody else reads them.
@@ -66,15 +69,20 @@ class Kept:
     ) -> None:
         self._stream.close()
 
-    def keep(self, answer: Answer, asked: Asked) -> None:
+    def keep(self, key: str, answer: Answer) -> None:
         """A paid answer is on disk when this returns."""
         fields = {name: list(label) for name, label in answer.fields.items()}
-        self._write({"key": answer.question.key(asked), "answer": {**answer._asdict(), "fields": fields}})
+        self._write({"key": key, "answer": {**answer._asdict(), "fields": fields}})
 
     def keep_vain(self, key: str, bad: BadInput) -> None:
         """So is what was paid in vain."""
         spend = bad.spend._asdict() if isinstance(bad.spend, Spend) else {}
         self._write({"key": key, "failed": bad.reason, "spend": spend})
+
+    def keep_abilities(self, model: str, abilities: Mapping[str, str]) -> None:
+        """Remember them for the next run."""
+        if self.abilities.get(model, {}) != abilities:
+            self._write({"model": model, "abilities": dict(abilities)})
 
     def _write(self, line: dict[str, Any]) -> None:
         line["at"] = format_time(now_us())
@@ -94,6 +102,9 @@ class Kept:
         self._stream.seek(whole)
 
     def _take(self, line: dict[str, Any]) -> None:
+        if "abilities" in line:
+            self.abilities[str(line["model"])] = dict(line["abilities"])
+            return
         key = line["key"]
         if "failed" in line:
             self.vain.setdefault(key, []).append(str(line["failed"]))
@@ -114,37 +125,50 @@ class Asking:
     """
 
     def __init__(
-        self, task: str, posts: Iterable[Asked], kept: Kept, settings: Label, tick: Callable[[], None]
+        self,
+        task: str,
+        posts: Iterable[Asked],
+        kept: Kept,
+        settings: Label,
+        abilities: Callable[[], Mapping[str, str]],
+        tick: Callable[[], None],
     ) -> None:
-        self._task, self._kept, self._settings, self._tick = task, kept, settings, tick
+        self._task, self._kept, self._settings, self._abilities, self._tick = task, kept, settings, abilities, tick
         self._posts = list(dict.fromkeys(posts))
         self._todo: deque[Asked] = deque()
         self._broken: dict[Asked, Counter[str]] = {}
         self._in_a_row = 0
-        self._pause = 0.0
+        self.keys: dict[Asked, str] = {}
+        """Of every post that was asked about, in this run or before."""
         self.unreached: dict[Asked, str] = {}
         """Posts that no answer was had for, though others were, by reason. They are asked again by the next run."""
+        self.asked = 0
+        """Answers that were had now."""
 
     async def run(self, slots: Sequence[SlotShape]) -> None:
         """Until each post has an answer, or cannot have one."""
         question = slots[0].question(self._task)
-        self._todo.extend(post for post in self._posts if not self._done(question, post))
-        for _ in range(len(self._posts) - len(self._todo)):
-            self._tick()
+        for post in self._posts:
+            if self._is_done(question.key(post), post):
+                self._tick()
+            else:
+                self._todo.append(post)
         try:
             async with asyncio.TaskGroup() as group:
                 for number, slot in enumerate(slots):
                     group.create_task(self._call(slot), name=f"evaluate-{number}")
-        except BaseExceptionGroup as group_error:
-            raise group_error.exceptions[0] from None
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
 
-    def _done(self, question: Question, post: Asked) -> bool:
-        key = question.key(post)
-        return key in self._kept.answers or len(self._kept.vain.get(key, ())) >= self._settings.attempts
+    def _is_done(self, key: str, post: Asked) -> bool:
+        if key not in self._kept.answers and len(self._kept.vain.get(key, ())) < self._settings.attempts:
+            return False
+        self.keys[post] = key
+        return True
 
     async def _call(self, slot: SlotShape) -> None:
         while self._todo:
-            wait = max(slot.delay(), self._pause)
+            wait = slot.delay()
             if wait > LONGEST_WAIT:
                 raise Failed(
                     f"the model's server allows no call for {wait / 3600:.1f} hours; run the same command again then: "
@@ -152,7 +176,6 @@ class Asking:
                 )
             if wait:
                 await asyncio.sleep(wait)
-                self._pause = 0.0  # one call finds out, for all
                 continue
             # A post that came back is asked alone: it may be what spoilt the others' answer.
             n = 1 if self._todo[0] in self._broken else self._settings.posts_per_request
@@ -163,17 +186,19 @@ class Asking:
                 self._failed(posts, error)
                 continue
             self._in_a_row = 0
+            self._kept.keep_abilities(slot.question(self._task).model, self._abilities())
             for post, answer in zip(posts, answers, strict=True):
                 self._answered(slot, post, answer)
 
     def _answered(self, slot: SlotShape, post: Asked, answer: Answer | BadInput) -> None:
         if isinstance(answer, Answer):
-            self._kept.keep(answer, post)
-            self._tick()
-            return
-        question = slot.question(self._task)
-        self._kept.keep_vain(question.key(post), answer)
-        if self._done(question, post):
+            key = answer.question.key(post)
+            self._kept.keep(key, answer)
+            self.asked += 1
+        else:
+            key = slot.question(self._task).key(post)
+            self._kept.keep_vain(key, answer)
+        if self._is_done(key, post):
             self._tick()
         else:
             self._broken.setdefault(post, Counter())
@@ -181,13 +206,14 @@ class Asking:
 
     def _failed(self, posts: Sequence[Asked], error: Transient) -> None:
         """The server could not. A post is given up after its bound of such calls, but only while others succeed."""
+        if isinstance(error.spend, Spend) and not error.spend.calls:  # it was its turn that did not come
+            self._todo.extend(posts)
+            return
         limits = {"transport": self._settings.transport_attempts, "overload": self._settings.overload_attempts}
         kind = "overload" if error.busy else "transport"
         self._in_a_row += 1
         if self._in_a_row > max(limits.values()) + self._settings.slots:
-            raise Failed(f"the model's server does not answer ({error}); what was answered is kept: run it again")
-        pause = self._settings.pause_seconds * 2 ** min(self._in_a_row - 1, 10)
-        self._pause = max(error.retry_after or 0.0, min(pause, self._settings.pause_max_seconds))
+            raise Failed(f"{error}; what was answered is kept: run the same command again when it is well")
         for post in posts:
             broken = self._broken.setdefault(post, Counter())
             broken[kind] += 1
