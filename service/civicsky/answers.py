@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 from civicsky.errors import BadInput, Failed, Transient, Usage
 from civicsky.model import Answer, Asked, FieldLabel, Question, Spend, format_time, now_us
@@ -20,6 +20,8 @@ from civicsky.settings import Label
 
 LONGEST_WAIT: Final = 900.0
 """Seconds: when a server allows no call for longer, the run ends and says so, instead of standing still."""
+UNREACHABLE: Final = "unreachable"
+"""What `Slot.ask` says of a post for which nobody could be reached, when it was asked about together with others."""
 _SUM: Final = ("calls", "tokens_in", "tokens_out", "tokens_reasoning", "cost")
 
 
@@ -136,7 +138,7 @@ class Asking:
         self._task, self._kept, self._settings, self._abilities, self._tick = task, kept, settings, abilities, tick
         self._posts = list(dict.fromkeys(posts))
         self._todo: deque[Asked] = deque()
-        self._broken: dict[Asked, Counter[str]] = {}
+        self._vain: dict[Asked, Counter[str]] = {}
         self._in_a_row = 0
         self.keys: dict[Asked, str] = {}
         """Of every post that was asked about, in this run or before."""
@@ -178,7 +180,7 @@ class Asking:
                 await asyncio.sleep(wait)
                 continue
             # A post that came back is asked alone: it may be what spoilt the others' answer.
-            n = 1 if self._todo[0] in self._broken else self._settings.posts_per_request
+            n = 1 if self._todo[0] in self._vain else self._settings.posts_per_request
             posts = [self._todo.popleft() for _ in range(min(n, len(self._todo)))]
             try:
                 answers = await slot.ask(self._task, posts)
@@ -191,6 +193,9 @@ class Asking:
                 self._answered(slot, post, answer)
 
     def _answered(self, slot: SlotShape, post: Asked, answer: Answer | BadInput) -> None:
+        if isinstance(answer, BadInput) and answer.reason == UNREACHABLE:
+            self._given_back(post, "transport")
+            return
         if isinstance(answer, Answer):
             key = answer.question.key(post)
             self._kept.keep(key, answer)
@@ -201,7 +206,7 @@ class Asking:
         if self._is_done(key, post):
             self._tick()
         else:
-            self._broken.setdefault(post, Counter())
+            self._vain.setdefault(post, Counter())
             self._todo.append(post)
 
     def _failed(self, posts: Sequence[Asked], error: Transient) -> None:
@@ -209,16 +214,18 @@ class Asking:
         if isinstance(error.spend, Spend) and not error.spend.calls:  # it was its turn that did not come
             self._todo.extend(posts)
             return
-        limits = {"transport": self._settings.transport_attempts, "overload": self._settings.overload_attempts}
-        kind = "overload" if error.busy else "transport"
         self._in_a_row += 1
-        if self._in_a_row > max(limits.values()) + self._settings.slots:
+        if self._in_a_row > max(self._settings.transport_attempts, self._settings.overload_attempts):
             raise Failed(f"{error}; what was answered is kept: run the same command again when it is well")
         for post in posts:
-            broken = self._broken.setdefault(post, Counter())
-            broken[kind] += 1
-            if broken[kind] < limits[kind]:
-                self._todo.append(post)
-            else:
-                self.unreached[post] = kind
-                self._tick()
+            self._given_back(post, "overload" if error.busy else "transport")
+
+    def _given_back(self, post: Asked, kind: Literal["transport", "overload"]) -> None:
+        """No answer was had for it: later, if its attempts are not used up."""
+        vain = self._vain.setdefault(post, Counter())
+        vain[kind] += 1
+        if vain[kind] < getattr(self._settings, f"{kind}_attempts"):
+            self._todo.append(post)
+        else:
+            self.unreached[post] = kind
+            self._tick()

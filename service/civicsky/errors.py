@@ -52,3 +52,5 @@ class BadInput(Exception):
         self.reason = reason
         self.spend: Any = None
         """What was paid in vain, if anything (`model.Spend`)."""
+        self.raw = ""
+        """The answer as it came, bounded; it may quote the post, so it is for the ledger only."""

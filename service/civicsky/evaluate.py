@@ -4,14 +4,13 @@ It needs no data directory and runs wherever a model can be reached. In its fold
 kept as it comes; see `answers`), `figures.json` and `report.html`.
 """
 
-import asyncio
 import hashlib
 import json
 import os
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,15 +18,18 @@ from typing import Any, Final, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from civicsky import __version__, evaluation_report, figures
+from civicsky import __version__, datadir, evaluation_report, figures
 from civicsky.answers import Asking, Kept
+from civicsky.appview import AppView
+from civicsky.context import texts_of
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import Usage
 from civicsky.gold import MAX_BYTES, Gold, Item, read_gold, without_shown
 from civicsky.label import Slot
 from civicsky.local import LocalServer, find_weights, threads
 from civicsky.model import Asked, format_time, now_us
-from civicsky.settings import Label, Settings, with_flags
+from civicsky.settings import Label, Settings
+from civicsky.store import Store, open_store
 from civicsky.task import Field, Task, load_task
 
 ANSWERS: Final = "answers.jsonl"
@@ -60,6 +62,13 @@ class Variant(NamedTuple):
     settings: Label
 
 
+class Line(NamedTuple):
+    """A way to a model."""
+
+    slots: Sequence[Slot]
+    abilities: Callable[[], Mapping[str, str]]
+
+
 class Done(NamedTuple):
     """What came of it."""
 
@@ -71,14 +80,14 @@ class Done(NamedTuple):
     """Whether every post was asked about; else the same command asks about the rest."""
 
 
-async def evaluate(settings: Settings, wanted: Wanted) -> Done:
-    """Ask, reckon, write the report. Raises `CivicskyError` with one line for the user."""
+async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None]) -> Done:
+    """Ask, reckon, write the report; `say` tells what the user should know meanwhile. Raises `CivicskyError` with one line for the user."""
     loaded = _tasks(wanted.tasks or settings.label.tasks)
     gold = _gold(wanted.gold, _fields(loaded))
     variants = _variants(settings, loaded, wanted)
     out = wanted.out or Path(f"evaluation-{datetime.now(UTC):%Y-%m-%d}")
     os.umask(0o077)  # texts and answers: their authors may delete them
-    _prepare(out, gold.sha256)
+    _prepare(out, gold.sha256, say)
     items, dropped = without_shown(await _with_texts(gold.items, settings), _shown(loaded))
     known = [item for item in items if item.text is not None]
     said: list[tuple[figures.Said, dict[str, Any]]] = []
@@ -144,7 +153,7 @@ def _variants(settings: Settings, loaded: Sequence[Loaded], wanted: Wanted) -> l
     for one in loaded:
         for model in dict.fromkeys(wanted.models) or [settings.label.model]:
             for way in dict.fromkeys(wanted.ways) or [settings.label.way]:
-                label = with_flags(settings, {"label.model": model, "label.way": way}).label
+                label = settings.label.model_copy(update={"model": model, "way": way})
                 if not label.chosen:
                     raise Usage("no model chosen: give --model-url URL --model NAME, or --model local")
                 if way == "words" and not one.task.words:
@@ -164,8 +173,31 @@ def _shown(loaded: Sequence[Loaded]) -> list[str]:
 
 
 async def _with_texts(items: Sequence[Item], settings: Settings) -> list[Item]:
-    """Items that have only an address get their post's text, where it is still there."""
-    return list(items)
+    """Items that have only an address get their post's text, where it is still there: from the store, or the API."""
+    uris = [item.uri for item in items if item.text is None and item.uri]
+    if not uris:
+        return list(items)
+    appview = AppView(settings.appview)
+    try:
+        async with _store(settings) as store:
+            texts = await texts_of(uris, store, appview)
+    finally:
+        await appview.close()
+    return [item if item.text else replace(item, text=texts.get(item.uri or "")) for item in items]
+
+
+@asynccontextmanager
+async def _store(settings: Settings) -> AsyncIterator[Store | None]:
+    """The store of the settings, if there is one yet."""
+    file = settings.data_dir / datadir.POSTS
+    if settings.store.chosen == "sqlite" and not file.exists():
+        yield None
+        return
+    store = await open_store(settings.store, file)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 # ---- asking ----------------------------------------------------------------------------------------------------------
@@ -178,24 +210,23 @@ async def _ask(
     settings, task = variant.settings, variant.loaded.task
     asked = {item.key: Asked((item.text or "")[: settings.max_chars]) for item in items}
     posts = list(dict.fromkeys(asked.values()))
-    before = len(kept.answers)
-    async with _slots(variant, kept) as slots:
+    async with _line(variant, kept) as line:
         bar = progress.add_task(f"{variant.loaded.name} {settings.model} {settings.way}", total=len(posts))
-        asking = Asking(task.name, posts, kept, settings, lambda: progress.advance(bar))
-        await asking.run(slots)
-        question = slots[0].question(task.name)
-    keys = {post: question.key(post) for post in posts}
-    answers = {name: kept.answers[keys[post]] for name, post in asked.items() if keys[post] in kept.answers}
+        asking = Asking(task.name, posts, kept, settings, line.abilities, lambda: progress.advance(bar))
+        await asking.run(line.slots)
+        model = line.slots[0].question(task.name).model
+    answers = {key: kept.answers[at] for key, post in asked.items() if (at := asking.keys.get(post)) in kept.answers}
     failed = {
-        name: asking.unreached.get(post) or kept.vain[keys[post]][-1]
-        for name, post in asked.items()
-        if name not in answers
+        key: asking.unreached.get(post) or kept.vain[asking.keys[post]][-1]
+        for key, post in asked.items()
+        if key not in answers
     }
-    mine = [kept.answers[key] for key in keys.values() if key in kept.answers]
-    at = sorted(kept.at[key] for key in keys.values() if key in kept.at)
+    mine = [kept.answers[key] for key in asking.keys.values() if key in kept.answers]
+    vain = [kept.vain_spend[key] for key in asking.keys.values() if key in kept.vain_spend]
+    at = sorted(kept.at[key] for key in asking.keys.values() if key in kept.at)
     ways = Counter(answer.way for answer in mine)
-    name = f"{variant.loaded.name}, {question.model}, {settings.way if settings.way != 'auto' else '/'.join(ways) or 'auto'}"
-    vain = [kept.vain_spend[key] for key in keys.values() if key in kept.vain_spend]
+    way = settings.way if settings.way != "auto" else "/".join(ways) or "auto"
+    name = f"{variant.loaded.name}, {model}, {way}"
     row: dict[str, Any] = {
         "name": name,
         "task": {
@@ -204,7 +235,7 @@ async def _ask(
             "text": variant.loaded.text,
             "sha256": hashlib.sha256(variant.loaded.text.encode()).hexdigest(),
         },
-        "model": question.model,
+        "model": model,
         "models_named": sorted({answer.model_named for answer in mine}),
         "fingerprints": sorted({answer.fingerprint for answer in mine if answer.fingerprint}),
         "endpoints": sorted({answer.endpoint for answer in mine}),
@@ -214,7 +245,7 @@ async def _ask(
         "parameters": sorted({answer.parameters for answer in mine}),
         "first_at": at[0] if at else None,
         "last_at": at[-1] if at else None,
-        "asked_now": len(kept.answers) - before,
+        "asked_now": asking.asked,
         "answered": len(answers),
         "failed": dict(Counter(failed.values())),
         "effort": figures.plain(figures.effort(mine, vain, len(posts))),
@@ -224,10 +255,21 @@ async def _ask(
 
 
 @asynccontextmanager
-async def _slots(variant: Variant, kept: Kept) -> AsyncIterator[list[Slot]]:
+async def _line(variant: Variant, kept: Kept) -> AsyncIterator[Line]:
     """The calls in flight, to the user's server or to the local model."""
-    raise NotImplementedError
-    yield
+    settings, task = variant.settings, variant.loaded.task
+    async with AsyncExitStack() as stack:
+        local, n = None, settings.slots
+        if settings.model == "local":
+            n = min(n, threads())
+            local = LocalServer(find_weights(settings.gguf), n * max(1, len(task.words)))
+            stack.push_async_callback(local.stop)
+            await local.start()
+        endpoints = open_endpoints(settings, local, kept.abilities.get(local.name if local else settings.model))
+        slots = [Slot(endpoints, {task.name: task}, settings) for _ in range(n)]
+        for slot in slots:
+            stack.push_async_callback(slot.close)
+        yield Line(slots, endpoints.abilities)
 
 
 # ---- what comes of it ------------------------------------------------------------------------------------------------
@@ -278,7 +320,7 @@ def _found(
     }
 
 
-def _prepare(out: Path, sha256: str) -> None:
+def _prepare(out: Path, sha256: str, say: Callable[[str], None]) -> None:
     """The folder, with a report of another GOLD moved aside: its answers may be of use, its figures must stay."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -297,7 +339,7 @@ def _prepare(out: Path, sha256: str) -> None:
         if file.exists():
             aside = file.with_name(f"{file.stem}-{mark}{file.suffix}")
             file.rename(aside)
-            print(f"civicsky: {file} was made from another GOLD; it is now {aside}", file=sys.stderr)
+            say(f"{file} was made from another GOLD; it is now {aside}")
 
 
 def _write(file: Path, text: str) -> None:

@@ -327,8 +327,7 @@ class Question(NamedTuple):
 
     def key(self, asked: Asked) -> str:
         """The same question about the same text has the same key: 32 hexadecimal digits."""
-        parts = (*self, asked.input_hash, asked.context_hash or "")
-        return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+        return _key(self, asked.input_hash, asked.context_hash)
 
 
 class Answer(NamedTuple):
@@ -370,9 +369,15 @@ class Answer(NamedTuple):
         )
 
     @property
-    def question(self) -> Question:
-        """What was asked."""
-        return Question(self.prompt_hash, self.model_asked, self.parameters)
+    def key(self) -> str:
+        """`Question.key` of what was asked."""
+        question = Question(self.prompt_hash, self.model_asked, self.parameters)
+        return _key(question, self.input_hash, self.context_hash)
+
+
+def _key(question: Question, input_hash: str, context_hash: str | None) -> str:
+    parts = (*question, input_hash, context_hash or "")
+    return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
 STREAM: Final = 0
