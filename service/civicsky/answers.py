@@ -28,9 +28,17 @@ _SUM: Final = ("calls", "tokens_in", "tokens_out", "tokens_reasoning", "cost")
 class SlotShape(Protocol):
     """See `label.Slot`."""
 
-    def delay(self) -> float: ...
-    def question(self, task_name: str) -> Question: ...
-    async def ask(self, task_name: str, posts: Sequence[Asked]) -> Sequence[Answer | BadInput]: ...
+    def delay(self) -> float:
+        """Seconds until some server may be called."""
+        ...
+
+    def question(self, task_name: str) -> Question:
+        """What would be asked now."""
+        ...
+
+    async def ask(self, task_name: str, posts: Sequence[Asked]) -> Sequence[Answer | BadInput]:
+        """In the order asked. Raises `Transient`, `Refused`."""
+        ...
 
 
 class Kept:
@@ -197,7 +205,7 @@ class Asking:
             self._given_back(post, "transport")
             return
         if isinstance(answer, Answer):
-            key = answer.question.key(post)
+            key = answer.key
             self._kept.keep(key, answer)
             self.asked += 1
         else:

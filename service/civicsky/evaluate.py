@@ -81,7 +81,10 @@ class Done(NamedTuple):
 
 
 async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None]) -> Done:
-    """Ask, reckon, write the report; `say` tells what the user should know meanwhile. Raises `CivicskyError` with one line for the user."""
+    """Ask, reckon, write the report; `say` tells what the user should know meanwhile.
+
+    Raises `CivicskyError` with one line for the user.
+    """
     loaded = _tasks(wanted.tasks or settings.label.tasks)
     gold = _gold(wanted.gold, _fields(loaded))
     variants = _variants(settings, loaded, wanted)
@@ -157,7 +160,9 @@ def _variants(settings: Settings, loaded: Sequence[Loaded], wanted: Wanted) -> l
                 if not label.chosen:
                     raise Usage("no model chosen: give --model-url URL --model NAME, or --model local")
                 if way == "words" and not one.task.words:
-                    raise Usage(f"--way words: the task {one.name} has no words; add them to its file, or leave this way")
+                    raise Usage(
+                        f"--way words: the task {one.name} has no words; add them to its file, or leave this way"
+                    )
                 variants.append(Variant(one, label))
     return variants
 
@@ -223,7 +228,7 @@ async def _ask(
     }
     mine = [kept.answers[key] for key in asking.keys.values() if key in kept.answers]
     vain = [kept.vain_spend[key] for key in asking.keys.values() if key in kept.vain_spend]
-    at = sorted(kept.at[key] for key in asking.keys.values() if key in kept.at)
+    times = sorted(kept.at[key] for key in asking.keys.values() if key in kept.at)
     ways = Counter(answer.way for answer in mine)
     way = settings.way if settings.way != "auto" else "/".join(ways) or "auto"
     name = f"{variant.loaded.name}, {model}, {way}"
@@ -243,8 +248,8 @@ async def _ask(
         "ways": dict(ways),
         "prompts": sorted({answer.prompt_hash for answer in mine}),
         "parameters": sorted({answer.parameters for answer in mine}),
-        "first_at": at[0] if at else None,
-        "last_at": at[-1] if at else None,
+        "first_at": times[0] if times else None,
+        "last_at": times[-1] if times else None,
         "asked_now": asking.asked,
         "answered": len(answers),
         "failed": dict(Counter(failed.values())),
@@ -354,5 +359,10 @@ def _write(file: Path, text: str) -> None:
 
 def _progress() -> Progress:
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, disable=not console.is_terminal)

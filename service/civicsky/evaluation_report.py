@@ -41,7 +41,7 @@ _COLOURS: Final = {
     _INK: "currentColor", _PAPER: "var(--paper)", _MAIN: "var(--main)", _SOFT: "var(--soft)", _ACCENT: "var(--accent)"
 }  # fmt: skip
 """What matplotlib draws with, and what stands for it in the page, so that plots follow light and dark."""
-_STYLE: Final[dict[str, Any]] = {
+_STYLE: Final[Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "sans-serif",
