@@ -53,6 +53,7 @@ class ContextsShape(Protocol):
     """See `context.Contexts`."""
 
     async def of(self, task: Task, fields: dict[str, Any]) -> str: ...
+    def forget(self, did: str, rkey: str = "") -> None: ...
 
 
 class Item(NamedTuple):
@@ -202,11 +203,12 @@ class Asking:
         *, dead: bool, spend: Spend | None, raw: str = "",
     ) -> None:  # fmt: skip
         log.event("label_failed", stage="label", uri=post_uri(job.did, job.rkey), reason=reason, dead=dead)
-        kept = await self._ledger.put_off(job, reason, seconds, attempts, dead=dead, spend=spend, raw=raw)
-        if dead and job.is_probe:
-            await self._rounds.probed(job, None, reason)
-        elif dead and kept:
+        is_post = not job.is_probe
+        kept = await self._ledger.put_off(job, reason, seconds, attempts, dead=dead and is_post, spend=spend, raw=raw)
+        if dead and kept and is_post:
             self._metrics.add("failed")
+        elif dead and kept:
+            await self._rounds.probed(job, None, reason)
 
     async def _is_free(self, slot: SlotShape) -> bool:
         """Wait until a server may be called. False when the run ends hurriedly meanwhile."""

@@ -88,11 +88,30 @@ def label(
     model_url: ModelUrl = None,
     model: ModelName = None,
     drain: Annotated[bool, typer.Option("--drain", help="End when nothing waits any more.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also ask once more about posts that were drawn before.")
+    ] = False,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME", help="With --again: under this task only.")
+    ] = None,
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="With --again: events from then on.")] = "",
+    until: Annotated[str, typer.Option("--until", metavar="TIME", help="With --again: events before that.")] = "",
+    where: Annotated[
+        str, typer.Option("--where", metavar="FIELD=VALUE", help="With --again: where the label says so.")
+    ] = "",
     config: Config = None,
 ) -> None:
     """Label what was collected, and go on as more comes."""
-    flags = {"data_dir": data_dir, **_label_flags(store, model_url, model)}
-    _serve(load(config, flags), "label", drain=drain)
+    settings = load(config, {"data_dir": data_dir, **_label_flags(store, model_url, model)})
+    if not again and (task or since or until or where):
+        raise typer.BadParameter("--task, --since, --until and --where choose for --again", param_hint="--again")
+    if again:
+        from civicsky import amend  # noqa: PLC0415
+
+        if not asyncio.run(amend.again(settings, task or [], since, until, where)):
+            print("the running service will do it")
+            return
+    _serve(settings, "label", drain=drain)
 
 
 @app.command()

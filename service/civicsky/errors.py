@@ -22,6 +22,10 @@ class Usage(CivicskyError):
     exit_code = EXIT_USAGE
 
 
+class Held(Usage):
+    """Another process has the lock that this one needs: perhaps it does the work itself."""
+
+
 class Failed(CivicskyError):
     """The work could not be finished; starting again may help. Exit code 1."""
 

@@ -102,6 +102,7 @@ class Labelling:
     ) -> None:
         self._reader, self._ledger, self._rounds, self._tasks = reader, ledger, rounds, tuple(tasks)
         self._settings, self._metrics, self._stop, self._strict = settings, metrics, stop, strict
+        self._contexts = contexts
         self._asking = Asking(ledger, rounds, contexts, tasks, settings.label, metrics, stop)
         self._queue: Queue[Item] = Queue(settings.queue.items, settings.queue.bytes)
         self._held: set[int] = set()
@@ -165,6 +166,9 @@ class Labelling:
             if self._draw_anew.is_due():
                 self._drawing = await self._drawn_now()
             rows = await self._reader.posts({(change.rkey, change.did) for change in changes if change.rkey})
+            for change in changes:  # before the ledger scrubs its cache, for what is being fetched now
+                if self._contexts and change.kind in {"delete", "hide", "remove"}:
+                    self._contexts.forget(change.did, change.rkey)
             await self._ledger.follow(changes, rows.values(), self._tasks, self._drawing)
         return len(changes)
 

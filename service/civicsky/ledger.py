@@ -499,6 +499,11 @@ class LedgerReader:
         """Release the file."""
         await self._db.close()
 
+    @property
+    def database(self) -> Database:
+        """For `rounds`."""
+        return self._db
+
     async def position(self) -> int:
         """The last change of the journal that was taken over."""
         return await _position(self._db)

@@ -95,6 +95,11 @@ def parse_time(text: str) -> int | None:
     return micros if 0 <= micros < _YEAR_10000 else None
 
 
+def parse_moment(text: str) -> int | None:
+    """A date (its beginning, UTC) or an RFC 3339 time that a person typed, as microseconds; None when it is neither."""
+    return parse_time(f"{text}T00:00:00Z" if len(text) == len("2026-11-22") else text)
+
+
 def format_time(micros: int) -> str:
     """Microseconds since 1970 UTC as RFC 3339 with milliseconds: 2026-11-22T13:12:25.063Z."""
     moment = datetime.fromtimestamp(micros // 1000 / 1000, UTC)

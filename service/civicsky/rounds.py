@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
+from civicsky.ledger import keep_spend
 from civicsky.model import STREAM, Answer, Job, LabelRow, format_time, now_us
 from civicsky.sqlite import Connection, Database, rows
 
@@ -38,13 +39,23 @@ class Rounds:
     # ---- label --again ----
 
     async def begin(self, task: str, wish: Wish) -> int:
-        """Have posts labelled once more under a task; gives the round's number."""
+        """Have posts labelled once more under a task; gives the round's number.
+
+        A round with the same wish that is not done yet is that round: asking for it again goes on with it.
+        """
         async with self._db.transaction() as db:
+            same = await rows(
+                db,
+                "SELECT id FROM round WHERE task = ? AND wish = ? AND (NOT listed OR EXISTS ("
+                "SELECT 1 FROM job WHERE run = round.id AND state = 'pending'))",
+                (task, json.dumps(wish._asdict())),
+            )
+            if same:
+                return int(same[0][0])
             cursor = await db.execute(
                 "INSERT INTO round (started, task, wish) VALUES (?,?,?)", (now_us(), task, json.dumps(wish._asdict()))
             )
-            assert cursor.lastrowid is not None
-            return cursor.lastrowid
+            return cursor.lastrowid or 0
 
     async def extend(self, tasks: Collection[str]) -> int:
         """List one more page of the oldest round of these tasks that is not listed yet; gives how many posts it read.
@@ -109,11 +120,13 @@ class Rounds:
         return added
 
     async def probed(self, job: Job, answer: Answer | None, reason: str = "") -> bool:
-        """Keep what the model said this time, or why it said nothing; the job is gone then.
+        """Keep what the model said this time and what that cost, or why it said nothing; the job is gone then.
 
         False when nobody wants it any more.
         """
         async with self._db.transaction("ledger") as db:
+            if answer:
+                await keep_spend(db, answer.spend, posts=0)
             gone = await db.execute("DELETE FROM job WHERE id = ? AND state = 'pending'", (job.id,))
             if not gone.rowcount:
                 return False
