@@ -56,12 +56,12 @@ class LocalShape(Protocol):
 class Tokens(NamedTuple):
     """The tokens of one request, as its answer says; 0 where it does not."""
 
-    tokens_in: int = 0
-    tokens_out: int = 0
+    read: int = 0
+    written: int = 0
     reasoning: int = 0
-    """Of `tokens_out`."""
+    """Of those written."""
     cached: int = 0
-    """Of `tokens_in`."""
+    """Of those read."""
 
 
 class Reply(NamedTuple):
@@ -70,7 +70,7 @@ class Reply(NamedTuple):
     body: Any
     """Parsed JSON."""
     text: str
-    usage: Tokens
+    tokens: Tokens
 
 
 class Endpoint:
@@ -246,7 +246,8 @@ class Endpoints:
         servers = [server for server in self.asked() if server not in tried]
         if not servers:
             raise Refused(self.servers[0].refused)
-        waits = {server: server.expected() for server in servers}
+        # While one finds out what a server can, the others go elsewhere, if they can.
+        waits = {server: 2 * SOON if server.finding_out.locked() else server.expected() for server in servers}
         return min(
             servers, key=lambda server: (waits[server] if waits[server] > SOON else 0.0, server.load, server.calls)
         )
@@ -283,9 +284,9 @@ class Line:
             if response.status_code != httpx.codes.OK:
                 raise self._failure(server, response, text, has_body=body is not None)
             reply = _reply(text)
-            if reply.usage.tokens_in:
-                tokens = reply.usage.tokens_in + reply.usage.tokens_out
-                server.learn_size(said, reply.usage.tokens_in)
+            if reply.tokens.read:
+                tokens = sum(reply.tokens[:2])
+                server.learn_size(said, reply.tokens.read)
         except Transient as error:
             server.failed(call, error.retry_after, busy=error.busy)
             raise

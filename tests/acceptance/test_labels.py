@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.command import LAST_SEQ, end_when, model_server, query, run, start, until
-from support.control import post as tell
+from support.command import LAST_SEQ, end_when, model_server, query, run, start, tell, until
 from support.led import Led, led_relay
 from support.world import tid
 
@@ -237,7 +236,7 @@ def test_anchors_are_asked_again_the_next_day_and_flips_are_shown(collected: Pat
             db.execute("UPDATE job SET state = 'pending' WHERE id = (SELECT max(id) FROM job WHERE state = 'done')")
             db.execute("UPDATE label SET key = NULL")
         said = json.dumps({"civic": "civic", "lean": "moderate", "us_politics": "no"})
-        tell(model.removesuffix("/v1") + "/control", say=said)
+        tell(model, say=said)
         process = start("label", "--data-dir", collected, "--model-url", model, "--model", "mock", label__anchors=20)
         probed = "SELECT count(*) FROM probe"
         ended = end_when(process, lambda: query(collected / "ledger.db", probed) == [(20,)], "the anchors")

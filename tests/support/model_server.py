@@ -185,6 +185,8 @@ class ModelServer:
         """What to answer to a request, and after how many seconds. It is in the logs then."""
         if self.told.key and request.headers.get("authorization") != f"Bearer {self.told.key}":
             return _error(401, "bad key"), 0
+        if request.method == "GET" and not request.path.endswith("/models"):
+            return _error(404, "no such page"), 0
         if request.method == "GET":
             return _json(200, {"object": "list", "data": [{"id": self.told.model}]}), 0
         try:
