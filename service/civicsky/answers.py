@@ -32,6 +32,10 @@ class SlotShape(Protocol):
         """Seconds until some server may be called."""
         ...
 
+    def abilities(self) -> Mapping[str, str]:
+        """What was found out about the servers, by their names."""
+        ...
+
     def question(self, task_name: str) -> Question:
         """What would be asked now."""
         ...
@@ -53,7 +57,7 @@ class Kept:
         """By key the reasons why answers were of no use, in their order."""
         self.vain_spend: dict[str, Counter[str]] = {}
         self.abilities: dict[str, dict[str, str]] = {}
-        """By model, what its servers can, by their names (`Endpoints.abilities`): it decides how they are asked, and so
+        """By model, what its servers can, by their names (`Slot.abilities`): it decides how they are asked, and so
         the key of an answer."""
 
     def __enter__(self) -> Self:
@@ -140,14 +144,14 @@ class Asking:
         posts: Iterable[Asked],
         kept: Kept,
         settings: Label,
-        abilities: Callable[[], Mapping[str, str]],
         tick: Callable[[], None],
     ) -> None:
-        self._task, self._kept, self._settings, self._abilities, self._tick = task, kept, settings, abilities, tick
+        self._task, self._kept, self._settings, self._tick = task, kept, settings, tick
         self._posts = list(dict.fromkeys(posts))
         self._todo: deque[Asked] = deque()
         self._vain: dict[Asked, Counter[str]] = {}
         self._in_a_row = 0
+        self._model = ""
         self.keys: dict[Asked, str] = {}
         """Of every post that was asked about, in this run or before."""
         self.unreached: dict[Asked, str] = {}
@@ -158,6 +162,7 @@ class Asking:
     async def run(self, slots: Sequence[SlotShape]) -> None:
         """Until each post has an answer, or cannot have one."""
         question = slots[0].question(self._task)
+        self._model = question.model
         for post in self._posts:
             if self._is_done(question.key(post), post):
                 self._tick()
@@ -196,7 +201,7 @@ class Asking:
                 self._failed(posts, error)
                 continue
             self._in_a_row = 0
-            self._kept.keep_abilities(slot.question(self._task).model, self._abilities())
+            self._kept.keep_abilities(self._model, slot.abilities())
             for post, answer in zip(posts, answers, strict=True):
                 self._answered(slot, post, answer)
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +20,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from civicsky import __version__, datadir, evaluation_report, figures
 from civicsky.answers import Asking, Kept
+from civicsky.app import model_slots
 from civicsky.appview import AppView
 from civicsky.context import texts_of
-from civicsky.endpoint import open_endpoints
 from civicsky.errors import Usage
 from civicsky.gold import MAX_BYTES, Gold, Item, read_gold, without_shown
-from civicsky.label import Slot
-from civicsky.local import LocalServer, find_weights, threads
-from civicsky.model import Asked, format_time, now_us
+from civicsky.local import find_weights
+from civicsky.model import Asked, Spend, format_time, now_us
 from civicsky.settings import Label, Settings
 from civicsky.store import Store, open_store
 from civicsky.task import Field, Task, load_task
@@ -60,13 +59,6 @@ class Variant(NamedTuple):
 
     loaded: Loaded
     settings: Label
-
-
-class Line(NamedTuple):
-    """A way to a model."""
-
-    slots: Sequence[Slot]
-    abilities: Callable[[], Mapping[str, str]]
 
 
 class Done(NamedTuple):
@@ -215,11 +207,13 @@ async def _ask(
     settings, task = variant.settings, variant.loaded.task
     asked = {item.key: Asked((item.text or "")[: settings.max_chars]) for item in items}
     posts = list(dict.fromkeys(asked.values()))
-    async with _line(variant, kept) as line:
+    weights = find_weights(settings.gguf) if settings.model == "local" else None
+    abilities = kept.abilities.get(weights.name if weights else settings.model, {})
+    async with model_slots(settings, {task.name: task}, weights, abilities, Spend("", 0, 0, 0)) as slots:
         bar = progress.add_task(f"{variant.loaded.name} {settings.model} {settings.way}", total=len(posts))
-        asking = Asking(task.name, posts, kept, settings, line.abilities, lambda: progress.advance(bar))
-        await asking.run(line.slots)
-        model = line.slots[0].question(task.name).model
+        asking = Asking(task.name, posts, kept, settings, lambda: progress.advance(bar))
+        await asking.run(slots)
+        model = slots[0].question(task.name).model
     answers = {key: kept.answers[at] for key, post in asked.items() if (at := asking.keys.get(post)) in kept.answers}
     failed = {
         key: asking.unreached.get(post) or kept.vain[asking.keys[post]][-1]
@@ -257,24 +251,6 @@ async def _ask(
         "unreached": len(asking.unreached),
     }
     return figures.Said(name, tuple(field.name for field in task.fields), answers, failed), row
-
-
-@asynccontextmanager
-async def _line(variant: Variant, kept: Kept) -> AsyncIterator[Line]:
-    """The calls in flight, to the user's server or to the local model."""
-    settings, task = variant.settings, variant.loaded.task
-    async with AsyncExitStack() as stack:
-        local, n = None, settings.slots
-        if settings.model == "local":
-            n = min(n, threads())
-            local = LocalServer(find_weights(settings.gguf), n * max(1, len(task.words)))
-            stack.push_async_callback(local.stop)
-            await local.start()
-        endpoints = open_endpoints(settings, local, kept.abilities.get(local.name if local else settings.model))
-        slots = [Slot(endpoints, {task.name: task}, settings) for _ in range(n)]
-        for slot in slots:
-            stack.push_async_callback(slot.close)
-        yield Line(slots, endpoints.abilities)
 
 
 # ---- what comes of it ------------------------------------------------------------------------------------------------
