@@ -21,7 +21,7 @@ from civicsky.document import Document
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Refused, Transient, Usage
 from civicsky.journal import Journal, JournalReader
-from civicsky.label import Slot, ways
+from civicsky.label import Slot, ways_of
 from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger, LedgerReader
 from civicsky.lifecycle import Stop, happened, signals
@@ -186,7 +186,7 @@ async def open_labelling(
     reader = await _opened(stack, JournalReader.open(folder / datadir.JOURNAL))
     ledger = await _opened(stack, Ledger.open(folder / datadir.LEDGER))
     for task, text in files:
-        for way in ways(settings.label):
+        for way in ways_of(settings.label):
             await ledger.register_task(task.name, task.version, prompt_hash(task, way), text)
     store = await _opened(stack, open_store(settings.store, folder / datadir.POSTS))
     contexts = None

@@ -127,7 +127,7 @@ class Contexts:
         """The AT-URIs of the parts that are wanted and named, each URI once."""
         wanted: dict[str, str] = {}
         for part, field in _FIELDS.items():
-            uri = fields.get(field)
+            uri = str(fields.get(field) or "")
             if getattr(self._settings, part) and f"{{{part}}}" in task.context_format and _is_post(uri):
                 wanted |= {} if uri in wanted.values() else {part: uri}
         return wanted

@@ -50,6 +50,13 @@ def abilities_of(way: str) -> tuple[str, ...]:
     return tuple(one + end for one in ways for end in (WITH_PROBABILITIES, ""))
 
 
+def ways_of(settings: LabelSettings) -> tuple[Way, ...]:
+    """How posts may come to be asked about under these settings."""
+    if settings.way != "auto":
+        return (settings.way,)
+    return ("words", *_WAYS) if settings.model == "local" else _WAYS
+
+
 class Slot:
     """One question at a time, over a line of its own. All slots share the endpoints, and so what is found out."""
 
@@ -107,6 +114,10 @@ class Slot:
         if len(failures) == len(self._endpoints.servers):
             raise failures[-1]
         return names
+
+    def abilities(self) -> Mapping[str, str]:
+        """What was found out about the servers so far: {server's name: ability}, to be remembered."""
+        return self._endpoints.abilities()
 
     def delay(self) -> float:
         """Seconds until some server may be called; 0: now, or so soon that the call itself may wait for it."""

@@ -154,8 +154,8 @@ class Label(Group):
     api_key: SecretStr = SecretStr("")
     """The server's key. Never a flag: set CIVICSKY_LABEL__API_KEY or a settings file of mode 600."""
     way: Literal["auto", "schema", "json", "plain", "words"] = "auto"
-    """How the question is put: a JSON answer held to a schema, JSON mode, JSON only asked for, or one word read from the
-    first token's log-probabilities. auto: `words` for the local model, else the strictest that the server can."""
+    """How the question is put: a JSON answer held to a schema, JSON mode, JSON only asked for, or one word read from
+    the first token's log-probabilities. auto: `words` for the local model, else the strictest that the server can."""
     slots: int = Field(4, ge=1, le=256)
     """Calls in flight at most, each with a connection of its own."""
     posts_per_request: int = Field(1, ge=1, le=50)
