@@ -57,7 +57,7 @@ class Kept:
         """By key the reasons why answers were of no use, in their order."""
         self.vain_spend: dict[str, Counter[str]] = {}
         self.abilities: dict[str, dict[str, str]] = {}
-        """By model, what its servers can, by their names (`Slot.abilities`): it decides how they are asked, and so
+        """By `Asking.whom` what its servers can, by their names (`Slot.abilities`): that decides how they are asked, so
         the key of an answer."""
 
     def __enter__(self) -> Self:
@@ -93,10 +93,10 @@ class Kept:
         spend = bad.spend._asdict() if isinstance(bad.spend, Spend) else {}
         self._write({"key": key, "failed": bad.reason, "spend": spend})
 
-    def keep_abilities(self, model: str, abilities: Mapping[str, str]) -> None:
+    def keep_abilities(self, whom: str, abilities: Mapping[str, str]) -> None:
         """Remember them for the next run."""
-        if self.abilities.get(model, {}) != abilities:
-            self._write({"model": model, "abilities": dict(abilities)})
+        if self.abilities.get(whom, {}) != abilities:
+            self._write({"whom": whom, "abilities": dict(abilities)})
 
     def _write(self, line: dict[str, Any]) -> None:
         line["at"] = format_time(now_us())
@@ -117,7 +117,7 @@ class Kept:
 
     def _take(self, line: dict[str, Any]) -> None:
         if "abilities" in line:
-            self.abilities[str(line["model"])] = dict(line["abilities"])
+            self.abilities[str(line["whom"])] = dict(line["abilities"])
             return
         key = line["key"]
         if "failed" in line:
@@ -151,7 +151,6 @@ class Asking:
         self._todo: deque[Asked] = deque()
         self._vain: dict[Asked, Counter[str]] = {}
         self._in_a_row = 0
-        self._model = ""
         self.keys: dict[Asked, str] = {}
         """Of every post that was asked about, in this run or before."""
         self.unreached: dict[Asked, str] = {}
@@ -162,7 +161,6 @@ class Asking:
     async def run(self, slots: Sequence[SlotShape]) -> None:
         """Until each post has an answer, or cannot have one."""
         question = slots[0].question(self._task)
-        self._model = question.model
         for post in self._posts:
             if self._is_done(question.key(post), post):
                 self._tick()
@@ -174,6 +172,11 @@ class Asking:
                     group.create_task(self._call(slot), name=f"evaluate-{number}")
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from None
+
+    @staticmethod
+    def whom(settings: Label) -> str:
+        """Who is asked and how: what a server was found able to do is true of that."""
+        return f"{settings.model} {settings.way}"
 
     def _is_done(self, key: str, post: Asked) -> bool:
         if key not in self._kept.answers and len(self._kept.vain.get(key, ())) < self._settings.attempts:
@@ -201,7 +204,7 @@ class Asking:
                 self._failed(posts, error)
                 continue
             self._in_a_row = 0
-            self._kept.keep_abilities(self._model, slot.abilities())
+            self._kept.keep_abilities(self.whom(self._settings), slot.abilities())
             for post, answer in zip(posts, answers, strict=True):
                 self._answered(slot, post, answer)
 

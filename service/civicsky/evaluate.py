@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,10 +27,12 @@ from civicsky.errors import Usage
 from civicsky.gold import MAX_BYTES, Gold, Item, read_gold, without_shown
 from civicsky.local import find_weights
 from civicsky.model import Asked, Spend, format_time, now_us
+from civicsky.prompt import Way
 from civicsky.settings import Label, Settings
 from civicsky.store import Store, open_store
 from civicsky.task import Field, Task, load_task
 
+WAYS: Final = (*get_args(Way), "auto")
 ANSWERS: Final = "answers.jsonl"
 FIGURES: Final = "figures.json"
 REPORT: Final = "report.html"
@@ -92,10 +94,8 @@ async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None
             one, row = await _ask(variant, known, kept, progress)
             said.append((one, row))
             whole &= not row.pop("unreached")
-    names = [one.name for one, _ in said]
     found = _found(wanted.gold.name, gold, loaded, known, said)
     found["gold"] |= {"shown": len(dropped), "without_text": len(items) - len(known), "asked": len(known)}
-    assert len(set(names)) == len(names)
     texts = {item.key: item.text or "" for item in known}
     page = evaluation_report.html_page(found, texts)
     _write(out / FIGURES, json.dumps(found, indent=1, allow_nan=False) + "\n")
@@ -144,6 +144,9 @@ def _gold(file: Path, fields: Mapping[str, Field]) -> Gold:
 
 
 def _variants(settings: Settings, loaded: Sequence[Loaded], wanted: Wanted) -> list[Variant]:
+    unknown = set(wanted.ways) - set(WAYS)
+    if unknown:
+        raise Usage(f"--way: {sorted(unknown)[0]!r} is none of {', '.join(WAYS)}")
     variants = []
     for one in loaded:
         for model in dict.fromkeys(wanted.models) or [settings.label.model]:
@@ -208,7 +211,7 @@ async def _ask(
     asked = {item.key: Asked((item.text or "")[: settings.max_chars]) for item in items}
     posts = list(dict.fromkeys(asked.values()))
     weights = find_weights(settings.gguf) if settings.model == "local" else None
-    abilities = kept.abilities.get(weights.name if weights else settings.model, {})
+    abilities = kept.abilities.get(Asking.whom(settings), {})
     async with model_slots(settings, {task.name: task}, weights, abilities, Spend("", 0, 0, 0)) as slots:
         bar = progress.add_task(f"{variant.loaded.name} {settings.model} {settings.way}", total=len(posts))
         asking = Asking(task.name, posts, kept, settings, lambda: progress.advance(bar))
@@ -224,7 +227,7 @@ async def _ask(
     vain = [kept.vain_spend[key] for key in asking.keys.values() if key in kept.vain_spend]
     times = sorted(kept.at[key] for key in asking.keys.values() if key in kept.at)
     ways = Counter(answer.way for answer in mine)
-    way = settings.way if settings.way != "auto" else "/".join(ways) or "auto"
+    way = settings.way if settings.way != "auto" else f"auto: {'/'.join(ways)}"
     name = f"{variant.loaded.name}, {model}, {way}"
     row: dict[str, Any] = {
         "name": name,
@@ -296,6 +299,7 @@ def _found(
             [row for field in fields for row in figures.comparisons(items, field, gold.fields, variants)]
         ),
         "disagreements": figures.plain([row for some in wrong.values() for row in some]),
+        "disagreed": {name: len(some) for name, some in wrong.items()},
         "lines": {item.key: item.line for item in items if item.key in listed},
         "authors_of": {item.key: item.author for item in items if item.key in listed},
     }

@@ -61,27 +61,36 @@ def html_page(found: Row, texts: Mapping[str, str]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"figure": _figure, "short": _short, "visible": visible, "thousands": "{:,}".format}
     template = (files("civicsky") / "data" / "evaluation.html.j2").read_text(encoding="utf-8")
-    plots = {}
+    plots, baselines = {}, {}
     for number, field in enumerate(found["fields"]):
         name = field["name"]
-        rows = [
-            (variant["name"], row) for variant in found["variants"] for row in variant["fields"] if row["field"] == name
+        scored = [
+            (variant["name"], row)
+            for variant in found["variants"]
+            for row in variant["fields"]
+            if row["field"] == name and row["all"]
         ]
-        scored = [(variant, row) for variant, row in rows if row["all"]]
+        if not scored:
+            continue
+        baselines[name] = scored[0][1]["all"]
         plots[name] = {
-            "bars": _bars(scored, f"{number}") if scored else "",
-            "confusions": [(variant, _confusion(row["all"], f"{number}{variant}")) for variant, row in scored],
-            "curves": [
-                (variant, _curve(row["calibration"], f"{number}{variant}"))
-                for variant, row in scored
+            "bars": _bars(scored, f"{number}"),
+            "confusions": {
+                variant: _confusion(row["all"], f"{number}-{at}") for at, (variant, row) in enumerate(scored)
+            },
+            "curves": {
+                variant: _curve(row["calibration"], f"{number}-{at}")
+                for at, (variant, row) in enumerate(scored)
                 if row["calibration"]
-            ],
+            },
         }
     listed = {
         name: [row for row in found["disagreements"] if row["field"] == name][:MAX_LISTED]
         for name in (field["name"] for field in found["fields"])
     }
-    return environment.from_string(template).render(found=found, plots=plots, listed=listed, texts=texts)
+    return environment.from_string(template).render(
+        found=found, plots=plots, baselines=baselines, listed=listed, texts=texts
+    )
 
 
 def text_table(found: Row) -> str:
@@ -167,7 +176,8 @@ def _svg(figure: Figure, salt: str, says: str) -> Markup:
     """A figure as an element of the page, in the page's colours. Texts in it are escaped by matplotlib."""
     out = StringIO()
     with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        FigureCanvasSVG(figure)
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -14,11 +14,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any, Final, Literal, NamedTuple
 
 from civicsky.errors import Usage
 from civicsky.model import post_uri
-from civicsky.record import MAX_TEXT
+from civicsky.record import MAX_TEXT, readable
 
 MAX_BYTES: Final = 64_000_000
 """Bytes of a file at most; it is read as a whole. 200,000 long posts."""
@@ -129,6 +130,31 @@ def without_shown(items: Iterable[Item], shown: Iterable[str]) -> tuple[list[Ite
     for item in items:
         (dropped if item.text is not None and normalised(item.text) in known else asked).append(item)
     return asked, dropped
+
+
+def sample_rows() -> list[dict[str, Any]]:
+    """The packaged sample's labels as rows of GOLD: live, English posts without an adult label, whose label is known.
+
+    A text is what a model reads of the post. The texts and labels are made up, one person's, and not adjudicated.
+    """
+    from civicsky.filter import ADULT  # noqa: PLC0415  (it loads language models)
+
+    file = files("civicsky") / "data" / "sample" / "truth.jsonl"
+    posts = [json.loads(line) for line in file.read_text(encoding="utf-8").strip("\n").split("\n")]
+    return [
+        {
+            "uri": post["uri"],
+            "author": post["did"],
+            "text": readable({"text": post["text"], "link": post.get("external"), "alts": [post.get("alt") or ""]}),
+            "civic": post["civic"],
+            "lean": post["lean"],
+        }
+        for post in posts
+        if post["final"] == "live"
+        and post["true_lang"] == "en"
+        and post["civic"] is not None
+        and not ADULT.intersection(post.get("self_labels", ()))
+    ]
 
 
 class _Reading:
