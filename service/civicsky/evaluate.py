@@ -146,7 +146,7 @@ def _gold(file: Path, fields: Mapping[str, Field]) -> Gold:
 def _variants(settings: Settings, loaded: Sequence[Loaded], wanted: Wanted) -> list[Variant]:
     unknown = set(wanted.ways) - set(WAYS)
     if unknown:
-        raise Usage(f"--way: {sorted(unknown)[0]!r} is none of {', '.join(WAYS)}")
+        raise Usage(f"--way: {min(unknown)!r} is none of {', '.join(WAYS)}")
     variants = []
     for one in loaded:
         for model in dict.fromkeys(wanted.models) or [settings.label.model]:
