@@ -255,6 +255,37 @@ def erase(
 
 
 @app.command()
+def evaluate(
+    gold: Annotated[Path, typer.Argument(metavar="GOLD", help="CSV or JSONL: posts and what people judged of them.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: evaluation-DATE.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="May be given several times.")
+    ] = None,
+    way: Annotated[
+        str, typer.Option("--way", metavar="WAY[,WAY]...", help="Ways of asking: schema, json, plain, words.")
+    ] = "",
+    model_url: ModelUrl = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="May be given several times.")
+    ] = None,
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Hold models' labels against people's, and write a report."""
+    from civicsky.evaluate import Wanted, evaluate as evaluated  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir, **_label_flags(store, model_url, None)})
+    log.configure(settings.log)
+    wanted = Wanted(gold, out, task or (), model or (), tuple(filter(None, way.replace(" ", "").split(","))))
+    done = asyncio.run(evaluated(settings, wanted, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
+    print(json.dumps(done.found, indent=1) if as_json else done.text)
+    if not done.whole:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
 def demo(
     data_dir: Annotated[
         Path, typer.Option("--data-dir", metavar="DIR", help="Folder in which each demo makes its own.")
@@ -272,8 +303,13 @@ def config(
     as_json: AsJson = False,
 ) -> None:
     """Print the effective settings, secrets masked."""
-    shown = effective(load(config))
+    from civicsky.task import file_hash, load_tasks  # noqa: PLC0415
+
+    settings = load(config)
+    shown = effective(settings)
+    tasks = [(task.name, task.version, file_hash(text)) for task, text in load_tasks(settings.label.tasks)]
     if as_json:
+        shown["tasks"] = [dict(zip(("name", "version", "sha256"), task, strict=True)) for task in tasks]
         print(json.dumps(shown, indent=2))
         return
     for name, _default, variable in documented():
@@ -281,6 +317,8 @@ def config(
         for part in name.split("."):
             value = value[part]
         print(f"{name:28} = {json.dumps(value):36} # {variable}")
+    for name, version, digest in tasks:
+        print(f"task {name}, version {version}, SHA-256 of its file {digest}")
 
 
 @dev.command("serve-frames")
@@ -317,6 +355,16 @@ def serve_frames(
         return
 
 
+@dev.command("codebook")
+def codebook_of(
+    task: Annotated[str, typer.Argument(help="A task that ships, or the path of a task file (.toml).")],
+) -> None:
+    """Print a task as a section of a codebook, in Markdown."""
+    from civicsky.task import codebook, load_task  # noqa: PLC0415
+
+    print(codebook(load_task(task)[0]))
+
+
 @dev.command()
 def capture(
     file: Annotated[Path, typer.Argument(help="File to write.")],
@@ -332,6 +380,16 @@ def capture(
     log.configure(settings.log)
     n = asyncio.run(capture_frames(settings.source, max_frames, file))
     print(f"{n:,} frames in {file}")
+
+
+@dev.command("sample-gold")
+def sample_gold(file: Annotated[Path, typer.Argument(help="File to write (JSONL).")]) -> None:
+    """Write the packaged sample's own labels as a GOLD file for `civicsky evaluate`."""
+    from civicsky.gold import sample_rows  # noqa: PLC0415
+
+    rows = sample_rows()
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    print(f"{len(rows):,} items in {file}")
 
 
 @app.callback(invoke_without_command=True)

@@ -279,7 +279,8 @@ class Labelling:
         while True:
             if prune.is_due():
                 await self._ledger.prune(self._settings.context.cache_days, self._settings.label.raw_days)
-            if self._settings.label.anchors and self._asking.has_answers:
+            # Before it is known how the servers are asked, it is not known what was asked of them.
+            if self._settings.label.anchors and (slots[0].abilities() or self._asking.has_answers):
                 questions = [slots[0].question(task) for task in self._tasks]
                 now = (datetime.now(UTC).toordinal(), questions)
                 if now != planned and await self._rounds.plan_probes(
@@ -287,7 +288,7 @@ class Labelling:
                 ):
                     self.wake()
                 planned = now
-            await asyncio.sleep(MINUTE)
+            await asyncio.sleep(MINUTE if planned else self._settings.ledger.poll_seconds)
 
     # ---- store ----
 
