@@ -12,8 +12,10 @@ How the parts are put together:
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -36,6 +38,10 @@ PATIENCE: Final = 10.0
 """Seconds that a call waits for its server at most, before it is given back unsent."""
 _BYTES_PER_TOKEN: Final = 3.0
 """A first guess, on the safe side; English has about 4. What answers say of their tokens takes its place."""
+
+if "sniffio" not in sys.modules and find_spec("sniffio") is None:
+    # httpcore looks for it several times in every call; what is not there is sought anew each time, a third of a call.
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 

@@ -71,7 +71,7 @@ class Slot:
         self._endpoints, self._tasks, self._settings = endpoints, tasks, settings
         self._line = endpoints.line()
         self._ladder = abilities_of("auto" if settings.way == "words" else settings.way)
-        self._hashes: dict[tuple[str, Way], str] = {}
+        self._questions: dict[tuple[str, Way], Question] = {}
 
     async def close(self) -> None:
         """Release the connections."""
@@ -332,9 +332,10 @@ class Slot:
         server.proven.add(ability)
 
     def _question(self, task: Task, way: Way) -> Question:
-        if (task.name, way) not in self._hashes:
-            self._hashes[task.name, way] = prompt_hash(task, way)
-        return Question(self._hashes[task.name, way], self._endpoints.model, self._parameters(task, way))
+        if (task.name, way) not in self._questions:
+            hashed, parameters = prompt_hash(task, way), self._parameters(task, way)
+            self._questions[task.name, way] = Question(hashed, self._endpoints.model, parameters)
+        return self._questions[task.name, way]
 
     def _parameters(self, task: Task, way: Way) -> str:
         """All that may change an answer besides prompt, model and post; asking for probabilities does not."""

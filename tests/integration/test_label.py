@@ -18,7 +18,7 @@ from civicsky.settings import Label, Price
 from civicsky.task import Task, load_task
 from support.model_knobs import Knob
 from support.model_says import answer_for
-from support.model_server import ModelServer, Told, serve
+from support.model_server import ModelServer, Reply, Request, Told, serve
 
 CIVIC = load_task("civic")[0]
 POSTS = [Asked(f"Post number {n} about the election") for n in range(10)]
@@ -48,7 +48,7 @@ ModelFactory = Callable[..., Awaitable[Model]]
 
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[ModelFactory]:
-    listening = []
+    listening: list[asyncio.Server] = []
 
     async def begin(*knobs: Knob, **told: Any) -> Model:
         folder = tmp_path / str(len(listening))
@@ -613,9 +613,13 @@ async def test_a_model_that_the_server_does_not_know_is_refused(start: ModelFact
 
 async def test_a_probe_asks_each_server_once_for_all_slots(start: ModelFactory) -> None:
     model = await start(key=KEY)
-    gets = []
-    reply = model.server.reply
-    model.server.reply = lambda request: (gets.append(request.method), reply(request))[1]  # type: ignore[method-assign]
+    gets, reply = [], model.server.reply
+
+    def noted(request: Request) -> tuple[Reply, float]:
+        gets.append(request.method)
+        return reply(request)
+
+    model.server.reply = noted  # type: ignore[method-assign]
     async with slots(chosen(model, api_key=KEY), n=10) as (_, many):
         await asyncio.gather(*(slot.probe() for slot in many))
         assert gets == ["GET"]
