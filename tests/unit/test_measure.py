@@ -333,7 +333,7 @@ def _raters(rng: np.random.Generator, authors: int, classes: int, right: float) 
 def _found(authors: list[str], truth: list[str], first: list[str], second: list[str]) -> dict[str, Figure]:
     names = sorted(set(truth))
     one = measure.scores(truth, first, authors, names)
-    items = [dict(enumerate_raters(row)) for row in zip(truth, first, second, strict=True)]
+    items = [{f"rater {i}": given for i, given in enumerate(row)} for row in zip(truth, first, second, strict=True)]
     agreed = measure.agreement(items, authors)
     return {
         "accuracy": one.accuracy,
@@ -348,11 +348,7 @@ def _found(authors: list[str], truth: list[str], first: list[str], second: list[
     }
 
 
-def enumerate_raters(row: tuple[str, ...]) -> list[tuple[str, str]]:
-    return [(f"rater {i}", one) for i, one in enumerate(row)]
-
-
-@pytest.mark.parametrize(("authors", "classes", "right"), [(40, 2, 0.87), (100, 3, 0.75), (150, 2, 0.92)])
+@pytest.mark.parametrize(("authors", "classes", "right"), [(40, 2, 0.87), (100, 3, 0.75)])
 def test_intervals_clustered_by_author_hold_in_93_to_97_of_100_sets(
     authors: int, classes: int, right: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,5 +361,4 @@ def test_intervals_clustered_by_author_hold_in_93_to_97_of_100_sets(
     for seed in range(1000):
         for name, figure in _found(*_raters(np.random.default_rng(seed), authors, classes, right)).items():
             held[name] += figure.low <= truth[name] <= figure.high
-    print(held)
     assert all(930 <= n <= 970 for n in held.values()), held
