@@ -95,6 +95,11 @@ def parse_time(text: str) -> int | None:
     return micros if 0 <= micros < _YEAR_10000 else None
 
 
+def parse_moment(text: str) -> int | None:
+    """A date (its beginning, UTC) or an RFC 3339 time that a person typed, as microseconds; None when it is neither."""
+    return parse_time(f"{text}T00:00:00Z" if len(text) == len("2026-11-22") else text)
+
+
 def format_time(micros: int) -> str:
     """Microseconds since 1970 UTC as RFC 3339 with milliseconds: 2026-11-22T13:12:25.063Z."""
     moment = datetime.fromtimestamp(micros // 1000 / 1000, UTC)
@@ -327,8 +332,7 @@ class Question(NamedTuple):
 
     def key(self, asked: Asked) -> str:
         """The same question about the same text has the same key: 32 hexadecimal digits."""
-        parts = (*self, asked.input_hash, asked.context_hash or "")
-        return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+        return _key(self, asked.input_hash, asked.context_hash)
 
 
 class Answer(NamedTuple):
@@ -370,9 +374,15 @@ class Answer(NamedTuple):
         )
 
     @property
-    def question(self) -> Question:
-        """What was asked."""
-        return Question(self.prompt_hash, self.model_asked, self.parameters)
+    def key(self) -> str:
+        """`Question.key` of what was asked."""
+        question = Question(self.prompt_hash, self.model_asked, self.parameters)
+        return _key(question, self.input_hash, self.context_hash)
+
+
+def _key(question: Question, input_hash: str, context_hash: str | None) -> str:
+    parts = (*question, input_hash, context_hash or "")
+    return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
 STREAM: Final = 0

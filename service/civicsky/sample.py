@@ -6,7 +6,7 @@ a share weighted by 1 / p is unbiased (Horvitz and Thompson 1952), whatever the 
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 HOUR_US: Final = 3_600_000_000
 HOURS_A_DAY: Final = 24
@@ -19,6 +19,14 @@ class Hour(NamedTuple):
 
     seen: int = 0
     drawn: int = 0
+
+
+class Drawing(NamedTuple):
+    """How posts are drawn for labelling."""
+
+    posts_per_day: float = 0
+    """As in `probability`; 0: all of them."""
+    unit: Literal["post", "author", "thread"] = "post"
 
 
 def probability(posts_per_day: float, hours: Mapping[int, Hour], hour: int) -> float:
@@ -42,8 +50,11 @@ def probability(posts_per_day: float, hours: Mapping[int, Hour], hour: int) -> f
 
 
 def is_drawn(key: bytes, unit: str, p: float) -> bool:
-    """Whether a post is drawn: all posts of a unit (itself, its author, its thread) share one lot, so that a unit drawn
-    at a small probability is also drawn at a greater one. `key` is secret, so that nobody can write into the sample."""
+    """Whether a post is drawn. All posts of a unit (itself, its author, its thread) share one lot.
+
+    A unit drawn at a small probability is also drawn at a greater one. `key` is secret, so that nobody can write into
+    the sample.
+    """
     lot = int.from_bytes(blake2b(unit.encode(errors="surrogatepass"), key=key, digest_size=8).digest())
     return lot < p * 2**64
 
