@@ -24,8 +24,8 @@ By = Literal["none", "day"]
 
 NOTE: Final = (
     "The posts are those that were collected in the period, by the relay's clock (UTC), and are still live: deleted "
-    "and hidden ones are gone, gaps in coverage are not in it (see `civicsky coverage`), and posts that still wait for a "
-    "label are not in it either. The first interval is about what such authors post, clustered by author; the second "
+    "and hidden ones are gone, and gaps in coverage are not in it (see `civicsky coverage`). Posts that still wait for "
+    "a label are not in it either. The first interval is about what such authors post, clustered by author; the second "
     "about the collected posts themselves."
 )
 NOTE_GOLD: Final = (

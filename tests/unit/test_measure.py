@@ -1,6 +1,8 @@
 """Statistics of labels: by hand, against scikit-learn and krippendorff, and how often the intervals hold."""
 
 import math
+import subprocess
+import sys
 import warnings
 
 import krippendorff
@@ -362,3 +364,101 @@ def test_intervals_clustered_by_author_hold_in_93_to_97_of_100_sets(
         for name, figure in _found(*_raters(np.random.default_rng(seed), authors, classes, right)).items():
             held[name] += figure.low <= truth[name] <= figure.high
     assert all(930 <= n <= 970 for n in held.values()), held
+
+
+def _two_phases(rng: np.random.Generator, share: float, among: float) -> tuple[Figure, Figure, Figure]:
+    """A share from 200 gold posts of about 1,500 drawn ones; a share among those; the first from gold alone."""
+    of = np.repeat(np.arange(1000), np.minimum(rng.zipf(2.3, 1000), 30))
+    civic = rng.random(len(of)) < rng.beta(4 * share, 4 * (1 - share), 1000)[of]
+    left = rng.random(len(of)) < rng.beta(8 * among, 8 * (1 - among), 1000)[of]
+    said = rng.random(len(of)) < np.where(civic, 0.8, 0.15)
+    said_left = rng.random(len(of)) < np.where(left, 0.9, 0.3)
+    p = rng.choice([0.3, 0.6, 1.0], len(of))
+    drawn = np.flatnonzero(rng.random(len(of)) < p)
+    gold = set(rng.choice(drawn, 200, replace=False).tolist())
+    weights, authors = (1 / p[drawn]).tolist(), [str(author) for author in of[drawn]]
+    truth = [bool(civic[i]) if i in gold else None for i in drawn]
+    truth_left = [bool(left[i]) if i in gold and civic[i] else None for i in drawn]
+    in_among = (said & said_left)[drawn].tolist(), truth_left, weights, authors, said[drawn].tolist(), truth
+    known = [k for k, i in enumerate(drawn) if i in gold]
+    alone = measure.weighted_share(
+        [bool(truth[k]) for k in known], [weights[k] for k in known], [authors[k] for k in known]
+    )
+    return (
+        measure.corrected_share(said[drawn].tolist(), truth, weights, authors).share,
+        measure.corrected_share(*in_among).share,
+        alone.population,
+    )
+
+
+def test_corrected_shares_hold_the_truth_though_the_model_errs_and_are_narrower_than_gold_alone() -> None:
+    share, among = 0.35, 0.6
+    held, width, alone = [0, 0], 0.0, 0.0
+    for seed in range(1000):
+        *found, gold = _two_phases(np.random.default_rng(seed), share, among)
+        for i, (figure, truth) in enumerate(zip(found, (share, among), strict=True)):
+            held[i] += figure.low <= truth <= figure.high
+        width, alone = width + found[0].high - found[0].low, alone + gold.high - gold.low
+    assert all(930 <= n <= 970 for n in held), held
+    assert width < 0.85 * alone
+
+
+def test_a_model_that_is_no_use_is_not_relied_on() -> None:
+    rng = np.random.default_rng(1)
+    said, truth = (rng.random(3000) < 0.5).tolist(), (rng.random(3000) < 0.2).tolist()
+    authors, weights = [str(i) for i in range(3000)], [1.0] * 3000
+    found = measure.corrected_share(said, [one if i < 300 else None for i, one in enumerate(truth)], weights, authors)
+    assert found.tuning < 0.15
+    right = measure.corrected_share(truth, [one if i < 300 else None for i, one in enumerate(truth)], weights, authors)
+    assert right.tuning > 0.95
+    assert value(right.share) == pytest.approx(sum(truth) / 3000, abs=0.005)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(),
+            st.one_of(st.none(), st.booleans()),
+            st.floats(0.01, 1),
+            st.integers(0, 5),
+            st.booleans(),
+            st.one_of(st.none(), st.booleans()),
+        ),
+        max_size=30,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_a_corrected_share_stays_in_bounds_whatever_it_is_given(
+    posts: list[tuple[bool, bool | None, float, int, bool, bool | None]],
+) -> None:
+    said, truth, p, author, among, really = [list(column) for column in zip(*posts, strict=True)] if posts else [[]] * 6
+    weights, authors = [1 / one for one in p], [str(one) for one in author]
+    for found in (
+        measure.corrected_share(said, truth, weights, authors),
+        measure.corrected_share(said, truth, weights, authors, among, really),
+    ):
+        share = found.share
+        assert 0 <= share.low < share.high <= 1
+        assert share.value is None or share.low <= share.value <= share.high
+        assert 0 <= found.tuning <= 1
+
+
+# ---- the extra that it needs -----------------------------------------------------------------------------------------
+
+
+def _python(code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_the_service_starts_without_numpy() -> None:
+    block = "import sys; sys.modules.update(dict.fromkeys(['numpy', 'scipy', 'matplotlib', 'jinja2']))\n"
+    done = _python(f"{block}import civicsky.cli, civicsky.app, civicsky.report, civicsky.doctor, civicsky.demo")
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_the_extra_the_command_says_how_to_install_it() -> None:
+    block = "import sys; sys.modules['numpy'] = None; sys.argv = ['civicsky', 'estimate']\n"
+    done = _python(f"{block}from civicsky.__main__ import main\nsys.exit(main())")
+    assert done.returncode == 2
+    assert "pip install 'civicsky[research]'" in done.stderr
+    assert "Traceback" not in done.stderr
