@@ -39,6 +39,7 @@ class LedgerShape(Protocol):
         self, job: Job, reason: str, seconds: float, attempts: Attempts,
         *, dead: bool = False, spend: Spend | None = None, raw: str = "",
     ) -> bool: ...  # fmt: skip
+    async def spent(self) -> Spend: ...
     async def remember(self, endpoint: str, model: str, ability: str) -> None: ...
 
 
@@ -81,6 +82,7 @@ class Asking:
         self._tasks, self._settings, self._metrics, self._stop = tasks, settings, metrics, stop
         self._answers = 0
         self._unusable = 0
+        self._was_spent = False
         self._remembered: dict[str, str] = {}
 
     @property
@@ -88,14 +90,30 @@ class Asking:
         """Whether the model gave one: then it is known how it is asked."""
         return self._answers > 0
 
+    async def is_spent(self) -> bool:
+        """Whether today's budget is spent. It can be passed by the calls that are in flight when it is reached."""
+        bounds = self._settings
+        if bounds.budget_tokens is None and bounds.budget_money is None:
+            return False
+        spend = await self._ledger.spent()
+        tokens = spend.tokens_in + spend.tokens_out
+        over = (bounds.budget_tokens is not None and tokens >= bounds.budget_tokens) or (
+            bounds.budget_money is not None and spend.cost >= bounds.budget_money
+        )
+        if over != self._was_spent:
+            self._was_spent = over
+            log.event("label_budget", stage="label", spent=over, tokens=tokens, cost=round(spend.cost, 4))
+        return over
+
     async def ask(self, slot: SlotShape, task: str, items: Sequence[Item]) -> None:
         """Have these posts labelled under one task, in one request; every one is kept, put off, or failed.
 
-        Raises `Refused` when no server will have us. When the run ends hurriedly, those not asked stay as they are.
+        Raises `Refused` when no server will have us. Those that are not asked stay as they are: when the run ends
+        hurriedly, or the budget is spent.
         """
         asked = await self._asked(task, items)
         left = await self._from_cache(slot.question(task), asked)
-        if not left or not await self._is_free(slot):
+        if not left or not await self._is_free(slot) or await self.is_spent():
             return
         before = self._answers
         try:

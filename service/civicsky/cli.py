@@ -303,8 +303,13 @@ def config(
     as_json: AsJson = False,
 ) -> None:
     """Print the effective settings, secrets masked."""
-    shown = effective(load(config))
+    from civicsky.task import file_hash, load_tasks  # noqa: PLC0415
+
+    settings = load(config)
+    shown = effective(settings)
+    tasks = [(task.name, task.version, file_hash(text)) for task, text in load_tasks(settings.label.tasks)]
     if as_json:
+        shown["tasks"] = [dict(zip(("name", "version", "sha256"), task, strict=True)) for task in tasks]
         print(json.dumps(shown, indent=2))
         return
     for name, _default, variable in documented():
@@ -312,6 +317,8 @@ def config(
         for part in name.split("."):
             value = value[part]
         print(f"{name:28} = {json.dumps(value):36} # {variable}")
+    for name, version, digest in tasks:
+        print(f"task {name}, version {version}, SHA-256 of its file {digest}")
 
 
 @dev.command("serve-frames")
@@ -346,6 +353,16 @@ def serve_frames(
         asyncio.run(serve())
     except KeyboardInterrupt:
         return
+
+
+@dev.command("codebook")
+def codebook_of(
+    task: Annotated[str, typer.Argument(help="A task that ships, or the path of a task file (.toml).")],
+) -> None:
+    """Print a task as a section of a codebook, in Markdown."""
+    from civicsky.task import codebook, load_task  # noqa: PLC0415
+
+    print(codebook(load_task(task)[0]))
 
 
 @dev.command()

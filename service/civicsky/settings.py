@@ -492,12 +492,14 @@ def _explain_no_json() -> str:
     for name, group in _groups().items():
         for field, default in group:
             variable = _as_written(f"{ENV_PREFIX}{name}__{field}".upper())
-            if isinstance(default, tuple) and variable and not _is_json(os.environ[variable]):
-                return (
-                    f"environment variable {variable}: {name}.{field}: not JSON, as a list must be: "
-                    'CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'
+            if isinstance(default, tuple | dict) and variable and not _is_json(os.environ[variable]):
+                kind = (
+                    'a list must be: CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'
+                    if isinstance(default, tuple)
+                    else 'a table must be: CIVICSKY_LABEL__PRICES={"MODEL": {"input": 0.05, "output": 0.08}}'
                 )
-    raise AssertionError  # pragma: no cover - only lists are read as JSON
+                return f"environment variable {variable}: {name}.{field}: not JSON, as {kind}"
+    raise AssertionError  # pragma: no cover - only lists and tables are read as JSON
 
 
 def _is_json(text: str) -> bool:
