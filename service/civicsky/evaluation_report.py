@@ -4,6 +4,7 @@ The one home of jinja2 and matplotlib, which come with the extra `research`: imp
 it. Posts are hostile: every text is escaped by the template, its invisible characters are shown, its length is bounded.
 """
 
+import logging
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from typing import Any, Final
 
 from civicsky.errors import Usage
 from civicsky.report import printable
+
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its font cache
 
 try:
     import matplotlib as mpl

@@ -151,7 +151,7 @@ def test_annotators_among_themselves(found: Found) -> None:
     assert number(told["agreement"]) == (7 / 9, 9)
     # Nine items, two disagreements: observed 4/18, expected 2 * 12 * 6 / (18 * 17).
     assert number(told["alpha"]) == (1 - (4 / 18) / (2 * 12 * 6 / (18 * 17)), 9)
-    ((pair,),) = [told["pairs"]]
+    (pair,) = told["pairs"]
     assert (pair["first"], pair["second"]) == ("ann", "bob")
 
 
