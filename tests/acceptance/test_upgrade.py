@@ -13,12 +13,15 @@ VERSIONS = sorted((Path(__file__).parents[1] / "upgrades").iterdir())
 
 
 def posts(folder: Path) -> dict[str, Any]:
-    """State and text of every post, and whether it has a label."""
+    """State and text of every post, and for a live one whether it has a label."""
     docs = [json.loads(doc) for (doc,) in query(folder / "posts.db", "SELECT doc FROM posts")]
-    return {doc["_id"]: (doc["state"], doc.get("text"), "civic" in doc.get("labels", {})) for doc in docs}
+    return {
+        doc["_id"]: (doc["state"], doc.get("text"), "civic" in doc["labels"] if doc["state"] == "live" else None)
+        for doc in docs
+    }
 
 
-def labels(folder: Path) -> dict[str, Any]:
+def labels(folder: Path) -> dict[tuple[str, str], Any]:
     """The labels under this version's prompt, and those that an earlier version left: by post and prompt."""
     docs = [json.loads(doc) for (doc,) in query(folder / "posts.db", "SELECT doc FROM labels")]
     return {(doc["uri"], doc["prompt"]): doc["fields"] for doc in docs if doc["state"] == "live"}
