@@ -18,8 +18,9 @@ from civicsky.settings import AppView as AppViewSettings, Journal as JournalSett
 from civicsky.tables import RECHECK_PAGE, ask_recheck
 from support.appview_server import AppViewServer, Trouble, appview_server
 from support.command import cursor, end_when, query, run, start, until
-from support.fake import all_taken, begin, compare, cursors, events, playing
-from support.led import Led, all_told, balance_closes, did_of, in_journal, led_relay, states, uri
+from support.converge import has_converged
+from support.fake import begin, compare, cursors, events, playing
+from support.led import Led, balance_closes, did_of, in_journal, led_relay, states, uri
 
 QUICK: dict[str, Any] = {"worker__batch_seconds": 0.05, "appview__per_second": 1000}
 
@@ -257,11 +258,8 @@ async def test_after_a_gap_all_three_databases_hold_what_there_is(tmp_path: Path
             tmp_path, relay, "--model-url", model[0], "--model", "mock", verb="run", appview__recheck="true",
             appview__recheck_after_seconds=0.5,
         )  # fmt: skip
-        rounds = "SELECT count(*) FROM recheck"
         ended = await asyncio.to_thread(
-            end_when, process,
-            lambda: relay.is_quiet and all_taken(tmp_path, relay) and all_told(tmp_path)
-            and query(tmp_path / "journal.db", rounds) == [(0,)],
+            end_when, process, lambda: has_converged(tmp_path, relay.control, [relay.hosts[0].address]),
             "all to be held and looked up",
         )  # fmt: skip
         plain = relay.oracle(cursors=cursors(tmp_path, relay))
