@@ -271,6 +271,37 @@ def erase(
 
 
 @app.command()
+def evaluate(
+    gold: Annotated[Path, typer.Argument(metavar="GOLD", help="CSV or JSONL: posts and what people judged of them.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: evaluation-DATE.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="May be given several times.")
+    ] = None,
+    way: Annotated[
+        str, typer.Option("--way", metavar="WAY[,WAY]...", help="Ways of asking: schema, json, plain, words.")
+    ] = "",
+    model_url: ModelUrl = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="May be given several times.")
+    ] = None,
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Hold models' labels against people's, and write a report."""
+    from civicsky.evaluate import Wanted, evaluate as evaluated  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir, **_label_flags(store, model_url, None)})
+    log.configure(settings.log)
+    wanted = Wanted(gold, out, task or (), model or (), tuple(filter(None, way.replace(" ", "").split(","))))
+    done = asyncio.run(evaluated(settings, wanted, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
+    print(json.dumps(done.found, indent=1) if as_json else done.text)
+    if not done.whole:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
 def demo(
     data_dir: Annotated[
         Path, typer.Option("--data-dir", metavar="DIR", help="Folder in which each demo makes its own.")
@@ -365,6 +396,16 @@ def capture(
     log.configure(settings.log)
     n = asyncio.run(capture_frames(settings.source, max_frames, file))
     print(f"{n:,} frames in {file}")
+
+
+@dev.command("sample-gold")
+def sample_gold(file: Annotated[Path, typer.Argument(help="File to write (JSONL).")]) -> None:
+    """Write the packaged sample's own labels as a GOLD file for `civicsky evaluate`."""
+    from civicsky.gold import sample_rows  # noqa: PLC0415
+
+    rows = sample_rows()
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    print(f"{len(rows):,} items in {file}")
 
 
 @app.callback(invoke_without_command=True)
