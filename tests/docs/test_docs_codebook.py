@@ -12,6 +12,7 @@ from civicsky import app, filter as filters
 from civicsky.document import label_document, post_document
 from civicsky.journal import Journal, JournalReader
 from civicsky.model import (
+    STREAM,
     Answer,
     Asked,
     BadReason,
@@ -57,8 +58,9 @@ def fields_of_a_post() -> dict[str, Any]:
 
 
 def a_label() -> LabelRow:
-    answer = Answer({"civic": FieldLabel("civic", 0.5)}, "words", "m", "m", None, "{}", "local", "0", 1, 1, 1, 1)
-    return LabelRow("id", OUT.did, OUT.rkey, "cid", "civic", "1", "hash", 1.0, 3, 1, answer)
+    fields = {"civic": FieldLabel("civic", 0.5)}
+    answer = Answer(fields, "words", "hash", "m", "m", None, "{}", "local", "0", 1, 1, 1, 1)
+    return LabelRow("id", OUT.did, OUT.rkey, "cid", "civic", "2", STREAM, 1.0, 3, 1, answer)
 
 
 def a_post() -> dict[str, Any]:
@@ -203,6 +205,7 @@ def test_every_reason_for_a_missing_label_is_told() -> None:
         for name in ("endpoint", "label", "prompt")
         for file in (ROOT / "service/civicsky").glob(f"{name}.py")
     )
-    reasons = set(re.findall(r'BadInput\("([a-z_]+)"\)', sources))
+    raised = re.findall(r"(?:BadInput|_unusable)\(([^)]*)", re.sub(r"'[^'\n]*'", "", sources))
+    reasons = set(re.findall(r'"([a-z_]+)"', " ".join(raised)))
     assert len(reasons) > 5
     assert set(named(section(CODEBOOK, "Why a post has no label"))) == reasons | {"unreachable", "text_gone"}
