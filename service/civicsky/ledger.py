@@ -341,6 +341,7 @@ class Ledger:
         async with self._db.transaction() as db:
             await db.execute("DELETE FROM context WHERE at < ?", (now_us() - int(context_days * _DAY_US),))
             await db.execute("DELETE FROM raw WHERE at < ?", (now_us() - int(raw_days * _DAY_US),))
+        await self._db.truncate_log()  # or it would go on holding what is forgotten, and what was deleted
 
     # ---- the store ----
 

@@ -167,16 +167,17 @@ def money(price: Price | None, tokens_in: float, tokens_out: float) -> float | N
     return None if price is None else (tokens_in * price.input + tokens_out * price.output) / 1e6
 
 
-def drawn(settings: Settings, kept: float, tokens_a_post: float, money_a_post: float | None) -> Drawn:
-    """Posts of a day that are drawn: what is wished for, what the budgets pay for, and what there is."""
+def drawn(settings: Settings, kept: float, probes: int, tokens_a_post: float, money_a_post: float | None) -> Drawn:
+    """Posts of a day that are drawn: what is wished for, what the budgets pay for besides the probes, what there is."""
     bounds = [Drawn(kept, "all")]
     if settings.sample.posts_per_day:
         bounds.append(Drawn(settings.sample.posts_per_day, "sample.posts_per_day"))
     if settings.label.budget_tokens and tokens_a_post:
-        bounds.append(Drawn(settings.label.budget_tokens / tokens_a_post, "label.budget_tokens"))
+        bounds.append(Drawn(settings.label.budget_tokens / tokens_a_post - probes, "label.budget_tokens"))
     if settings.label.budget_money and money_a_post:
-        bounds.append(Drawn(settings.label.budget_money / money_a_post, "label.budget_money"))
-    return min(bounds, key=lambda bound: bound.posts)
+        bounds.append(Drawn(settings.label.budget_money / money_a_post - probes, "label.budget_money"))
+    least = min(bounds, key=lambda bound: bound.posts)
+    return least._replace(posts=max(0.0, least.posts))
 
 
 def busy(label: Label, requests: float, tokens: float, seconds_a_call: float) -> list[Bound]:
@@ -270,8 +271,9 @@ async def gather(settings: Settings) -> dict[str, Any]:
     price = label.prices.get(label.model)
     tokens_a_post = sum(load.tokens_in + load.tokens_out for load in loads)
     money_a_post = money(price, sum(load.tokens_in for load in loads), sum(load.tokens_out for load in loads))
-    draw = drawn(settings, found.traffic.kept, tokens_a_post, money_a_post)
-    asked_a_task = draw.posts + (0 if found.load else min(label.anchors, draw.posts))  # else probes are in the load
+    probes = 0 if found.load else label.anchors  # else they are in the load
+    draw = drawn(settings, found.traffic.kept, probes, tokens_a_post, money_a_post)
+    asked_a_task = draw.posts + min(probes, draw.posts)
     requests, tokens_in, tokens_out = (
         asked_a_task * sum(getattr(load, name) for load in loads) for name in ("requests", "tokens_in", "tokens_out")
     )

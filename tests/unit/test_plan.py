@@ -142,13 +142,25 @@ def test_the_least_of_wish_budgets_and_traffic_is_drawn(
     own: dict[str, Any], sample: dict[str, Any], posts: float, why: str
 ) -> None:
     """50,000 posts are kept; one takes 1,000 tokens and 0.0001."""
-    found = drawn(settings(sample=sample, **own), 50_000, 1_000, 0.0001)
+    found = drawn(settings(sample=sample, **own), 50_000, 0, 1_000, 0.0001)
     assert found.posts == pytest.approx(posts)
     assert found.why == why
 
 
+def test_a_budget_pays_for_the_probes_too() -> None:
+    assert drawn(settings(budget_tokens=9_000_000), 50_000, 200, 1_000, None).posts == 9_000 - 200
+    assert drawn(settings(budget_tokens=100_000), 50_000, 200, 1_000, None).posts == 0
+
+
+async def test_what_is_drawn_costs_no_more_than_the_budget(tmp_path: Any) -> None:
+    own = settings(prices={"m": {"input": 1.0, "output": 2.0}}, budget_money=3.0)
+    plan = await gather(own.model_copy(update={"data_dir": tmp_path}))
+    assert plan["sample"]["bounded_by"] == "label.budget_money"
+    assert plan["cost"]["a_day"] == pytest.approx(3.0)
+
+
 def test_a_budget_of_money_bounds_nothing_without_a_price() -> None:
-    assert drawn(settings(budget_money=1.0), 50_000, 1_000, None).why == "sample.posts_per_day"
+    assert drawn(settings(budget_money=1.0), 50_000, 0, 1_000, None).why == "sample.posts_per_day"
 
 
 def test_the_slowest_of_slots_and_limits_makes_the_hours() -> None:
