@@ -253,7 +253,7 @@ def answer(
     choice: dict[str, Any] = {
         "index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop", "logprobs": None,
     }  # fmt: skip
-    if body.get("logprobs") and content:
+    if body.get("logprobs") and content and len(content) < 20_000:  # a token of logprobs is a hundred times its text
         choice["logprobs"] = logprobs_of(tokens_of(content))
     told: dict[str, Any] = {
         "object": "chat.completion",
