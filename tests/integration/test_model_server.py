@@ -109,10 +109,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
 
 
 @pytest.fixture
-def model(shared: Model) -> Model:
+def model(shared: Model) -> Iterator[Model]:
     """Without knobs and limits."""
     shared.tell(obey="", headers="", limits=[], seed=0, say="", only_plain=False, retry_after=True)
-    return shared
+    yield shared
+    assert shared.state()["crashes"] == 0
 
 
 # ---- good answers ----------------------------------------------------------------------------------------------------

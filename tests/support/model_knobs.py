@@ -90,6 +90,9 @@ def has(body: dict[str, Any], what: str) -> bool:
     return what in body or (body.get("response_format") or {}).get("type") == what
 
 
+MOST_SPELT = 5_000
+"""Characters of an answer whose tokens are given."""
+
 # ---- what an answer says ---------------------------------------------------------------------------------------------
 
 Items = list[dict[str, Any]]
@@ -142,6 +145,10 @@ def _of_values(change: Callable[[Any], Any]) -> ItemsKnob:
     return _some(lambda item: {name: value if name == "id" else change(value) for name, value in item.items()})
 
 
+def _first(item: dict[str, Any]) -> str:
+    return next(name for name in item if name != "id")
+
+
 ITEMS: dict[str, ItemsKnob] = {
     "missing": _missing,
     "unordered": _unordered,
@@ -155,7 +162,7 @@ ITEMS: dict[str, ItemsKnob] = {
     "wrong_type": _of_values(lambda value: [value]),
     "null_values": _of_values(lambda _value: None),
     "extra_keys": _some(lambda item: item | {"confidence": 0.9, "author": "someone"}),
-    "missing_key": _some(lambda item: dict(list(item.items())[:-1])),
+    "missing_key": _some(lambda item: {name: value for name, value in item.items() if name != _first(item)}),
     "nan": _some(lambda item: item | {next(reversed(item)): float("nan")}),
 }
 """They change the answers of `count` posts of a request (all that are `unordered`)."""
@@ -253,7 +260,7 @@ def answer(
     choice: dict[str, Any] = {
         "index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop", "logprobs": None,
     }  # fmt: skip
-    if body.get("logprobs") and content:
+    if body.get("logprobs") and content and len(content) <= MOST_SPELT:
         choice["logprobs"] = logprobs_of(tokens_of(content))
     told: dict[str, Any] = {
         "object": "chat.completion",
