@@ -90,9 +90,6 @@ def has(body: dict[str, Any], what: str) -> bool:
     return what in body or (body.get("response_format") or {}).get("type") == what
 
 
-MOST_SPELT = 5_000
-"""Characters of an answer whose tokens are given."""
-
 # ---- what an answer says ---------------------------------------------------------------------------------------------
 
 Items = list[dict[str, Any]]
@@ -260,7 +257,7 @@ def answer(
     choice: dict[str, Any] = {
         "index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop", "logprobs": None,
     }  # fmt: skip
-    if body.get("logprobs") and content and len(content) <= MOST_SPELT:
+    if body.get("logprobs") and content and len(content) < 20_000:  # a token of logprobs is a hundred times its text
         choice["logprobs"] = logprobs_of(tokens_of(content))
     told: dict[str, Any] = {
         "object": "chat.completion",
