@@ -1,67 +1,44 @@
 """What a slot makes of a model server that does all that servers do: an answer, a reason, or a wait; never a crash."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from civicsky.endpoint import open_endpoints
 
+from civicsky.endpoint import open_endpoints
 from civicsky.errors import BadInput, Transient
 from civicsky.label import Slot
 from civicsky.model import Answer, Asked
 from civicsky.settings import Label
 from civicsky.task import load_task
-from support.command import model_server
 from support.injections import BYSTANDERS, INJECTIONS
 from support.model_knobs import ANSWER, CHOICE, CONTENT, ITEMS, NAMES, WIRE
-from support.model_says import FIELDS, Obey, answer_for
+from support.model_says import FIELDS, Obey
+from support.told_model import ToldModel, honest, told_model
 
 TASK = load_task("civic")[0]
 QUICK: dict[str, Any] = {"model": "mock", "request_seconds": 0.5, "pause_seconds": 0.01, "pause_max_seconds": 0.02}
 
 
-@dataclass(frozen=True)
-class Server:
-    url: str
-    requests: Path
-
-    def tell(self, *knobs: dict[str, Any], **told: Any) -> Any:
-        """Behave so from now on; gives what happened so far."""
-        address = self.url.removesuffix("/v1") + "/control"
-        return httpx.post(address, json={"knobs": knobs, **told}, trust_env=False).raise_for_status().json()
-
-    def entries(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.requests.read_text().splitlines()]
-
-
-@contextmanager
-def served(folder: Path, *options: str) -> Iterator[Server]:
-    with model_server(folder / "log", "--requests", folder / "requests", *options) as url:
-        yield Server(url, folder / "requests")
-
-
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with served(tmp_path_factory.mktemp("model")) as server:
-        yield server
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToldModel]:
+    with told_model(tmp_path_factory.mktemp("model")) as model:
+        yield model
 
 
 @pytest.fixture
-def server(shared: Server) -> Iterator[Server]:
+def server(shared: ToldModel) -> Iterator[ToldModel]:
     shared.tell(obey="", limits=[])
     shared.requests.write_text("")
     yield shared
-    assert shared.tell()["crashes"] == 0
+    assert shared.state()["crashes"] == 0
 
 
 @asynccontextmanager
-async def slots(server: Server, n: int = 1, **settings: Any) -> AsyncIterator[list[Slot]]:
+async def slots(server: ToldModel, n: int = 1, **settings: Any) -> AsyncIterator[list[Slot]]:
     label = Label(**QUICK | {"model_url": server.url} | settings)
     endpoints = open_endpoints(label)
     made = [Slot(endpoints, {"civic": TASK}, label) for _ in range(n)]
@@ -75,12 +52,6 @@ async def slots(server: Server, n: int = 1, **settings: Any) -> AsyncIterator[li
 def values(answer: Answer | BadInput) -> dict[str, str] | str:
     """The answer's values, or its reason."""
     return answer.reason if isinstance(answer, BadInput) else {name: one.value for name, one in answer.fields.items()}
-
-
-def honest(text: str) -> dict[str, str]:
-    """What the server says of a post, without the fields that do not apply."""
-    said = answer_for(text)
-    return said if said["civic"] == "civic" else {"civic": said["civic"]}
 
 
 POSTS = [post.text for post in BYSTANDERS[:10]]
@@ -116,7 +87,7 @@ TEXT = next(text for text in POSTS if honest(text)["civic"] == "civic")
 
 
 @pytest.mark.parametrize("knob", TRANSIENT)
-async def test_a_server_that_cannot_is_one_to_wait_for(server: Server, knob: str) -> None:
+async def test_a_server_that_cannot_is_one_to_wait_for(server: ToldModel, knob: str) -> None:
     async with slots(server) as (slot,):
         await slot.ask("civic", [Asked("first")])
         server.tell({"name": knob, "times": 1})
@@ -129,7 +100,7 @@ async def test_a_server_that_cannot_is_one_to_wait_for(server: Server, knob: str
 
 
 @pytest.mark.parametrize("knob", sorted(REASONS))
-async def test_an_answer_of_no_use_has_its_reason(server: Server, knob: str) -> None:
+async def test_an_answer_of_no_use_has_its_reason(server: ToldModel, knob: str) -> None:
     async with slots(server) as (slot,):
         await slot.ask("civic", [Asked("first")])
         server.tell({"name": knob})
@@ -143,7 +114,7 @@ async def test_an_answer_of_no_use_has_its_reason(server: Server, knob: str) -> 
 
 
 @pytest.mark.parametrize("knob", sorted(GOOD))
-async def test_an_answer_in_odd_clothes_is_an_answer(server: Server, knob: str) -> None:
+async def test_an_answer_in_odd_clothes_is_an_answer(server: ToldModel, knob: str) -> None:
     async with slots(server) as (slot,):
         server.tell({"name": knob, "seconds": 0.1})
         (answer,) = await slot.ask("civic", [Asked(TEXT)])
@@ -155,7 +126,7 @@ async def test_an_answer_in_odd_clothes_is_an_answer(server: Server, knob: str) 
 
 
 @pytest.mark.parametrize("what", ["json_schema", "json_object", "logprobs", "response_format"])
-async def test_what_a_server_refuses_is_found_out_once(server: Server, what: str) -> None:
+async def test_what_a_server_refuses_is_found_out_once(server: ToldModel, what: str) -> None:
     server.tell({"name": "refuse", "what": what})
     async with slots(server) as (slot,):
         assert values((await slot.ask("civic", [Asked(TEXT)]))[0]) == honest(TEXT)
@@ -167,7 +138,7 @@ async def test_what_a_server_refuses_is_found_out_once(server: Server, what: str
 
 @pytest.mark.parametrize("knob", sorted({*ITEMS, "length", "prose", "empty", "refusal", "html"}))
 async def test_ten_posts_of_which_some_have_no_good_answer_are_all_answered_and_none_twice(
-    server: Server, knob: str
+    server: ToldModel, knob: str
 ) -> None:
     """The good ones are kept; only the others are asked again, alone."""
     server.tell({"name": knob, "many": True, "count": 3})
@@ -187,7 +158,7 @@ async def test_ten_posts_of_which_some_have_no_good_answer_are_all_answered_and_
 @pytest.mark.parametrize("n", [1, 10])
 @pytest.mark.parametrize("obey", ["adds", "replaces"])
 async def test_posts_that_are_obeyed_change_no_other_post_and_say_nothing_outside_the_task(
-    server: Server, n: int, obey: Obey
+    server: ToldModel, n: int, obey: Obey
 ) -> None:
     mixed: list[str] = []
     for at, post in enumerate(INJECTIONS):
@@ -229,7 +200,7 @@ async def test_2000_posts_at_6000_a_minute_use_the_rate_and_never_exceed_it(tmp_
         return done
 
     limits = "--limit", "6000/60", "--limit", "200/1"
-    with served(tmp_path, *limits, "--delay", "0.02") as server:
+    with told_model(tmp_path, *limits, "--delay", "0.02") as server:
         async with slots(server, 16, requests_per_minute=6000, request_seconds=30) as made:
             done = await asyncio.gather(*map(work, made))
         entries = server.entries()
@@ -256,7 +227,7 @@ async def test_a_limit_that_nobody_told_us_of_is_met_once_for_all_slots(tmp_path
                 left.append(asked)
                 await asyncio.sleep(slot.delay())
 
-    with served(tmp_path, "--limit", f"{room}/1", "--delay", "0.01") as server:
+    with told_model(tmp_path, "--limit", f"{room}/1", "--delay", "0.01") as server:
         async with slots(server, n, request_seconds=30) as made:
             await asyncio.gather(*map(work, made))
         entries = server.entries()
