@@ -9,6 +9,7 @@ in which requests arrive. All knobs that match act, in their order; of those tha
 import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -248,7 +249,8 @@ def answer(
     """A good answer, and what the knobs make of it. `say`: the message, instead of the answers."""
     for knob in knobs:
         if knob.name in ITEMS:
-            items = ITEMS[knob.name](knob, items, posed, lot)
+            with _as_far_as_it_goes():
+                items = ITEMS[knob.name](knob, items, posed, lot)
     content: str | None = say or (content_of(posed, items) if items or posed.ids else "{}")
     for knob in knobs:
         if knob.name in CONTENT and content is not None:
@@ -272,10 +274,17 @@ def finish(told: dict[str, Any], knobs: list[Knob]) -> None:
     """What the knobs of the choice and of the whole answer make of it."""
     for knob in knobs:
         if knob.name in CHOICE:
-            CHOICE[knob.name](told["choices"][0])
+            with _as_far_as_it_goes():
+                CHOICE[knob.name](told["choices"][0])
     for knob in knobs:
         if knob.name in ANSWER:
-            ANSWER[knob.name](told)
+            with _as_far_as_it_goes():
+                ANSWER[knob.name](told)
+
+
+def _as_far_as_it_goes() -> suppress:
+    """An earlier knob may have taken away what this one is to spoil."""
+    return suppress(KeyError, IndexError, TypeError, AttributeError, StopIteration)
 
 
 def dumps(value: Any) -> bytes:

@@ -60,7 +60,7 @@ def text_of(fields: dict[str, Any]) -> str:
 
 
 def everything(share: float, *, many: bool | None = None) -> list[dict[str, Any]]:
-    """All knobs, of which each acts on this share of the requests. `many`: only of those of several posts, or of one."""
+    """All knobs, each acting on this share of the requests. `many`: only of those of several posts, or of one."""
     mixed: list[dict[str, Any]] = [{"name": name} for name in WIRE.keys() - {"status", "refuse", "gzip_bomb"}]
     mixed += [{"name": name} for name in CONTENT.keys() | CHOICE.keys() | ANSWER.keys()]
     mixed += [{"name": name, "count": count} for name in ITEMS for count in (1, 3)]
