@@ -88,19 +88,21 @@ async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None
     items, dropped = without_shown(await _with_texts(gold.items, settings), _shown(loaded))
     known = [item for item in items if item.text is not None]
     said: list[tuple[figures.Said, dict[str, Any]]] = []
-    whole = True
+    unreached = 0
     with Kept(out / ANSWERS) as kept, _progress() as progress:
         for variant in variants:
             one, row = await _ask(variant, known, kept, progress)
             said.append((one, row))
-            whole &= not row.pop("unreached")
+            unreached += row.pop("unreached")
     found = _found(wanted.gold.name, gold, loaded, known, said)
     found["gold"] |= {"shown": len(dropped), "without_text": len(items) - len(known), "asked": len(known)}
     texts = {item.key: item.text or "" for item in known}
     page = evaluation_report.html_page(found, texts)
     _write(out / FIGURES, json.dumps(found, indent=1, allow_nan=False) + "\n")
     _write(out / REPORT, page)
-    return Done(found, evaluation_report.text_table(found) + f"\n\nreport: {out / REPORT}", whole)
+    if unreached:
+        say(f"{unreached:,} question{'s' * (unreached > 1)} could not be put; run the same command again to put them")
+    return Done(found, evaluation_report.text_table(found) + f"\n\nreport: {out / REPORT}", not unreached)
 
 
 # ---- what is asked ---------------------------------------------------------------------------------------------------
