@@ -12,8 +12,10 @@ How the parts are put together:
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -36,6 +38,10 @@ PATIENCE: Final = 10.0
 """Seconds that a call waits for its server at most, before it is given back unsent."""
 _BYTES_PER_TOKEN: Final = 3.0
 """A first guess, on the safe side; English has about 4. What answers say of their tokens takes its place."""
+
+if "sniffio" not in sys.modules and find_spec("sniffio") is None:
+    # httpcore looks for it several times in every call; what is not there is sought anew each time, a third of a call.
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 
@@ -108,10 +114,10 @@ class Endpoint:
         """Whether it ever gave an answer: then key, name and address are right."""
         return bool(self.proven)
 
-    @property
-    def resting(self) -> bool:
-        """Whether it failed just now, or asked for a rest."""
-        return self._free_at > clock()
+    def check_since(self, came: float) -> None:
+        """Raise `Transient` when it failed after this time: who waited for another's try does not try it at once."""
+        if self._paused_at > came:
+            raise Transient(f"model at {self.name} does not answer", busy=True)
 
     def expected(self) -> float:
         """About how many seconds a call that comes now would wait."""
@@ -231,10 +237,9 @@ class Endpoints:
                 others = [other for other in self.asked() if other not in tried]
                 if not any(other.expected() <= SOON for other in others):
                     raise
-            except Refused as error:
+            except Refused:
                 if not self.asked():
                     raise
-                log.event("label_left_out", stage="label", why=str(error))
             finally:
                 server.load -= 1
 
@@ -298,6 +303,8 @@ class Line:
             raise
         except Refused as error:
             server.refused = str(error)
+            if self._endpoints.asked():
+                log.event("label_left_out", stage="label", why=str(error))
             raise
         finally:
             server.over(call, headers, tokens)

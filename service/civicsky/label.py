@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Any, Final, NamedTuple, cast
 
 from civicsky import log
-from civicsky.endpoint import MAX_RAW_CHARS, Endpoint, Endpoints, Line, Reply, Tokens
+from civicsky.endpoint import MAX_RAW_CHARS, Endpoint, Endpoints, Line, Reply, Tokens, clock
 from civicsky.errors import BadInput, Refused, Transient, Usage
 from civicsky.model import Answer, Asked, FieldLabel, Question, Spend
 from civicsky.prompt import (
@@ -71,7 +71,7 @@ class Slot:
         self._endpoints, self._tasks, self._settings = endpoints, tasks, settings
         self._line = endpoints.line()
         self._ladder = abilities_of("auto" if settings.way == "words" else settings.way)
-        self._hashes: dict[tuple[str, Way], str] = {}
+        self._questions: dict[tuple[str, Way], Question] = {}
 
     async def close(self) -> None:
         """Release the connections."""
@@ -84,12 +84,12 @@ class Slot:
         """
         failed: Transient | Refused | None = None
         for server in self._endpoints.asked():
+            came = clock()
             async with server.finding_out:
                 if server.probed:
                     continue
                 try:
-                    if server.resting:  # another slot has just tried
-                        raise Transient(f"model at {server.name} cannot be reached")
+                    server.check_since(came)
                     await self._listed(server)
                     if server.program == "uvicorn":
                         await self._line.version(server)
@@ -220,10 +220,10 @@ class Slot:
         """One JSON answer, in the strictest way that the server can."""
         if server.proven:
             return await self._descend(server, task, posts, ids, tally)
+        came = clock()
         async with server.finding_out:
             if not server.proven:
-                if server.resting:  # who held it before found no answer: do not queue up behind a dead server
-                    raise Transient(f"model at {server.name} does not answer", busy=True)
+                server.check_since(came)
                 return await self._descend(server, task, posts, ids, tally)
         return await self._descend(server, task, posts, ids, tally)
 
@@ -332,9 +332,10 @@ class Slot:
         server.proven.add(ability)
 
     def _question(self, task: Task, way: Way) -> Question:
-        if (task.name, way) not in self._hashes:
-            self._hashes[task.name, way] = prompt_hash(task, way)
-        return Question(self._hashes[task.name, way], self._endpoints.model, self._parameters(task, way))
+        if (task.name, way) not in self._questions:
+            hashed, parameters = prompt_hash(task, way), self._parameters(task, way)
+            self._questions[task.name, way] = Question(hashed, self._endpoints.model, parameters)
+        return self._questions[task.name, way]
 
     def _parameters(self, task: Task, way: Way) -> str:
         """All that may change an answer besides prompt, model and post; asking for probabilities does not."""
@@ -384,7 +385,7 @@ class Slot:
     def _bad(self, why: BadInput, raw: str, cost: "_Cost") -> BadInput:
         """One of its own for each post, with its own cost."""
         bad = BadInput(why.reason)
-        bad.raw = (why.raw or raw)[:MAX_RAW_CHARS]
+        bad.raw = (why.raw or raw)[:MAX_RAW_CHARS].encode(errors="replace").decode()
         bad.spend = self._spend(cost)
         return bad
 

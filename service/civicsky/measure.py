@@ -361,9 +361,11 @@ def weighted_share(
 
     The estimator is Hajek's, s = sum(w y) / sum(w), with e = w (y - s) / sum(w) by linearisation (Saerndal, Swensson
     and Wretman 1992, Model Assisted Survey Sampling, sec. 5.7). About the population: authors are the ultimate
-    clusters, G / (G - 1) times the sum over authors of (sum of e)^2. About the collected posts: the variance of Poisson
-    sampling, the sum of (1 - p) e^2, with whole units. Both intervals are Wilson's with the effective sample size
-    s (1 - s) / variance, so that they are no point where all values are the same (see `_figures`).
+    clusters, G / (G - 1) times the sum over authors of (sum of e)^2, and over units likewise where these are no part of
+    one author's posts (Cameron, Gelbach and Miller 2011, J. Bus. Econ. Stat. 29:238). About the collected posts: the
+    variance of Poisson sampling, the sum of (1 - p) e^2, with whole units. Both intervals are Wilson's with the
+    effective sample size s (1 - s) / variance, so that they are no point where all values are the same (see `_figures`
+    and `_tempered`).
     """
     y, w = np.array(values, float), _weights(weights)
     authors, lots = _numbered(clusters), _numbered(units) if units is not None else np.arange(len(y))
@@ -375,9 +377,15 @@ def weighted_share(
     error = w * (y - share) / w.sum()
     by_author, of_author = _by(authors, error), _by(authors, w)
     count = len(by_author)
-    variance = float((by_author**2).sum()) * count / max(1, count - 1)
     drawn = int(lots.max()) + 1
+    variance = float((by_author**2).sum())
+    if units is not None:  # a thread has several authors: those two ways of being alike add up
+        _, both = np.unique(np.column_stack([authors, lots]), axis=0, return_inverse=True)
+        apart = float((_by(lots, error) ** 2).sum()) - float((_by(both, error) ** 2).sum())
+        variance += max(0.0, apart)
+    variance *= count / max(1, count - 1)
     size = share * (1 - share) / variance if variance > _TINY**2 else _effective(of_author)
+    size = _tempered(size, _effective(w))
     wide = _score_interval(share, size, _t(_effective(of_author) - 1)) if count > 1 else (0.0, 1.0)
     rest = 1 - len(y) / float(w.sum())  # the part that was not drawn
     sampling = _poisson_variance(error, 1 - 1 / w, lots)
@@ -387,7 +395,9 @@ def weighted_share(
         narrow = (0.0, 1.0)
     else:
         of_lot = _by(lots, w)
+        by_weights = float(w.sum() ** 2 / (w * (w - 1)).sum())
         known = share * (1 - share) / sampling if sampling > _TINY**2 else _effective(of_lot) / rest
+        known = _tempered(known, by_weights)
         narrow = _score_interval(share, known, _t(_effective(of_lot) - 1))
     return Share(Figure(share, *wide, len(y), count), Figure(share, *narrow, len(y), count), size, _warning(count))
 
@@ -510,7 +520,9 @@ def _figure(value: float, error: float, posts: Floats, low: float) -> Figure:
         return Figure(value, low, 1.0, n, clusters)
     share = min(1.0, max(0.0, (value - low) / (1 - low)))
     error, effective = error / (1 - low), _effective(posts)
-    size = share * (1 - share) / error**2 if error > _TINY else effective
+    # A macro average can be 1 and still vary; at 1 the spread of a share is that of half a post less.
+    half = 1 / (2 * max(1.0, effective))
+    size = max(share * (1 - share), half * (1 - half)) / error**2 if error > _TINY else effective
     below, above = _score_interval(share, size, _t(effective - 1))
     return Figure(value, low + below * (1 - low), low + above * (1 - low), n, clusters)
 
@@ -524,6 +536,15 @@ def _score_interval(share: float, size: float, t: float) -> tuple[float, float]:
     middle = (share + t * t / (2 * size)) / (1 + t * t / size)
     half = t / (1 + t * t / size) * float(np.sqrt(share * (1 - share) / size + (t / (2 * size)) ** 2))
     return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+
+
+def _tempered(size: float, by_weights: float) -> float:
+    """An effective sample size, less extreme where it is above the one that the weights alone make (Kish 1965).
+
+    Where a value is rare, often none of the posts that weigh most has it, and then the variance seen is too small
+    (intervals held in 90 % of trials). With the variance half-way between both they hold.
+    """
+    return size if size <= by_weights else 2 / (1 / size + 1 / by_weights)
 
 
 def _effective(sizes: Floats) -> float:

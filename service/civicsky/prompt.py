@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any, Final, Literal, NamedTuple
 
@@ -116,6 +117,7 @@ def word_messages(words: Words, asked: Asked) -> list[Message]:
     return [*turns, {"role": "user", "content": context + words.ask.replace("{post}", _line(asked.text))}]
 
 
+@lru_cache(maxsize=64)
 def _preamble(task: Task, *, many: bool) -> str:
     parts = [_RULES, task.definition.strip(), "\n".join(["Fields:", *map(_question, task.fields)])]
     if task.boundaries:

@@ -118,6 +118,9 @@ class Task(_Part):
 
     _not_empty = field_validator("version", "definition")(_said)
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.version))
+
     @field_validator("name")
     @classmethod
     def _plain(cls, name: str) -> str:

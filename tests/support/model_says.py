@@ -153,7 +153,11 @@ def logprobs_of(tokens: Sequence[tuple[str, float]], alternatives: Sequence[tupl
     """In the interface's form; `alternatives` to the first token."""
 
     def entry(token: str, probability: float) -> dict[str, Any]:
-        return {"token": token, "logprob": math.log(max(probability, 1e-30)), "bytes": list(token.encode())}
+        return {
+            "token": token,
+            "logprob": math.log(max(probability, 1e-30)),
+            "bytes": list(token.encode(errors="replace")),
+        }
 
     content = [{**entry(*token), "top_logprobs": [entry(*token)]} for token in tokens]
     if alternatives:
