@@ -300,6 +300,20 @@ def test_a_report_of_another_gold_is_moved_aside_and_its_answers_are_used(
     assert f"report.html was made from another GOLD; it is now {out}/report-{sha[:8]}.html" in ended.err
 
 
+def test_what_stands_around_a_post_is_given_where_the_settings_want_it(tmp_path: Path) -> None:
+    quoted = "at://did:plc:other/app.bsky.feed.post/3kq"
+    gold, log, out = tmp_path / "gold.csv", tmp_path / "log", tmp_path / "out"
+    gold.write_text(f"uri,text,civic\n{HERE},mine {{}},true\n,no address,true\n")
+    with appview_server() as api, model_server(log) as url:
+        api.write(HERE, "not as judged", quote=quoted)
+        api.write(quoted, "what is quoted")
+        plain = evaluate(gold, url, api, "--out", out, "--way", "json", "--json")
+        quoting = evaluate(gold, url, api, "--out", out, "--way", "json", "--json", context__quote=True)
+    assert [json.loads(ended.out)["variants"][0]["with_context"] for ended in (plain, quoting)] == [0, 1]
+    assert json.loads(quoting.out)["variants"][0]["asked_now"] == 1
+    assert len(asked(log)) == 3
+
+
 @pytest.mark.parametrize(
     ("args", "why"),
     [
