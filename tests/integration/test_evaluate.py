@@ -25,6 +25,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -341,6 +343,17 @@ def test_no_file_no_model_and_a_model_that_is_not_there(gold: Path, api: AppView
         ended = evaluate(gold, url, api, "--out", tmp_path / "out", "--model", "other")
     assert ended.code == 2
     assert "does not know the model" in ended.err
+
+
+@pytest.mark.parametrize("name", ["jinja2", "matplotlib", "numpy"])
+def test_without_the_extra_it_is_said_what_to_install(name: str) -> None:
+    code = (
+        f"import sys; sys.modules[{name!r}] = None; sys.argv = ['civicsky', 'evaluate', 'x.csv']\n"
+        "from civicsky.cli import run_command; sys.exit(run_command())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(f"({name} is missing): pip install 'civicsky[research]'\n")
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
