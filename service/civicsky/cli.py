@@ -115,6 +115,22 @@ def label(
 
 
 @app.command()
+def plan(
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Reckon what a labelling will take, before any call."""
+    from civicsky.plan import as_text, gather  # noqa: PLC0415
+
+    found = asyncio.run(gather(load(config, {"data_dir": data_dir, **_label_flags(store, model_url, model)})))
+    print(json.dumps(found, indent=2) if as_json else as_text(found))
+
+
+@app.command()
 def status(data_dir: DataDir = None, as_json: AsJson = False, config: Config = None) -> None:
     """Show where things stand, from the data directory alone."""
     from civicsky.status import as_text, gather  # noqa: PLC0415
@@ -283,6 +299,32 @@ def evaluate(
     print(json.dumps(done.found, indent=1) if as_json else done.text)
     if not done.whole:
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def estimate(
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="May be given several times.")
+    ] = None,
+    field: Annotated[str, typer.Option("--field", metavar="NAME", help="Default: all fields.")] = "",
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Date (UTC) or RFC 3339 time.")] = "",
+    until: Annotated[str, typer.Option("--until", metavar="TIME", help="The same; not included.")] = "",
+    gold: Annotated[
+        Path | None, typer.Option("--gold", metavar="FILE", help="CSV or JSONL: posts and what people judged of them.")
+    ] = None,
+    by: Annotated[Literal["none", "day"], typer.Option("--by", help="One estimate, or one a day.")] = "none",
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Estimate which share of the posts has which label, with intervals."""
+    from civicsky.estimate import Wanted, as_json as in_json, as_text, estimate as estimated  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir, **_label_flags(store, None, None)})
+    log.configure(settings.log)
+    tables = asyncio.run(estimated(settings, Wanted(task or (), field or None, since, until, gold, by)))
+    print(json.dumps(in_json(tables), indent=1) if as_json else as_text(tables))
 
 
 @app.command()

@@ -4,6 +4,7 @@ The one home of jinja2 and matplotlib, which come with the extra `research`: imp
 it. Posts are hostile: every text is escaped by the template, its invisible characters are shown, its length is bounded.
 """
 
+import logging
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from typing import Any, Final
 
 from civicsky.errors import Usage
 from civicsky.report import printable
+
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its font cache
 
 try:
     import matplotlib as mpl
@@ -59,7 +62,7 @@ _STYLE: Final[Any] = {
 def html_page(found: Row, texts: Mapping[str, str]) -> str:
     """The page. `found`: all figures, see `evaluate`; `texts`: of the items, by their keys."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"figure": _figure, "short": _short, "visible": visible, "thousands": "{:,}".format}
+    environment.filters |= {"figure": _figure_markup, "visible": visible, "thousands": "{:,}".format}
     template = (files("civicsky") / "data" / "evaluation.html.j2").read_text(encoding="utf-8")
     plots, baselines = {}, {}
     for number, field in enumerate(found["fields"]):
@@ -161,12 +164,14 @@ def visible(text: str) -> str:
 def _figure(figure: Row | None) -> str:
     """A number with its interval and n."""
     if figure is None or figure["value"] is None:
-        return f"no data (n = {figure['n']:,})" if figure else "no data (n = 0)"
+        return f"no data n = {figure['n'] if figure else 0:,}"
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] n = {figure['n']:,}"
 
 
-def _short(digest: str) -> str:
-    return digest[:12]
+def _figure_markup(figure: Row | None) -> Markup:
+    """The same for the page: it may break before its n only."""
+    number, mark, n = _figure(figure).rpartition(" n = ")
+    return Markup('<span class="number">{}</span> <span class="number">{}</span>').format(number, f"{mark}{n}".strip())
 
 
 # ---- plots -----------------------------------------------------------------------------------------------------------
@@ -255,12 +260,10 @@ def _curve(calibration: Row, salt: str) -> Markup:
             axes.errorbar(
                 one["probability"], share["value"], yerr=error, color=_MAIN, marker="o", capsize=3, linewidth=1.2
             )
-            axes.annotate(
-                f"{share['n']:,}", (one["probability"], share["value"]), xytext=(6, 4), textcoords="offset points"
-            )
+            axes.text((one["above"] + one["upto"]) / 2, -0.02, f"{share['n']:,}", ha="center", va="top", size=8)
         axes.set_xlim(-0.03, 1.03)
-        axes.set_ylim(-0.03, 1.03)
-        axes.set_xlabel("probability given; beside each point its n")
+        axes.set_ylim(-0.08, 1.03)
+        axes.set_xlabel("probability given; at the foot n of each bin")
         axes.set_ylabel("share that came true; 95 % interval")
     return _svg(figure, f"curve{salt}", "reliability curve")
 

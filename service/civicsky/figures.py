@@ -85,6 +85,8 @@ class Disagreement(NamedTuple):
     judgements: dict[str, str]
     said: dict[str, tuple[str | None, float | None]]
     """By variant: value and probability; (None, None) where it gave none."""
+    reasons: dict[str, str]
+    """By variant the model's own sentence, where the task asks for one; it may quote the post."""
 
 
 class Effort(NamedTuple):
@@ -200,7 +202,9 @@ def disagreements(
         if gold is None or not wrong:
             continue
         votes = {who: given[field.name] for who, given in item.judgements.items() if field.name in given}
-        rows.append(((-len(wrong), -max(wrong)), Disagreement(field.name, item.key, gold, votes, said)))
+        answers = {one.name: one.answers.get(item.key) for one in asked}
+        reasons = {name: answer.reason for name, answer in answers.items() if answer and answer.reason}
+        rows.append(((-len(wrong), -max(wrong)), Disagreement(field.name, item.key, gold, votes, said, reasons)))
     return [row for _, row in sorted(rows, key=lambda row: row[0])]
 
 

@@ -145,7 +145,7 @@ def sample_rows() -> list[dict[str, Any]]:
         {
             "uri": post["uri"],
             "author": post["did"],
-            "text": readable({"text": post["text"], "link": post.get("external"), "alts": [post.get("alt") or ""]}),
+            "text": readable({"text": post["text"], "link": post.get("external"), "alts": post.get("alt", [])}),
             "civic": post["civic"],
             "lean": post["lean"],
         }

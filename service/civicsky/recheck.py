@@ -1,4 +1,4 @@
-"""Looks posts up again whose deletion we may have missed: after a gap, after a `#sync`, or when asked.
+"""Looks posts up again whose deletion we may have missed: after a gap or what may be one, a `#sync`, or when asked.
 
 A deletion made during a gap never comes through the stream. The public API is asked for each post that the journal
 still holds, newest first, and what is gone is applied like a deletion.

@@ -294,7 +294,7 @@ class AppView(Group):
     per_second: float = Field(5, gt=0)
     """Calls a second at most: half of the 3,000 in 5 minutes that the API allows an address."""
     recheck: bool = True
-    """Look posts up again by itself after a gap and after a `#sync`."""
+    """Look posts up again by itself after a gap, after a resume of which nobody can tell, and after a `#sync`."""
     recheck_after_seconds: float = Field(600, ge=0)
     """How long to wait before that: the API lags behind the stream, and would miss posts that are only new."""
 

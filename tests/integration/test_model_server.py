@@ -109,10 +109,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
 
 
 @pytest.fixture
-def model(shared: Model) -> Model:
+def model(shared: Model) -> Iterator[Model]:
     """Without knobs and limits."""
     shared.tell(obey="", headers="", limits=[], seed=0, say="", only_plain=False, retry_after=True)
-    return shared
+    yield shared
+    assert shared.state()["crashes"] == 0
 
 
 # ---- good answers ----------------------------------------------------------------------------------------------------
@@ -448,3 +449,12 @@ async def test_it_is_no_bottleneck(model: Model) -> None:
             return sum(reply.status_code == 200 for reply in replies)
 
     assert await asyncio.gather(*map(ask, range(16))) == [25] * 16
+
+
+def test_all_knobs_together_make_an_answer_and_no_crash(model: Model) -> None:
+    each = [*ITEMS, *CONTENT, *CHOICE, *ANSWER]
+    for seed in range(30):
+        model.tell(*(wire(knob, share=0.3, size=1000) for knob in each), seed=seed)
+        for body in (one(logprobs=True), many()):
+            assert model.ask(body)[0].status == 200
+    assert set(model.state()["fired"]) >= set(each)

@@ -30,7 +30,7 @@ from civicsky.faults import PLACES
 from conftest import Client, Mongod
 from support import fake_relay, model_server
 from support.command import CIVICSKY, environment, is_up, query
-from support.converge import differences, ended, get, has_all, is_told, post
+from support.converge import differences, ended, get, has_converged, post
 
 CRASH, HANG = "CRASHMARK", "HANGMARK"
 TIMES = 3
@@ -310,7 +310,7 @@ def run(soak: Soak, minutes: float) -> float:
 
 def converge(soak: Soak) -> list[str]:
     """Let the stream end and everything be labelled and stored; what differs from the oracle."""
-    until(lambda: is_told(soak.data) and has_all(soak.data, soak.control, soak.hosts), "the end of the stream", 900)
+    until(lambda: has_converged(soak.data, soak.control, soak.hosts), "the end of the stream", 900)
     soak.stop(signal.SIGTERM, 0)
     with Client(soak.mongod.uri) as db:
         stored = {doc["_id"]: _plain(doc) for doc in db["soak"]["posts"].find()}

@@ -9,6 +9,7 @@ in which requests arrive. All knobs that match act, in their order; of those tha
 import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,6 +143,10 @@ def _of_values(change: Callable[[Any], Any]) -> ItemsKnob:
     return _some(lambda item: {name: value if name == "id" else change(value) for name, value in item.items()})
 
 
+def _first(item: dict[str, Any]) -> str:
+    return next(name for name in item if name != "id")
+
+
 ITEMS: dict[str, ItemsKnob] = {
     "missing": _missing,
     "unordered": _unordered,
@@ -155,7 +160,7 @@ ITEMS: dict[str, ItemsKnob] = {
     "wrong_type": _of_values(lambda value: [value]),
     "null_values": _of_values(lambda _value: None),
     "extra_keys": _some(lambda item: item | {"confidence": 0.9, "author": "someone"}),
-    "missing_key": _some(lambda item: dict(list(item.items())[:-1])),
+    "missing_key": _some(lambda item: {name: value for name, value in item.items() if name != _first(item)}),
     "nan": _some(lambda item: item | {next(reversed(item)): float("nan")}),
 }
 """They change the answers of `count` posts of a request (all that are `unordered`)."""
@@ -244,7 +249,8 @@ def answer(
     """A good answer, and what the knobs make of it. `say`: the message, instead of the answers."""
     for knob in knobs:
         if knob.name in ITEMS:
-            items = ITEMS[knob.name](knob, items, posed, lot)
+            with _as_far_as_it_goes():
+                items = ITEMS[knob.name](knob, items, posed, lot)
     content: str | None = say or (content_of(posed, items) if items or posed.ids else "{}")
     for knob in knobs:
         if knob.name in CONTENT and content is not None:
@@ -268,10 +274,17 @@ def finish(told: dict[str, Any], knobs: list[Knob]) -> None:
     """What the knobs of the choice and of the whole answer make of it."""
     for knob in knobs:
         if knob.name in CHOICE:
-            CHOICE[knob.name](told["choices"][0])
+            with _as_far_as_it_goes():
+                CHOICE[knob.name](told["choices"][0])
     for knob in knobs:
         if knob.name in ANSWER:
-            ANSWER[knob.name](told)
+            with _as_far_as_it_goes():
+                ANSWER[knob.name](told)
+
+
+def _as_far_as_it_goes() -> suppress:
+    """An earlier knob may have taken away what this one is to spoil."""
+    return suppress(KeyError, IndexError, TypeError, AttributeError, StopIteration)
 
 
 def dumps(value: Any) -> bytes:

@@ -168,7 +168,7 @@ class ModelServer:
     def state(self) -> dict[str, Any]:
         """What happened so far."""
         return {
-            **{name: self.count[name] for name in ("requests", "questions", "excess", "ok")},
+            **{name: self.count[name] for name in ("requests", "questions", "excess", "ok", "crashes")},
             "in_flight": self.in_flight,
             "most_in_flight": self.most_in_flight,
             "fired": dict(self.fired),
@@ -342,10 +342,15 @@ async def serve(model: ModelServer, port: int = 0) -> tuple[asyncio.Server, str]
     """Listen; gives the address of the interface."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):  # a client that is gone is no error
-            while await _one(model, reader, writer):
-                pass
-        writer.close()
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):  # a client that is gone is no error
+                while await _one(model, reader, writer):
+                    pass
+        except BaseException:
+            model.count["crashes"] += 1
+            raise
+        finally:
+            writer.close()
 
     server = await asyncio.start_server(handle, "127.0.0.1", port, limit=1 << 20, backlog=1024)
     return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"

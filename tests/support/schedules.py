@@ -33,7 +33,7 @@ from civicsky.model import PostOp, Verdict
 from civicsky.settings import Filter, Worker
 from support import fake_relay
 from support.command import CIVICSKY, environment, is_up
-from support.converge import cursors, differences, documents, ended, get, has_all, is_told
+from support.converge import cursors, differences, documents, ended, get, has_converged
 from support.misbehave import GAPS
 
 EVENTS = 500
@@ -46,7 +46,8 @@ SMALL = {
     "source__start": "window", "source__backoff_seconds": 0.02, "source__backoff_max_seconds": 0.1,
     "source__liveness_seconds": 0.8, "source__connect_seconds": 2, "source__failover_attempts": 2,
     "source__prefer_seconds": 0.5, "worker__batch_frames": 32, "worker__batch_seconds": 0.02, "worker__processes": 1,
-    "ledger__poll_seconds": 0.05, "store__batch_documents": 40, "label__slots": 4, "sample__posts_per_day": 0, "log__minute_seconds": 1,
+    "ledger__poll_seconds": 0.05, "store__batch_documents": 40, "label__slots": 4, "log__minute_seconds": 1,
+    "sample__posts_per_day": 0,
     "appview__per_second": 1000, "appview__recheck_after_seconds": 0, "limits__drain_seconds": 20,
 }  # fmt: skip
 KNOBS: tuple[dict[str, Any], ...] = (
@@ -231,7 +232,7 @@ def run(schedule: Schedule, folder: Path, model: str, start: Callable[..., Life]
                 ended(folder, control, hosts)
             life = start(args, env, "", folder / "err")
             _wait(
-                lambda: life.poll() is not None or (_is_there(folder, control, hosts) and is_up(life.pid)),
+                lambda: life.poll() is not None or (has_converged(folder, control, hosts) and is_up(life.pid)),
                 "the end of the stream",
             )
             code = life.end(signal.SIGTERM)
@@ -251,10 +252,9 @@ def run(schedule: Schedule, folder: Path, model: str, start: Callable[..., Life]
 def _live(life: Life, end: End, folder: Path, control: str, hosts: list[str]) -> str:
     """One life to its end; how it ended."""
     if end.place:
-        _wait(lambda: life.poll() is not None or _is_there(folder, control, hosts), "a crash point")
-        if life.poll() is None:  # there was nothing left to do at that place
-            assert life.end(signal.SIGKILL) == -signal.SIGKILL
-            return "at rest"
+        _wait(lambda: life.poll() is not None or has_converged(folder, control, hosts), "a crash point")
+        if life.poll() is None and life.end(signal.SIGKILL) == -signal.SIGKILL:
+            return "at rest"  # there was nothing left to do at that place
         assert life.code == (-signal.SIGKILL if end.how == "kill" else 0), f"{end}: ended with {life.code}"
         return f"{end.place}:{end.how}"
     reached = sum(cursors(folder, hosts).values()) + end.n
@@ -262,7 +262,7 @@ def _live(life: Life, end: End, folder: Path, control: str, hosts: list[str]) ->
         lambda: (
             life.poll() is not None
             or (
-                (sum(cursors(folder, hosts).values()) >= reached or _is_there(folder, control, hosts))
+                (sum(cursors(folder, hosts).values()) >= reached or has_converged(folder, control, hosts))
                 and is_up(life.pid)
             )
         ),
@@ -274,15 +274,11 @@ def _live(life: Life, end: End, folder: Path, control: str, hosts: list[str]) ->
     return f"outside:{end.how}"
 
 
-def _is_there(folder: Path, control: str, hosts: list[str]) -> bool:
-    return is_told(folder) and has_all(folder, control, hosts)
-
-
 def _wait(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited in vain for {what}")
+            raise AssertionError(f"did not converge: waited {PATIENCE:g} s in vain for {what}")
         time.sleep(0.04)
 
 
