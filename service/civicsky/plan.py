@@ -108,10 +108,10 @@ ON_SAMPLE: Final = Bytes(1_500, 240, 1_840, 1_610, 2_170)
 # ---- the arithmetic --------------------------------------------------------------------------------------------------
 
 
-def assumed_traffic() -> Traffic:
+def assumed_traffic(*, only_english: bool) -> Traffic:
     """Of the whole network."""
     posts = fmean(FRAMES_A_SECOND) * POSTS_A_FRAME * _DAY_SECONDS
-    return Traffic(posts, posts * ENGLISH, None)
+    return Traffic(posts, posts * ENGLISH if only_english else posts, None)
 
 
 def measured_traffic(hours: Iterable[Counter[tuple[str, str]]], held_us: int) -> Traffic | None:
@@ -289,6 +289,7 @@ async def gather(settings: Settings) -> dict[str, Any]:
             "hours_held": found.traffic.hours,
             "posts_a_day": found.traffic.posts,
             "kept_a_day": found.traffic.kept,
+            "kept": settings.filter.keep,
         },
         "sample": {
             "posts_a_day": draw.posts,
@@ -365,7 +366,8 @@ def _parts(task: Task, settings: Settings, posts: Sequence[dict[str, Any]]) -> f
 
 async def _found(settings: Settings) -> Found:
     folder = settings.data_dir.expanduser().absolute()
-    found = Found(assumed_traffic(), None, None, ON_SAMPLE, [], from_journal=False)
+    traffic = assumed_traffic(only_english=settings.filter.keep == "english")
+    found = Found(traffic, None, None, ON_SAMPLE, [], from_journal=False)
     if (folder / datadir.JOURNAL).is_file():
         found = await _measured(folder, settings, found)
     return found if found.posts else found._replace(posts=sample_posts())
@@ -427,13 +429,16 @@ def as_text(plan: dict[str, Any]) -> str:
     """For people, prompts and all."""
     traffic, sample, tokens, hours = plan["traffic"], plan["sample"], plan["tokens"], plan["busy"]
     low, high = FRAMES_A_SECOND
-    basis = f"assumed: {low} to {high} frames/s, {POSTS_A_FRAME:.0%} posts, {ENGLISH:.0%} of them kept"
+    only_english = traffic["kept"] == "english"
+    which = "English ones" if only_english else "kept"
+    basis = f"assumed: {low} to {high} frames/s, {POSTS_A_FRAME:.0%} posts"
+    basis += f", {ENGLISH:.0%} of them English" if only_english else ""
     if traffic["basis"] == "measured":
         basis = f"measured: {traffic['hours_held']:,.1f} hours held"
         basis += "; less than a day, so look at the time of day" if traffic["hours_held"] < 23.5 else ""  # noqa: PLR2004
     lines = [
         f"model            {harmless(plan['model']) or 'none chosen'}; tasks: {', '.join(plan['tasks'])}",
-        f"traffic          {traffic['posts_a_day']:,.0f} posts a day, {traffic['kept_a_day']:,.0f} kept ({basis})",
+        f"traffic          {traffic['posts_a_day']:,.0f} posts a day, {traffic['kept_a_day']:,.0f} {which} ({basis})",
         f"drawn            {sample['posts_a_day']:,.0f} a day ({_why(sample)})",
         f"precision        {_precision(plan['precision'])}",
         f"requests         {plan['requests_a_day']:,.0f} a day, drift probes included",
@@ -468,7 +473,7 @@ def _precision(precision: dict[str, Any]) -> str:
 def _why(sample: dict[str, Any]) -> str:
     if sample["bounded_by"] == "all":
         return "all"
-    return f"{sample['bounded_by']}; {sample['share']:.1%} of those kept, drawn by {sample['unit']}"
+    return f"{sample['bounded_by']}; {sample['share']:.1%} of these, drawn by {sample['unit']}"
 
 
 def _rule(plan: dict[str, Any]) -> str:

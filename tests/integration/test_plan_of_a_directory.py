@@ -11,7 +11,20 @@ import pytest
 from civicsky import datadir
 from civicsky.journal import Journal, JournalReader
 from civicsky.ledger import Ledger
-from civicsky.model import Answer, Arrival, Asked, Batch, Change, Event, FieldLabel, Frame, LabelRow, PostOp, Verdict
+from civicsky.model import (
+    Answer,
+    Arrival,
+    Asked,
+    Batch,
+    Change,
+    Event,
+    FieldLabel,
+    Frame,
+    LabelRow,
+    PostOp,
+    Verdict,
+    now_us,
+)
 from civicsky.plan import gather, sample_posts
 from civicsky.sample import Drawing
 from civicsky.settings import Journal as JournalSettings, Label, Settings
@@ -20,7 +33,7 @@ from support.command import run
 from support.frames import tid
 
 MINUTE = 60_000_000
-BEGAN = 1_795_350_000_000_000
+BEGAN = now_us() - 48 * 60 * MINUTE
 LABELS = 150
 
 

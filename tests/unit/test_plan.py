@@ -50,9 +50,10 @@ def settings(*, sample: dict[str, Any] | None = None, **own: Any) -> Settings:
 
 def test_the_assumed_traffic_is_that_of_375_frames_a_second() -> None:
     # 375 x 0.09 = 33.75 posts a second, 45 % of them kept
-    found = assumed_traffic()
+    found = assumed_traffic(only_english=True)
     assert found[:2] == pytest.approx((2_916_000, 1_312_200))
     assert found.hours is None
+    assert assumed_traffic(only_english=False)[:2] == pytest.approx((2_916_000, 2_916_000))
 
 
 def test_traffic_is_what_was_counted_by_the_time_that_was_held() -> None:
