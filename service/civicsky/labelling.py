@@ -173,14 +173,14 @@ class Labelling:
     async def _drawn_now(self) -> Drawing:
         """How many posts of a day are drawn: what the user wants, less what waits, and no more than can be paid."""
         wish, label = self._settings.sample, self._settings.label
-        posts, spend = await self._ledger.spent_a_post()
+        labels, spend = await self._ledger.spent_a_post()
         affordable = None
         for budget, spent in (
             (label.budget_tokens, spend.tokens_in + spend.tokens_out),
             (label.budget_money, spend.cost),
         ):
-            if budget and posts and spent:
-                affordable = min(affordable or float("inf"), budget / (spent / posts))
+            if budget and labels and spent:
+                affordable = min(affordable or float("inf"), budget / (spent / labels * len(self._tasks)))
         today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         backlog = await self._ledger.backlog(int(today.timestamp() * 1e6))
         return Drawing(allowance(wish.posts_per_day, affordable, backlog), wish.unit)

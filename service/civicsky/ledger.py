@@ -114,6 +114,7 @@ class Ledger:
 
     def __init__(self, database: Database, sample_key: bytes) -> None:
         self._db, self._sample_key = database, sample_key
+        self._scrubbed = False
 
     @classmethod
     async def open(cls, path: Path) -> "Ledger":
@@ -173,6 +174,9 @@ class Ledger:
                 elif change.kind in _STATES:
                     await self._change_account(db, change.did, _STATES[change.kind])
             await db.execute("INSERT OR REPLACE INTO position VALUES ('journal', ?)", (changes[-1].n,))
+        if self._scrubbed:  # contexts, reasons and answers of no use are texts
+            await self._db.truncate_log()
+            self._scrubbed = False
 
     async def _draw(self, db: Connection, present: Mapping[Key, PostRow], drawing: Drawing) -> dict[Key, float]:
         """The posts that are to be labelled, each with the probability with which it was drawn."""
@@ -422,7 +426,8 @@ class Ledger:
             (state, now_us(), did),
         )
         if state != "live":
-            await db.execute("DELETE FROM context WHERE did = ?", (did,))
+            gone = await db.execute("DELETE FROM context WHERE did = ?", (did,))
+            self._scrubbed |= gone.rowcount > 0
         if state == "deleted":
             for rkey, author in await rows(db, "SELECT rkey, did FROM doc WHERE did = ?", (did,)):
                 await self._erase(db, rkey, author)
@@ -454,10 +459,15 @@ class Ledger:
         )
         await db.execute("UPDATE job SET state = 'erased' WHERE rkey = ? AND did = ? AND state = 'done'", key)
         # The key goes too: who guesses a short text could prove by its hash that it was the post's.
-        await db.execute("UPDATE label SET answer = NULL, key = NULL WHERE rkey = ? AND did = ?", key)
+        gone = await db.execute(
+            "UPDATE label SET answer = NULL, key = NULL WHERE rkey = ? AND did = ? AND answer IS NOT NULL", key
+        )
+        self._scrubbed |= gone.rowcount > 0
         for table in ("anchor", "probe", "raw"):
-            await db.execute(f"DELETE FROM {table} WHERE rkey = ? AND did = ?", key)
-        await db.execute("DELETE FROM context WHERE uri = ?", (post_uri(did, rkey),))
+            gone = await db.execute(f"DELETE FROM {table} WHERE rkey = ? AND did = ?", key)
+            self._scrubbed |= gone.rowcount > 0
+        gone = await db.execute("DELETE FROM context WHERE uri = ?", (post_uri(did, rkey),))
+        self._scrubbed |= gone.rowcount > 0
 
 
 async def touch(db: Connection, rkey: str, did: str) -> None:

@@ -233,7 +233,7 @@ def test_a_state_that_went_through_a_restart_gives_the_same_probabilities() -> N
 def test_what_waits_and_what_can_be_paid_lower_the_days_number_but_never_to_nothing() -> None:
     assert allowance(1000, None, 0) == 1000
     assert allowance(1000, 400.0, 100) == 300
-    assert allowance(1000, None, 5000) == 50
+    assert allowance(1000, None, 5000) == 250
     assert allowance(0, 400.0, 0) == 400
     assert allowance(0, None, 10**6) == 0  # all
 
