@@ -10,6 +10,7 @@ import json
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self
@@ -27,6 +28,10 @@ _SUM: Final = ("calls", "tokens_in", "tokens_out", "tokens_reasoning", "cost")
 
 class SlotShape(Protocol):
     """See `label.Slot`."""
+
+    async def probe(self) -> None:
+        """Find out who the servers are. Raises `Transient`, `Refused`."""
+        ...
 
     def delay(self) -> float:
         """Seconds until some server may be called."""
@@ -166,6 +171,9 @@ class Asking:
                 self._tick()
             else:
                 self._todo.append(post)
+        if self._todo:
+            with suppress(Transient):  # asking will tell
+                await slots[0].probe()
         try:
             async with asyncio.TaskGroup() as group:
                 for number, slot in enumerate(slots):

@@ -122,8 +122,9 @@ class Asking:
             self._note_down(error)
             seconds = max(slot.delay(), self._settings.pause_seconds)
             for number, (job, _) in enumerate(left):
-                # Only a post that fails while others succeed is itself at fault.
-                attempts = _one_more(job.attempts, error) if self._answers > before else job.attempts
+                # Only a post that was sent, and fails while others succeed, is itself at fault.
+                at_fault = self._answers > before and error.spend is not None and error.spend.calls > 0
+                attempts = _one_more(job.attempts, error) if at_fault else job.attempts
                 dead = self._is_beyond(attempts)
                 await self._give_back(job, "unreachable", seconds, attempts, dead=dead,
                                       spend=None if number else error.spend)  # fmt: skip

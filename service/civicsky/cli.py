@@ -115,6 +115,22 @@ def label(
 
 
 @app.command()
+def plan(
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Reckon what a labelling will take, before any call."""
+    from civicsky.plan import as_text, gather  # noqa: PLC0415
+
+    found = asyncio.run(gather(load(config, {"data_dir": data_dir, **_label_flags(store, model_url, model)})))
+    print(json.dumps(found, indent=2) if as_json else as_text(found))
+
+
+@app.command()
 def status(data_dir: DataDir = None, as_json: AsJson = False, config: Config = None) -> None:
     """Show where things stand, from the data directory alone."""
     from civicsky.status import as_text, gather  # noqa: PLC0415

@@ -135,13 +135,14 @@ class Endpoint:
 
         Raises `Transient` when that would take longer than PATIENCE.
         """
-        patience = clock() + PATIENCE
+        until = clock() + PATIENCE
         async with self._gate:
             while (wait := self._wait(tokens)) > 0:
-                if clock() + wait > patience:
+                left = until - clock()
+                if left <= 0 or (wait > left and not self._flying):  # an answer that is due may shorten it
                     raise Transient(f"model at {self.name} may only be asked in {wait:.0f} s", wait, busy=True)
                 self._changed.clear()
-                await happened(self._changed, wait)
+                await happened(self._changed, min(wait, left))
             self.calls += 1
             self._flying += 1
             return self._pace.begin(tokens, clock())

@@ -92,7 +92,7 @@ class Table(NamedTuple):
     authors: int
     unlabelled: dict[str, int]
     gold: int
-    """Gold posts found among the labelled ones."""
+    """Gold posts found among the labelled ones, for which the field means something."""
     rows: list[Row]
     warnings: list[str]
 
@@ -160,7 +160,7 @@ def as_text(tables: Sequence[Table]) -> str:
         lines += [
             f"{table.task}: {table.field}{among}{period}",
             f"  {table.collected:,} posts collected, {table.drawn:,} behind these shares ({table.authors:,} authors)"
-            + (f", {table.gold:,} of them with gold" if any(row.corrected for row in table.rows) else ""),
+            + (f"; gold for {table.gold:,}" if any(row.corrected for row in table.rows) else ""),
         ]
         for row in table.rows:
             lines.append(f"  {row.value:24} {row.share.population}  of the collected {_interval(row.share.collected)}")
@@ -277,7 +277,7 @@ def _table(
         )
         for why in sorted(reasons)
     ]
-    found = sum(truth is not None for truth in judged)
+    found = sum(truth is not None and truth.applies for truth in judged)
     return Table(
         task.name,
         field.name,

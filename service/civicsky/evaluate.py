@@ -22,8 +22,8 @@ from civicsky import __version__, datadir, evaluation_report, figures
 from civicsky.answers import Asking, Kept
 from civicsky.app import model_slots
 from civicsky.appview import AppView
-from civicsky.context import texts_of
-from civicsky.errors import Usage
+from civicsky.context import MAX_PER_CALL, Contexts, texts_of
+from civicsky.errors import BadInput, Failed, Usage
 from civicsky.gold import MAX_BYTES, Gold, Item, read_gold, without_shown
 from civicsky.local import find_weights
 from civicsky.model import Asked, Spend, format_time, now_us
@@ -85,13 +85,20 @@ async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None
     out = wanted.out or Path(f"evaluation-{datetime.now(UTC):%Y-%m-%d}")
     os.umask(0o077)  # texts and answers: their authors may delete them
     _prepare(out, gold.sha256, say)
-    items, dropped = without_shown(await _with_texts(gold.items, settings), _shown(loaded))
-    known = [item for item in items if item.text is not None]
+    appview = AppView(settings.appview)
+    try:
+        items, dropped = without_shown(await _with_texts(gold.items, settings, appview), _shown(loaded))
+        known = [item for item in items if item.text is not None]
+        contexts = await _contexts(known, loaded, settings, appview)
+    except BadInput as error:
+        raise Failed(f"public API: its answer cannot be used ({error.reason}); try again later") from None
+    finally:
+        await appview.close()
     said: list[tuple[figures.Said, dict[str, Any]]] = []
     unreached = 0
     with Kept(out / ANSWERS) as kept, _progress() as progress:
         for variant in variants:
-            one, row = await _ask(variant, known, kept, progress)
+            one, row = await _ask(variant, known, contexts, kept, progress)
             said.append((one, row))
             unreached += row.pop("unreached")
     found = _found(wanted.gold.name, gold, loaded, known, said)
@@ -174,18 +181,47 @@ def _shown(loaded: Sequence[Loaded]) -> list[str]:
     return shown
 
 
-async def _with_texts(items: Sequence[Item], settings: Settings) -> list[Item]:
+async def _with_texts(items: Sequence[Item], settings: Settings, appview: AppView) -> list[Item]:
     """Items that have only an address get their post's text, where it is still there: from the store, or the API."""
     uris = [item.uri for item in items if item.text is None and item.uri]
     if not uris:
         return list(items)
-    appview = AppView(settings.appview)
-    try:
-        async with _store(settings) as store:
-            texts = await texts_of(uris, store, appview)
-    finally:
-        await appview.close()
+    async with _store(settings) as store:
+        texts = await texts_of(uris, store, appview)
     return [item if item.text else replace(item, text=texts.get(item.uri or "")) for item in items]
+
+
+class _Memory:
+    """What `Contexts` keeps, for the length of a run."""
+
+    def __init__(self) -> None:
+        self._posts: dict[str, str | None] = {}
+
+    async def contexts(self, uris: Sequence[str]) -> dict[str, str | None]:
+        return {uri: self._posts[uri] for uri in uris if uri in self._posts}
+
+    async def keep_contexts(self, posts: Mapping[str, str | None]) -> None:
+        self._posts |= posts
+
+
+async def _contexts(
+    items: Sequence[Item], loaded: Sequence[Loaded], settings: Settings, appview: AppView
+) -> dict[tuple[str, str], str]:
+    """By task and item what stands around its post, where the settings want it: as the public API has it now."""
+    wanted = settings.context
+    uris = {item.uri: item.key for item in items if item.uri}
+    if not (wanted.quote or wanted.root or wanted.parent) or not uris:
+        return {}
+    contexts = Contexts(wanted, settings.label.max_chars, appview, _Memory())
+    found: dict[tuple[str, str], str] = {}
+    try:
+        for at in range(0, len(uris), MAX_PER_CALL):
+            for uri, fields in (await appview.records(list(uris)[at : at + MAX_PER_CALL])).items():
+                for one in loaded:
+                    found[one.name, uris[uri]] = await contexts.of(one.task, fields)
+    finally:
+        await contexts.close()
+    return found
 
 
 @asynccontextmanager
@@ -206,11 +242,14 @@ async def _store(settings: Settings) -> AsyncIterator[Store | None]:
 
 
 async def _ask(
-    variant: Variant, items: Sequence[Item], kept: Kept, progress: Progress
+    variant: Variant, items: Sequence[Item], contexts: Mapping[tuple[str, str], str], kept: Kept, progress: Progress
 ) -> tuple[figures.Said, dict[str, Any]]:
     """What the variant says of the items, and where that comes from."""
     settings, task = variant.settings, variant.loaded.task
-    asked = {item.key: Asked((item.text or "")[: settings.max_chars]) for item in items}
+    asked = {
+        item.key: Asked((item.text or "")[: settings.max_chars], contexts.get((variant.loaded.name, item.key), ""))
+        for item in items
+    }
     posts = list(dict.fromkeys(asked.values()))
     weights = find_weights(settings.gguf) if settings.model == "local" else None
     abilities = kept.abilities.get(Asking.whom(settings), {})
@@ -251,8 +290,9 @@ async def _ask(
         "last_at": times[-1] if times else None,
         "asked_now": asking.asked,
         "answered": len(answers),
+        "with_context": sum(bool(post.context) for post in asked.values()),
         "failed": dict(Counter(failed.values())),
-        "effort": figures.plain(figures.effort(mine, vain, len(posts))),
+        "effort": figures.plain(figures.effort(mine, vain, len(asked))),
         "unreached": len(asking.unreached),
     }
     return figures.Said(name, tuple(field.name for field in task.fields), answers, failed), row

@@ -341,6 +341,7 @@ class Ledger:
         async with self._db.transaction() as db:
             await db.execute("DELETE FROM context WHERE at < ?", (now_us() - int(context_days * _DAY_US),))
             await db.execute("DELETE FROM raw WHERE at < ?", (now_us() - int(raw_days * _DAY_US),))
+        await self._db.truncate_log()  # or it would go on holding what is forgotten, and what was deleted
 
     # ---- the store ----
 
@@ -566,9 +567,21 @@ class LedgerReader:
         found = await self._db.rows("SELECT hour, seen, drawn FROM hour WHERE hour >= ?", (since,))
         return {hour: Hour(seen, drawn) for hour, seen, drawn in found}
 
-    async def spent_a_post(self) -> tuple[int, Spend]:
-        """As `Ledger.spent_a_post`."""
-        return await _spent_a_post(self._db)
+    async def spent_a_post(self, model: str | None = None) -> tuple[int, Spend]:
+        """As `Ledger.spent_a_post`, of one model if it is named."""
+        return await _spent_a_post(self._db, model=model)
+
+    async def seconds_a_call(self, labels: int = 1000) -> tuple[int, float]:
+        """(calls, seconds that one took on average) of so many labels at most, those that were paid for.
+
+        A label's id is a hash, so the first ones are as good as drawn by lot.
+        """
+        ((calls, seconds),) = await self._db.rows(
+            "SELECT coalesce(sum(calls), 0), coalesce(sum(ms), 0) / 1000.0 FROM (SELECT answer ->> '$.calls' AS calls, "
+            "answer ->> '$.latency_ms' AS ms FROM label WHERE answer IS NOT NULL AND calls > 0 LIMIT ?)",
+            (labels,),
+        )
+        return int(calls), seconds / max(1, calls)
 
     async def raw(self, key: Key) -> list[dict[str, Any]]:
         """Answers of no use about a post, as they came."""
@@ -598,11 +611,11 @@ async def _waiting(db: Database, tasks: Sequence[str] | None = None) -> int:
     return int(n)
 
 
-async def _spent_a_post(db: Database, days: int = 7) -> tuple[int, Spend]:
+async def _spent_a_post(db: Database, days: int = 7, model: str | None = None) -> tuple[int, Spend]:
     ((posts, *sums),) = await db.rows(
-        f"SELECT coalesce(sum(posts), 0), {_SUMS} FROM spend "
-        "WHERE day IN (SELECT DISTINCT day FROM spend ORDER BY day DESC LIMIT ?)",
-        (days,),
+        f"SELECT coalesce(sum(posts), 0), {_SUMS} FROM spend WHERE ?1 IN (model, '') "
+        "AND day IN (SELECT DISTINCT day FROM spend WHERE ?1 IN (model, '') ORDER BY day DESC LIMIT ?2)",
+        (model or "", days),
     )
     return int(posts), Spend("", *sums)
 

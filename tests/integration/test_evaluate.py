@@ -25,6 +25,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -300,6 +302,20 @@ def test_a_report_of_another_gold_is_moved_aside_and_its_answers_are_used(
     assert f"report.html was made from another GOLD; it is now {out}/report-{sha[:8]}.html" in ended.err
 
 
+def test_what_stands_around_a_post_is_given_where_the_settings_want_it(tmp_path: Path) -> None:
+    quoted = "at://did:plc:other/app.bsky.feed.post/3kq"
+    gold, log, out = tmp_path / "gold.csv", tmp_path / "log", tmp_path / "out"
+    gold.write_text(f"uri,text,civic\n{HERE},mine {{}},true\n,no address,true\n")
+    with appview_server() as api, model_server(log) as url:
+        api.write(HERE, "not as judged", quote=quoted)
+        api.write(quoted, "what is quoted")
+        plain = evaluate(gold, url, api, "--out", out, "--way", "json", "--json")
+        quoting = evaluate(gold, url, api, "--out", out, "--way", "json", "--json", context__quote=True)
+    assert [json.loads(ended.out)["variants"][0]["with_context"] for ended in (plain, quoting)] == [0, 1]
+    assert json.loads(quoting.out)["variants"][0]["asked_now"] == 1
+    assert len(asked(log)) == 3
+
+
 @pytest.mark.parametrize(
     ("args", "why"),
     [
@@ -327,6 +343,17 @@ def test_no_file_no_model_and_a_model_that_is_not_there(gold: Path, api: AppView
         ended = evaluate(gold, url, api, "--out", tmp_path / "out", "--model", "other")
     assert ended.code == 2
     assert "does not know the model" in ended.err
+
+
+@pytest.mark.parametrize("name", ["jinja2", "matplotlib", "numpy"])
+def test_without_the_extra_it_is_said_what_to_install(name: str) -> None:
+    code = (
+        f"import sys; sys.modules[{name!r}] = None; sys.argv = ['civicsky', 'evaluate', 'x.csv']\n"
+        "from civicsky.cli import run_command; sys.exit(run_command())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(f"({name} is missing): pip install 'civicsky[research]'\n")
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------

@@ -57,6 +57,9 @@ class Slot:
         self.does, self.wait = does, wait
         self.asked: list[list[str]] = []
 
+    async def probe(self) -> None:
+        raise transient()
+
     def delay(self) -> float:
         return self.wait
 

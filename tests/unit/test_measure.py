@@ -273,6 +273,13 @@ def test_no_error_seen_is_not_no_error_possible() -> None:
     assert same.difference.low == -same.difference.high == pytest.approx(-0.037, abs=0.002)
 
 
+def test_a_macro_average_of_one_that_varies_has_an_interval_too() -> None:
+    # Drawn again without "w", the precision of "a" is undefined and counts as 0.
+    found = measure.scores(["a", "a"], ["a", None], ["w", "x"], "abc")
+    assert value(found.macro_precision) == 1
+    assert found.macro_precision.low < 0.5
+
+
 def test_no_post_with_a_value_is_not_a_share_of_zero() -> None:
     share = measure.weighted_share([False] * 200, [4.0] * 200, [str(i) for i in range(200)])
     assert value(share.population) == share.population.low == 0
@@ -305,7 +312,9 @@ def test_the_draws_variance_over_units_is_the_sum_over_pairs() -> None:
     # Pairs: .5 (18)^2 + .75 (8)^2 + 2 * .5 * 18 * (-8)  [1 - max(.5, .25) = .5]  + .8 (10)^2 = 162 + 48 - 144 + 80
     variance = 146 / 121**2
     found = measure.weighted_share([True, False, False], [2, 4, 5], ["a", "b", "c"], ["u", "u", "v"])
-    s, size = 2 / 11, 2 / 11 * 9 / 11 / variance
+    s, seen = 2 / 11, 2 / 11 * 9 / 11 / variance
+    # That stands for 14.9 posts, the weights alone for 121 / (2 * 1 + 4 * 3 + 5 * 4) = 3.6: half-way in variance.
+    size = 2 / (1 / seen + 34 / 121)
     t = 12.706  # of 1 degree of freedom: two units of weights 6 and 5 count as 121 / 61 = 1.98 equal ones
     middle, half = (
         (s + t**2 / 2 / size) / (1 + t**2 / size),
@@ -441,6 +450,25 @@ def test_a_corrected_share_stays_in_bounds_whatever_it_is_given(
         assert 0 <= share.low < share.high <= 1
         assert share.value is None or share.low <= share.value <= share.high
         assert 0 <= found.tuning <= 1
+
+
+def test_posts_of_a_thread_are_alike_though_their_authors_differ() -> None:
+    held = {"population": 0, "collected": 0}
+    for seed in range(500):
+        rng = np.random.default_rng(seed)
+        thread = np.repeat(np.arange(400), rng.integers(1, 20, 400))
+        civic = (rng.random(400) < 0.3)[thread]
+        author = rng.integers(0, 3000, len(thread))
+        hit = (rng.random(400) < 0.5)[thread]
+        found = measure.weighted_share(
+            civic[hit].tolist(),
+            [2.0] * int(hit.sum()),
+            author[hit].astype(str).tolist(),
+            thread[hit].astype(str).tolist(),
+        )
+        held["population"] += found.population.low <= 0.3 <= found.population.high
+        held["collected"] += found.collected.low <= civic.mean() <= found.collected.high
+    assert all(460 <= n <= 490 for n in held.values()), held
 
 
 # ---- the extra that it needs -----------------------------------------------------------------------------------------

@@ -185,7 +185,7 @@ def test_the_intervals_hold_the_truth_whatever_traffic_rate_and_budget_do(
     coverage = {key: n / repeats for key, n in held.items()}
     assert all(abs(one - 0.95) <= tolerance for one in coverage.values()), coverage
     assert all(abs(error) < 0.005 for error in errors.values()), errors
-    assert unweighted < -0.05  # so that it is the weights that make it right
+    assert unweighted < -0.02  # so that it is the weights that make it right
 
 
 # ---- how many are drawn, and when ------------------------------------------------------------------------------------
