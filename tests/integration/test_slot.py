@@ -185,32 +185,39 @@ async def test_posts_that_are_obeyed_change_no_other_post_and_say_nothing_outsid
 
 RATE = 100.0
 """A second: 6,000 a minute."""
+TRIES = 3
+"""A machine that had other things to do may have kept us from the rate; nothing may make us exceed it."""
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(200)
 async def test_2000_posts_at_6000_a_minute_use_the_rate_and_never_exceed_it(tmp_path: Path) -> None:
     """The server turns away what is above 6,000 in any minute, and above two seconds' worth in any one."""
+    used = 0.0
+    for attempt in range(TRIES):
+        entries = await asked_at_the_limit(tmp_path / str(attempt))
+        assert [entry["status"] for entry in entries] == [200] * 2000
+        came = sorted(entry["time"] for entry in entries)
+        used = (len(came) - 1) / (came[-1] - came[0]) / RATE
+        print(f"{used:.1%} of the permitted rate")
+        assert used <= 1
+        if used >= 0.95:
+            break
+    assert used >= 0.95
+
+
+async def asked_at_the_limit(folder: Path) -> list[dict[str, Any]]:
+    """The requests of 2,000 posts."""
     left = [Asked(f"Post {number}") for number in range(2000)]
 
-    async def work(slot: Slot) -> int:
-        done = 0
+    async def work(slot: Slot) -> None:
         while left:
-            answer = (await slot.ask("civic", [left.pop()]))[0]
-            done += isinstance(answer, Answer)
-        return done
+            (answer,) = await slot.ask("civic", [left.pop()])
+            assert isinstance(answer, Answer)
 
-    limits = "--limit", "6000/60", "--limit", "200/1"
-    with told_model(tmp_path, *limits, "--delay", "0.02") as server:
+    with told_model(folder, "--limit", "6000/60", "--limit", "200/1", "--delay", "0.02") as server:
         async with slots(server, 16, requests_per_minute=6000, request_seconds=30) as made:
-            done = await asyncio.gather(*map(work, made))
-        entries = server.entries()
-    assert sum(done) == 2000
-    assert not [entry for entry in entries if entry["excess"]]
-    assert len(entries) == 2000
-    came = sorted(entry["time"] for entry in entries)
-    rate = (len(came) - 1) / (came[-1] - came[0])
-    print(f"{rate / RATE:.1%} of the permitted rate")
-    assert 0.95 <= rate / RATE <= 1
+            await asyncio.gather(*map(work, made))
+        return server.entries()
 
 
 async def test_a_limit_that_nobody_told_us_of_is_met_once_for_all_slots(tmp_path: Path) -> None:
