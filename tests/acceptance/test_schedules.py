@@ -19,12 +19,15 @@ INSTALLED = range(10_000, 10_000 + int(os.environ.get("INSTALLED", "20")))
 
 
 def run(seeds: range, folder: Path, *options: str) -> list[dict[str, Any]]:
-    """Run them, shared among the processors; what each one did."""
-    jobs = min(4, len(os.sched_getaffinity(0)))
+    """Run them, shared among the processors; what each one did.
+
+    A schedule waits for a third of its time (for stalls, backoff, answers), so there are more drivers than processors.
+    """
+    jobs = (3 * min(4, len(os.sched_getaffinity(0))) + 1) // 2
     drivers = []
     for job in range(jobs):
-        part = seeds[len(seeds) * job // jobs : len(seeds) * (job + 1) // jobs]
-        command = [sys.executable, schedules.__file__, "--seeds", f"{part.start}:{part.stop}"]
+        part = seeds[job::jobs]  # neighbours are alike: each driver has some of each kind
+        command = [sys.executable, schedules.__file__, "--seeds", f"{part.start}:{part.stop}:{part.step}"]
         command += ["--folder", str(folder / str(job)), *options]
         drivers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     told = [driver.communicate()[0] for driver in drivers]

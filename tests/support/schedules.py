@@ -1,6 +1,6 @@
 """Seeded schedules of stops, kills and misbehaviour; each ends in the oracle's state or is wrong.
 
-    python tests/support/schedules.py --seeds 0:100 --folder DIR [--installed]
+    python tests/support/schedules.py --seeds FIRST:END[:STEP] --folder DIR [--installed]
 
 Without --installed the service's code is loaded once, and each of its lives is a fork of this process, made before any
 loop, thread or database exists here; records are then judged in the process itself instead of in a pool. With it, each
@@ -225,6 +225,7 @@ def run(schedule: Schedule, folder: Path, model: str, start: Callable[..., Life]
             args += ["--relay", host]
         env = environment(**SMALL, appview__url=control)
         fired, wrong = [], []
+        life: Life | None = None
         try:
             for end in schedule.ends:
                 life = start(args, env, f"{end.place}:{end.n}:{end.how}" if end.place else "", folder / "err")
@@ -240,6 +241,8 @@ def run(schedule: Schedule, folder: Path, model: str, start: Callable[..., Life]
             wrong += differences(folder, control, hosts, documents(folder))
         except (AssertionError, OSError) as error:
             wrong.append(f"{type(error).__name__}: {error}")
+            if life is not None and life.poll() is None:
+                life.end(signal.SIGKILL)
         return {
             **asdict(schedule), "fired": fired, "acted": get(control + "/state")["fired"], "wrong": wrong[:20],
             "posts": len(documents(folder)),
@@ -278,18 +281,17 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"did not converge: waited {PATIENCE:g} s in vain for {what}")
+            raise AssertionError(f"did not converge in {PATIENCE:g} s: waited in vain for {what}")
         time.sleep(0.04)
 
 
 def main() -> int:
     """Run the schedules of these seeds; 1 when one of them ends wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", required=True, help="FIRST:END")
+    parser.add_argument("--seeds", required=True, help="FIRST:END[:STEP]")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--installed", action="store_true")
     told = parser.parse_args()
-    first, _, end = told.seeds.partition(":")
     told.folder.mkdir(parents=True, exist_ok=True)
     filters.load()
     model = subprocess.Popen(
@@ -299,7 +301,7 @@ def main() -> int:
     try:
         assert model.stdout is not None
         address = model.stdout.readline().split()[0]
-        for seed in range(int(first), int(end)):
+        for seed in range(*map(int, told.seeds.split(":"))):
             folder = told.folder / str(seed)
             folder.mkdir()
             done = run(draw(seed), folder, address, spawn if told.installed else fork)
