@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from civicsky import faults, log
-from civicsky.errors import BadInput, Refused, Transient
+from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.model import Answer, Asked, Attempts, Job, LabelRow, Question, Spend, now_us, post_uri
@@ -39,6 +39,7 @@ class LedgerShape(Protocol):
         self, job: Job, reason: str, seconds: float, attempts: Attempts,
         *, dead: bool = False, spend: Spend | None = None, raw: str = "",
     ) -> bool: ...  # fmt: skip
+    async def still_due(self, jobs: Iterable[Job]) -> set[int]: ...
     async def spent(self) -> Spend: ...
     async def remember(self, endpoint: str, model: str, ability: str) -> None: ...
 
@@ -115,6 +116,11 @@ class Asking:
         left = await self._from_cache(slot.question(task), asked)
         if not left or not await self._is_free(slot) or await self.is_spent():
             return
+        # Its turn may have come hours later: what its author took back meanwhile is sent to nobody.
+        wanted = await self._ledger.still_due([job for job, _ in left])
+        left = [(job, text) for job, text in left if job.id in wanted]
+        if not left:
+            return
         before = self._answers
         try:
             answers = await slot.ask(task, [text for _, text in left])
@@ -126,7 +132,7 @@ class Asking:
                 at_fault = self._answers > before and error.spend is not None and error.spend.calls > 0
                 attempts = _one_more(job.attempts, error) if at_fault else job.attempts
                 dead = self._is_beyond(attempts)
-                await self._give_back(job, "unreachable", seconds, attempts, dead=dead,
+                await self._give_back(job, UNREACHABLE, seconds, attempts, dead=dead,
                                       spend=None if number else error.spend)  # fmt: skip
             return
         for (job, _), answer in zip(left, answers, strict=True):
@@ -207,6 +213,12 @@ class Asking:
 
     async def _refuse(self, job: Job, bad: BadInput) -> None:
         """An answer of no use: one is that post's; many in a row are the server's."""
+        if bad.reason == UNREACHABLE:  # though others of the same call had answers
+            sent = isinstance(bad.spend, Spend) and bad.spend.calls > 0
+            attempts = job.attempts._replace(transport=job.attempts.transport + sent)
+            dead = self._is_beyond(attempts)
+            await self._give_back(job, bad.reason, self._settings.pause_seconds, attempts, dead=dead, spend=bad.spend)
+            return
         self._unusable += 1
         if self._unusable == UNUSABLE_IN_A_ROW:
             log.event("label_unusable", stage="label", reason=bad.reason, n=self._unusable)

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from civicsky import log
 from civicsky.endpoint import MAX_RAW_CHARS, Endpoint, Endpoints, Line, Reply, Tokens, clock
-from civicsky.errors import BadInput, Refused, Transient, Usage
+from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient, Usage
 from civicsky.model import Answer, Asked, FieldLabel, Question, Spend
 from civicsky.prompt import (
     Parsed,
@@ -136,13 +136,14 @@ class Slot:
         """Label posts, in their order: one request for all of them, where the way answers in JSON.
 
         What is missing from a shared answer, or doubled, or of no use, is asked again alone, at once. Each `BadInput`
-        has its `spend` and `raw`. Raises `Transient` (nothing was sent if its `spend.calls` is 0) and `Refused`, but
-        never when a post was answered: then the rest is `BadInput`, with the reason for which it was to be asked again.
+        has its `spend`, and as `raw` what was said of it alone. Raises `Transient` (nothing was sent if its
+        `spend.calls` is 0) and `Refused`, but never when a post was answered: then the rest is `BadInput`, with the
+        reason for which it was to be asked again, or `UNREACHABLE` (without `spend`: it was not asked about at all).
         """
         task = self._tasks[task_name]
         if len(posts) > 1 and self._way(task) != "words":
             return await self._ask_together(task, posts)
-        return await self._ask_each(task, posts, [BadInput("unreachable") for _ in posts], [_Cost() for _ in posts])
+        return await self._ask_each(task, posts, [BadInput(UNREACHABLE) for _ in posts], [_Cost() for _ in posts])
 
     # ---- one post or several ----
 
@@ -158,14 +159,13 @@ class Slot:
             error.spend = self._spend(tally.cost)
             raise
         except BadInput as bad:
-            bad.raw = bad.raw or (said.content if said else "")
             found = dict.fromkeys(ids, bad)
         costs = tally.cost.shared(len(posts))
         results: list[Answer | BadInput] = []
         for asked, name, cost in zip(posts, ids, costs, strict=True):
             one = found[name]
             if isinstance(one, BadInput):
-                results.append(self._bad(one, said.content if said else "", cost))
+                results.append(self._bad(BadInput(one.reason), "", cost))  # what it said may quote the other posts
             else:
                 assert said is not None
                 results.append(self._answer(task, asked, said, one, cost, began))

@@ -237,7 +237,7 @@ class Ledger:
         return [job for job in jobs if job.id not in mine][:limit]
 
     async def still_due(self, jobs: Iterable[Job]) -> set[int]:
-        """Of these jobs those that are still wanted: a post may be deleted, edited or hidden while it waits its turn."""
+        """Of these those still wanted: a post may be deleted, edited or hidden while it waits its turn."""
         numbers = [job.id for job in jobs]
         found = await self._db.rows(
             "SELECT job.id FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
@@ -477,7 +477,7 @@ class Ledger:
         # A copy has the same text, and the source's id leads to the post: it must not tell whose text it also was.
         copies = await rows(
             db,
-            "SELECT copy.label_id, copy.rkey, copy.did FROM label AS source JOIN label AS copy ON copy.key = source.key "
+            "SELECT copy.label_id, copy.rkey, copy.did FROM label AS source JOIN label AS copy USING (key) "
             "WHERE source.rkey = ? AND source.did = ? AND copy.answer ->> '$.cached_from' = source.label_id",
             key,
         )

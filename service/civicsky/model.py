@@ -364,7 +364,8 @@ class Answer(NamedTuple):
     reason: str | None = None
     """The model's one sentence, if the task asks for it; it may quote the post."""
     cached_from: str | None = None
-    """The label whose answer this is: the same question about the same text was paid for before."""
+    """The label whose answer this is: the same question about the same text was paid for before. `erased`: it was
+    deleted since; its name would tell whose text this also was."""
 
     @property
     def spend(self) -> Spend:
