@@ -28,6 +28,7 @@ class SlotShape(Protocol):
     def abilities(self) -> Mapping[str, str]: ...
     def question(self, task: str) -> Question: ...
     async def ask(self, task: str, posts: Sequence[Asked]) -> list[Answer | BadInput]: ...
+    async def is_well(self) -> tuple[bool, Spend]: ...
 
 
 class LedgerShape(Protocol):
@@ -127,9 +128,8 @@ class Asking:
         except Transient as error:
             self._note_down(error)
             seconds = max(slot.delay(), self._settings.pause_seconds)
+            at_fault = await self._is_at_fault(slot, error, before)
             for number, (job, _) in enumerate(left):
-                # Only a post that was sent, and fails while others succeed, is itself at fault.
-                at_fault = self._answers > before and error.spend is not None and error.spend.calls > 0
                 attempts = _one_more(job.attempts, error) if at_fault else job.attempts
                 dead = self._is_beyond(attempts)
                 await self._give_back(job, UNREACHABLE, seconds, attempts, dead=dead,
@@ -143,6 +143,19 @@ class Asking:
                 faults.point("label.answer")
                 await self._keep(job, answer)
         await self._remember(slot, slot.question(task).model)
+
+    async def _is_at_fault(self, slot: SlotShape, error: Transient, before: int) -> bool:
+        """Whether a call failed by its post: only when it was sent, and others succeed.
+
+        When there are no others, the server is asked: else a post that breaks it would be asked about for ever.
+        """
+        if error.spend is None or not error.spend.calls:
+            return False
+        if self._answers > before or error.busy or self._stop.hurried:
+            return self._answers > before
+        is_well, cost = await slot.is_well()
+        error.spend = error.spend.plus(cost)
+        return is_well
 
     async def _asked(self, task: str, items: Sequence[Item]) -> list[tuple[Job, Asked]]:
         """Each post as the model is to read it; without those whose surroundings cannot be fetched now."""

@@ -115,6 +115,18 @@ class Slot:
             raise failures[-1]
         return names
 
+    async def is_well(self) -> tuple[bool, Spend]:
+        """Whether a server answers what nobody can object to: then a call that broke is its post's fault; and the cost.
+
+        Raises `Refused`.
+        """
+        tally = _Tally(self._line)
+        try:
+            tally.add(await self._endpoints.somewhere(self._line.check))
+        except Transient:
+            return False, self._spend(tally.cost)
+        return True, self._spend(tally.cost)
+
     def abilities(self) -> Mapping[str, str]:
         """What was found out about the servers so far: {server's name: ability}, to be remembered."""
         return self._endpoints.abilities()

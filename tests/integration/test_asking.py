@@ -103,3 +103,21 @@ async def test_an_answer_for_several_is_kept_with_none_of_them(tmp_path: Path) -
         await one.ask(await one.due())
         assert sorted(state for state, _ in (await one.states()).values()) == ["done", "done", "pending"]
         assert await one.ledger.database.rows("SELECT text FROM raw") == []
+
+
+async def test_a_post_that_breaks_the_server_is_at_fault_though_nobody_else_is_asked(tmp_path: Path) -> None:
+    """Else it would be asked about for ever, and `--drain` would never end."""
+    async with half(tmp_path, 1, Knob("status", status=500, text="number 0"), transport_attempts=3) as one:
+        for _attempt in range(3):
+            await one.ledger.database.execute("UPDATE job SET next_at = 0")
+            await one.ask(await one.due())
+        assert await one.states() == {0: ("dead", Attempts(transport=3))}
+        assert (await one.ledger.spent()).calls == len(one.asked)
+
+
+async def test_an_outage_is_no_posts_fault(tmp_path: Path) -> None:
+    async with half(tmp_path, 1, Knob("status", status=500), transport_attempts=3) as one:
+        for _attempt in range(5):
+            await one.ledger.database.execute("UPDATE job SET next_at = 0")
+            await one.ask(await one.due())
+        assert await one.states() == {0: ("pending", Attempts())}
