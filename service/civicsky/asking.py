@@ -67,6 +67,14 @@ class Item(NamedTuple):
     """Of the post, as `record.extract` or the store's document has them."""
 
 
+def requests_of(items: Sequence[Item]) -> list[list[Item]]:
+    """The posts that share a request: of one task. One that came back is asked alone: it may be what spoilt others'."""
+    shared: dict[tuple[str, int], list[Item]] = {}
+    for item in items:
+        shared.setdefault((item.job.task, item.job.id if any(item.job.attempts) else 0), []).append(item)
+    return list(shared.values())
+
+
 class Asking:
     """Shared by all slots: one state of the model, one count of answers. Keeps no post beyond a call."""
 
