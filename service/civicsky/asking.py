@@ -306,5 +306,6 @@ def _one_more(attempts: Attempts, error: Transient) -> Attempts:
 
 def _label_id(job: Job, answer: Answer) -> str:
     """The same question about the same text has the same id, also from another data directory: stores hold it once."""
-    parts = (post_uri(job.did, job.rkey), job.cid, job.task, answer.prompt_hash, answer.model_asked, answer.parameters)
+    parts = [post_uri(job.did, job.rkey), job.cid, job.task, answer.prompt_hash, answer.model_asked, answer.parameters]
+    parts += [answer.context_hash] if answer.context_hash else []
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

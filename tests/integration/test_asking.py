@@ -8,22 +8,25 @@ from typing import Any
 
 import pytest
 
+from civicsky.appview import AppView
 from civicsky.asking import Asking, Item
+from civicsky.context import Contexts
 from civicsky.endpoint import open_endpoints
 from civicsky.label import Slot
 from civicsky.ledger import Ledger
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.model import Attempts, Change, Job, PostRow
-from civicsky.rounds import Rounds
+from civicsky.rounds import Rounds, Wish
 from civicsky.sample import Drawing
-from civicsky.settings import Label
+from civicsky.settings import AppView as AppViewSettings, Context, Label
 from civicsky.task import load_task
 from support.model_knobs import Knob
 from support.model_server import ModelServer, Told, serve
 
 CIVIC = load_task("civic")[0]
 DID = "did:plc:a"
+QUOTED = "at://did:plc:q/app.bsky.feed.post/3kquoted"
 
 
 class Half:
@@ -43,13 +46,18 @@ class Half:
     async def ask(self, jobs: list[Job]) -> None:
         await self.asking.ask(self.slot, "civic", [Item(job, fields(int(job.rkey))) for job in jobs])
 
+    async def quote(self, text: str) -> None:
+        """What every post quotes, as it was fetched last."""
+        await self.ledger.keep_contexts({QUOTED: json.dumps({"text": text, "link": None, "alts": []})})
+
     async def states(self) -> dict[int, tuple[str, Attempts]]:
         rows = await self.ledger.database.rows("SELECT rkey, state, attempts, broken, busy FROM job")
         return {int(rkey): (state, Attempts(*attempts)) for rkey, state, *attempts in rows}
 
 
 def fields(number: int) -> dict[str, Any]:
-    return {"text": f"Post number {number} about the election", "link": None, "alts": [], "reply_root": None}
+    said = f"Post number {number} about the election"
+    return {"text": said, "link": None, "alts": [], "reply_root": None, "quote_uri": QUOTED}
 
 
 @asynccontextmanager
@@ -62,9 +70,11 @@ async def half(folder: Path, n: int, *knobs: Knob, **settings: Any) -> AsyncIter
     posts = [PostRow(f"{at:013}", DID, "r", "c", "live", "relay", at, at, 1.0, fields(at)) for at in range(n)]
     changes = [Change(1 + at, "put", DID, post.rkey, "r", at) for at, post in enumerate(posts)]
     await ledger.follow(changes, posts, ("civic",), Drawing())
+    await ledger.keep_contexts({QUOTED: None})
     tasks = {"civic": CIVIC}
     slot = Slot(open_endpoints(label), tasks, label)
-    asking = Asking(ledger, Rounds(ledger.database), None, tasks, label, Metrics(), Stop())
+    contexts = Contexts(Context(quote=True), label.max_chars, AppView(AppViewSettings()), ledger)
+    asking = Asking(ledger, Rounds(ledger.database), contexts, tasks, label, Metrics(), Stop())
     try:
         yield Half(ledger, server, requests, slot, asking)
     finally:
@@ -121,3 +131,20 @@ async def test_an_outage_is_no_posts_fault(tmp_path: Path) -> None:
             await one.ledger.database.execute("UPDATE job SET next_at = 0")
             await one.ask(await one.due())
         assert await one.states() == {0: ("pending", Attempts())}
+
+
+async def test_a_label_in_another_context_is_another_label(tmp_path: Path) -> None:
+    """`label --again` after a quoted post was edited: the former label, which was paid for, stays."""
+    async with half(tmp_path, 1) as one:
+        await one.quote("The first version")
+        await one.ask(await one.due())
+        again = Rounds(one.ledger.database)
+        await again.begin("civic", Wish())
+        while await again.extend(("civic",)):
+            pass
+        await one.quote("The second version")
+        await one.ask(await one.due())
+        ((first, second),) = (await one.ledger.labels_of([(f"{0:013}", DID)])).values()
+        assert first.answer is not None
+        assert second.answer is not None
+        assert first.answer.context_hash != second.answer.context_hash
