@@ -15,14 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self
 
-from civicsky.errors import BadInput, Failed, Transient, Usage
+from civicsky.errors import UNREACHABLE, BadInput, Failed, Transient, Usage
 from civicsky.model import Answer, Asked, FieldLabel, Question, Spend, format_time, now_us
 from civicsky.settings import Label
 
 LONGEST_WAIT: Final = 900.0
 """Seconds: when a server allows no call for longer, the run ends and says so, instead of standing still."""
-UNREACHABLE: Final = "unreachable"
-"""What `Slot.ask` says of a post for which nobody could be reached, when it was asked about together with others."""
 _SUM: Final = ("calls", "tokens_in", "tokens_out", "tokens_reasoning", "cost")
 
 

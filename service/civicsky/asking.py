@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from civicsky import faults, log
-from civicsky.errors import BadInput, Refused, Transient
+from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.model import Answer, Asked, Attempts, Job, LabelRow, Question, Spend, now_us, post_uri
@@ -28,6 +28,7 @@ class SlotShape(Protocol):
     def abilities(self) -> Mapping[str, str]: ...
     def question(self, task: str) -> Question: ...
     async def ask(self, task: str, posts: Sequence[Asked]) -> list[Answer | BadInput]: ...
+    async def is_well(self) -> tuple[bool, Spend]: ...
 
 
 class LedgerShape(Protocol):
@@ -39,6 +40,7 @@ class LedgerShape(Protocol):
         self, job: Job, reason: str, seconds: float, attempts: Attempts,
         *, dead: bool = False, spend: Spend | None = None, raw: str = "",
     ) -> bool: ...  # fmt: skip
+    async def still_due(self, jobs: Iterable[Job]) -> set[int]: ...
     async def spent(self) -> Spend: ...
     async def remember(self, endpoint: str, model: str, ability: str) -> None: ...
 
@@ -63,6 +65,14 @@ class Item(NamedTuple):
     job: Job
     fields: dict[str, Any]
     """Of the post, as `record.extract` or the store's document has them."""
+
+
+def requests_of(items: Sequence[Item]) -> list[list[Item]]:
+    """The posts that share a request: of one task. One that came back is asked alone: it may be what spoilt others'."""
+    shared: dict[tuple[str, int], list[Item]] = {}
+    for item in items:
+        shared.setdefault((item.job.task, item.job.id if any(item.job.attempts) else 0), []).append(item)
+    return list(shared.values())
 
 
 class Asking:
@@ -115,18 +125,22 @@ class Asking:
         left = await self._from_cache(slot.question(task), asked)
         if not left or not await self._is_free(slot) or await self.is_spent():
             return
+        # Its turn may have come hours later: what its author took back meanwhile is sent to nobody.
+        wanted = await self._ledger.still_due([job for job, _ in left])
+        left = [(job, text) for job, text in left if job.id in wanted]
+        if not left:
+            return
         before = self._answers
         try:
             answers = await slot.ask(task, [text for _, text in left])
         except Transient as error:
             self._note_down(error)
             seconds = max(slot.delay(), self._settings.pause_seconds)
+            at_fault = await self._is_at_fault(slot, error, before)
             for number, (job, _) in enumerate(left):
-                # Only a post that was sent, and fails while others succeed, is itself at fault.
-                at_fault = self._answers > before and error.spend is not None and error.spend.calls > 0
                 attempts = _one_more(job.attempts, error) if at_fault else job.attempts
                 dead = self._is_beyond(attempts)
-                await self._give_back(job, "unreachable", seconds, attempts, dead=dead,
+                await self._give_back(job, UNREACHABLE, seconds, attempts, dead=dead,
                                       spend=None if number else error.spend)  # fmt: skip
             return
         for (job, _), answer in zip(left, answers, strict=True):
@@ -137,6 +151,19 @@ class Asking:
                 faults.point("label.answer")
                 await self._keep(job, answer)
         await self._remember(slot, slot.question(task).model)
+
+    async def _is_at_fault(self, slot: SlotShape, error: Transient, before: int) -> bool:
+        """Whether a call failed by its post: only when it was sent, and others succeed.
+
+        When there are no others, the server is asked: else a post that breaks it would be asked about for ever.
+        """
+        if error.spend is None or not error.spend.calls:
+            return False
+        if self._answers > before or error.busy or self._stop.hurried:
+            return self._answers > before
+        is_well, cost = await slot.is_well()
+        error.spend = error.spend.plus(cost)
+        return is_well
 
     async def _asked(self, task: str, items: Sequence[Item]) -> list[tuple[Job, Asked]]:
         """Each post as the model is to read it; without those whose surroundings cannot be fetched now."""
@@ -207,6 +234,12 @@ class Asking:
 
     async def _refuse(self, job: Job, bad: BadInput) -> None:
         """An answer of no use: one is that post's; many in a row are the server's."""
+        if bad.reason == UNREACHABLE:  # though others of the same call had answers
+            sent = isinstance(bad.spend, Spend) and bad.spend.calls > 0
+            attempts = job.attempts._replace(transport=job.attempts.transport + sent)
+            dead = self._is_beyond(attempts)
+            await self._give_back(job, bad.reason, self._settings.pause_seconds, attempts, dead=dead, spend=bad.spend)
+            return
         self._unusable += 1
         if self._unusable == UNUSABLE_IN_A_ROW:
             log.event("label_unusable", stage="label", reason=bad.reason, n=self._unusable)
@@ -273,5 +306,6 @@ def _one_more(attempts: Attempts, error: Transient) -> Attempts:
 
 def _label_id(job: Job, answer: Answer) -> str:
     """The same question about the same text has the same id, also from another data directory: stores hold it once."""
-    parts = (post_uri(job.did, job.rkey), job.cid, job.task, answer.prompt_hash, answer.model_asked, answer.parameters)
+    parts = [post_uri(job.did, job.rkey), job.cid, job.task, answer.prompt_hash, answer.model_asked, answer.parameters]
+    parts += [answer.context_hash] if answer.context_hash else []
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

@@ -95,6 +95,8 @@ class Endpoint:
         self.program: str | None = None
         """The server's program and its version, where it says so."""
         self.probed = False
+        self.well_at = 0.0
+        """When it last answered a question."""
         self.refused = ""
         """Why it will not be asked again; empty while it may be."""
         self.load = 0
@@ -108,11 +110,6 @@ class Endpoint:
         self._changed = asyncio.Event()
         self._bytes_per_token = _BYTES_PER_TOKEN
         self._typical = 0
-
-    @property
-    def answered(self) -> bool:
-        """Whether it ever gave an answer: then key, name and address are right."""
-        return bool(self.proven)
 
     def check_since(self, came: float) -> None:
         """Raise `Transient` when it failed after this time: who waited for another's try does not try it at once."""
@@ -279,6 +276,30 @@ class Line:
         Raises `Transient`; `Refused`, and then leaves the server out from now on; and `BadInput`: "request_rejected",
         "refusal", "too_long" or "bad_response".
         """
+        came = clock()
+        try:
+            return await self._call(server, method, path, body)
+        except _Doubtful:
+            if server.well_at < came:  # else it answered others meanwhile
+                await self.check(server)
+            raise
+
+    async def check(self, server: Endpoint) -> Tokens:
+        """Ask what nobody can object to: when that is answered, it is a post that was refused, or that broke something.
+
+        Gives what that took. Raises `Transient`, and `Refused` when the key or the model's name is not accepted.
+        """
+        messages = [{"role": "user", "content": "Answer with the word yes."}]
+        try:
+            body = {"model": self._endpoints.model, "messages": messages, "max_tokens": 16}
+            return (await self._call(server, "POST", "/chat/completions", body)).tokens
+        except _Doubtful as bad:
+            raise self._left_out(server, Refused(self._refusal(server.name, bad.code))) from None
+        except BadInput:
+            return Tokens()  # it answers, which is all that was asked
+
+    async def _call(self, server: Endpoint, method: str, path: str, body: Any) -> Reply:
+        """As `call`, but what a 403 or 404 is about is left open."""
         said = sum(len(message["content"].encode(errors="replace")) for message in body["messages"]) if body else 0
         call = await server.turn(server.estimate(said, body["max_tokens"]) if body else 0)
         headers: Mapping[str, str] = {}
@@ -303,14 +324,19 @@ class Line:
             server.succeeded()
             raise
         except Refused as error:
-            server.refused = str(error)
-            if self._endpoints.asked():
-                log.event("label_left_out", stage="label", why=str(error))
-            raise
+            raise self._left_out(server, error) from None
         finally:
             server.over(call, headers, tokens)
         server.succeeded()
+        if body is not None:
+            server.well_at = clock()
         return reply
+
+    def _left_out(self, server: Endpoint, error: Refused) -> Refused:
+        server.refused = str(error)
+        if self._endpoints.asked():
+            log.event("label_left_out", stage="label", why=str(error))
+        return error
 
     async def version(self, server: Endpoint) -> None:
         """Ask vLLM, which hides behind its HTTP server's name, for its version; whatever goes wrong, it may."""
@@ -357,15 +383,15 @@ class Line:
     def _failure(self, server: Endpoint, response: httpx.Response, text: str, *, has_body: bool) -> Exception:
         """What a status code other than 200 means for the caller."""
         code = response.status_code
-        unproven = has_body and not server.answered  # else this key and model have worked: it is about this post
-        if code == httpx.codes.UNAUTHORIZED or (code in {403, 404} and unproven):
+        if code == httpx.codes.UNAUTHORIZED:
             return Refused(self._refusal(server.name, code))
         after = pace.retry_after(response.headers, clock())
         if code in {402, 408, 409, 425, 429} or (code >= httpx.codes.INTERNAL_SERVER_ERROR and code != _NOT_BUILT):
             busy = code in {402, 425, 429, 503} or after is not None
             seconds = None if after is None else min(after, MAX_RETRY_AFTER)
             return Transient(f"model at {server.name} answers HTTP {code}", seconds, busy=busy)
-        bad = BadInput("refusal" if '"content_filter"' in text[:MAX_RAW_CHARS] else "request_rejected")
+        reason = "refusal" if '"content_filter"' in text[:MAX_RAW_CHARS] else "request_rejected"
+        bad = _Doubtful(reason, code) if code in {403, 404} and has_body else BadInput(reason)
         bad.raw = f"HTTP {code}\n{text}"
         return bad
 
@@ -379,6 +405,14 @@ class Line:
             f"label: the model's server at {name} refuses the key (HTTP {code}); "
             "set CIVICSKY_LABEL__API_KEY and start again"
         )
+
+
+class _Doubtful(BadInput):
+    """HTTP 403 or 404 to a question: of the post (moderation), the key (or its limit), or the model's name."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 _NOT_BUILT: Final = 501

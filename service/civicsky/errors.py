@@ -6,6 +6,9 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
+UNREACHABLE = "unreachable"
+"""Why a post has no answer when nobody could be reached, as opposed to an answer of no use."""
+
 
 class CivicskyError(Exception):
     """Anything that ends a command with one line for the user.

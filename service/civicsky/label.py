@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from civicsky import log
 from civicsky.endpoint import MAX_RAW_CHARS, Endpoint, Endpoints, Line, Reply, Tokens, clock
-from civicsky.errors import BadInput, Refused, Transient, Usage
+from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient, Usage
 from civicsky.model import Answer, Asked, FieldLabel, Question, Spend
 from civicsky.prompt import (
     Parsed,
@@ -115,6 +115,18 @@ class Slot:
             raise failures[-1]
         return names
 
+    async def is_well(self) -> tuple[bool, Spend]:
+        """Whether a server answers what nobody can object to: then a call that broke is its post's fault; and the cost.
+
+        Raises `Refused`.
+        """
+        tally = _Tally(self._line)
+        try:
+            tally.add(await self._endpoints.somewhere(self._line.check))
+        except Transient:
+            return False, self._spend(tally.cost)
+        return True, self._spend(tally.cost)
+
     def abilities(self) -> Mapping[str, str]:
         """What was found out about the servers so far: {server's name: ability}, to be remembered."""
         return self._endpoints.abilities()
@@ -136,13 +148,14 @@ class Slot:
         """Label posts, in their order: one request for all of them, where the way answers in JSON.
 
         What is missing from a shared answer, or doubled, or of no use, is asked again alone, at once. Each `BadInput`
-        has its `spend` and `raw`. Raises `Transient` (nothing was sent if its `spend.calls` is 0) and `Refused`, but
-        never when a post was answered: then the rest is `BadInput`, with the reason for which it was to be asked again.
+        has its `spend`, and as `raw` what was said of it alone. Raises `Transient` (nothing was sent if its
+        `spend.calls` is 0) and `Refused`, but never when a post was answered: then the rest is `BadInput`, with the
+        reason for which it was to be asked again, or `UNREACHABLE` (without `spend`: it was not asked about at all).
         """
         task = self._tasks[task_name]
         if len(posts) > 1 and self._way(task) != "words":
             return await self._ask_together(task, posts)
-        return await self._ask_each(task, posts, [BadInput("unreachable") for _ in posts], [_Cost() for _ in posts])
+        return await self._ask_each(task, posts, [BadInput(UNREACHABLE) for _ in posts], [_Cost() for _ in posts])
 
     # ---- one post or several ----
 
@@ -158,14 +171,13 @@ class Slot:
             error.spend = self._spend(tally.cost)
             raise
         except BadInput as bad:
-            bad.raw = bad.raw or (said.content if said else "")
             found = dict.fromkeys(ids, bad)
         costs = tally.cost.shared(len(posts))
         results: list[Answer | BadInput] = []
         for asked, name, cost in zip(posts, ids, costs, strict=True):
             one = found[name]
             if isinstance(one, BadInput):
-                results.append(self._bad(one, said.content if said else "", cost))
+                results.append(self._bad(BadInput(one.reason), "", cost))  # what it said may quote the other posts
             else:
                 assert said is not None
                 results.append(self._answer(task, asked, said, one, cost, began))

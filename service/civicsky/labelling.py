@@ -256,8 +256,8 @@ class Labelling:
                 except Closed:
                     return
                 try:
-                    for task in dict.fromkeys(item.job.task for item in items):
-                        await self._asking.ask(slot, task, [item for item in items if item.job.task == task])
+                    for together in asking.requests_of(items):
+                        await self._asking.ask(slot, together[0].job.task, together)
                 finally:
                     self._held -= {item.job.id for item in items}
                     self.wake()

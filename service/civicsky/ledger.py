@@ -160,12 +160,6 @@ class Ledger:
             # A post is put before it can be deleted, so this does not depend on when we look.
             known = {(change.rkey, change.did) for change in changes if change.kind == "put"}
             drawn = await self._draw(db, present, drawing)
-            for key, row in present.items():
-                await self._project(db, key, row.state, row.cid, row.event_at, known=key in known)
-                if row.state == "deleted":
-                    await self._erase(db, row.rkey, row.did)
-                else:
-                    await self._want(db, row, tasks, drawn.get(key))
             for change in changes:
                 key = (change.rkey, change.did)
                 if change.kind == "delete" and key not in present:
@@ -173,6 +167,14 @@ class Ledger:
                     await self._erase(db, *key)
                 elif change.kind in _STATES:
                     await self._change_account(db, change.did, _STATES[change.kind])
+            # The rows were read after the changes, so they come last: an account that was removed may be back.
+            for key, row in present.items():
+                known_now = key in known or row.fields is not None
+                await self._project(db, key, row.state, row.cid, row.event_at, known=known_now)
+                if row.state == "deleted":
+                    await self._erase(db, row.rkey, row.did)
+                else:
+                    await self._want(db, row, tasks, drawn.get(key))
             await db.execute("INSERT OR REPLACE INTO position VALUES ('journal', ?)", (changes[-1].n,))
         if self._scrubbed:  # contexts, reasons and answers of no use are texts
             await self._db.truncate_log()
@@ -234,6 +236,16 @@ class Ledger:
         jobs = [Job(*row[:6], Attempts(*row[6:9]), row[9]) for row in found]  # type: ignore[call-arg,unused-ignore]
         return [job for job in jobs if job.id not in mine][:limit]
 
+    async def still_due(self, jobs: Iterable[Job]) -> set[int]:
+        """Of these those still wanted: a post may be deleted, edited or hidden while it waits its turn."""
+        numbers = [job.id for job in jobs]
+        found = await self._db.rows(
+            "SELECT job.id FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
+            f"WHERE job.id IN ({_marks(numbers)}) AND job.state = 'pending' AND doc.state = 'live'",
+            numbers,
+        )
+        return {number for (number,) in found}
+
     async def waiting(self, tasks: Sequence[str]) -> int:
         """Jobs of these tasks that can be done, now or after a pause."""
         return await _waiting(self._db, tasks)
@@ -268,8 +280,11 @@ class Ledger:
                 "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ? AND state = 'pending'",
                 (label.attempts, job.id),
             )
-            if wanted.rowcount and label.answer.cached_from != label.label_id:  # else it is there, and was paid for
-                await db.execute("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", _packed(label))
+            if wanted.rowcount:
+                if label.answer.cached_from == label.label_id:  # it is there, and was paid for: now it is the newest
+                    await db.execute("UPDATE label SET at = ? WHERE label_id = ?", (label.at, label.label_id))
+                else:
+                    await db.execute("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", _packed(label))
                 await db.execute(
                     "DELETE FROM raw WHERE rkey = ? AND did = ? AND task = ?", (job.rkey, job.did, job.task)
                 )
@@ -378,7 +393,8 @@ class Ledger:
         found: dict[Key, list[Unlabelled]] = {}
         for row in await self._db.rows_by_key(
             "SELECT did, rkey, cid, task, reason, p_sampled FROM job "
-            f"WHERE state = 'dead' AND run = {STREAM} AND (rkey, did) IN (VALUES {{keys}})",
+            # Also of rounds: under a task that was added later there is nothing else.
+            f"WHERE state = 'dead' AND run >= {STREAM} AND (rkey, did) IN (VALUES {{keys}})",
             keys,
         ):
             failure = Unlabelled(*row)
@@ -458,6 +474,19 @@ class Ledger:
             "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND state IN ('pending', 'dead')", key
         )
         await db.execute("UPDATE job SET state = 'erased' WHERE rkey = ? AND did = ? AND state = 'done'", key)
+        # A copy has the same text, and the source's id leads to the post: it must not tell whose text it also was.
+        copies = await rows(
+            db,
+            "SELECT copy.label_id, copy.rkey, copy.did FROM label AS source JOIN label AS copy USING (key) "
+            "WHERE source.rkey = ? AND source.did = ? AND copy.answer ->> '$.cached_from' = source.label_id",
+            key,
+        )
+        for label_id, *post in copies:
+            await db.execute(
+                f"UPDATE label SET answer = json_set(answer, '$.cached_from', '{ERASED}') WHERE label_id = ?",
+                (label_id,),
+            )
+            await touch(db, *post)
         # The key goes too: who guesses a short text could prove by its hash that it was the post's.
         gone = await db.execute(
             "UPDATE label SET answer = NULL, key = NULL WHERE rkey = ? AND did = ? AND answer IS NOT NULL", key
@@ -487,6 +516,8 @@ async def keep_spend(db: Connection, spend: Spend, *, posts: int) -> None:
     )
 
 
+ERASED: Final = "erased"
+"""What a copied answer says of its source once that was deleted."""
 _STATES: Final = {"hide": "hidden", "show": "live", "remove": "deleted"}
 """What a change of an account makes of its posts."""
 _DAY_US: Final = 24 * HOUR_US

@@ -300,6 +300,17 @@ class Spend(NamedTuple):
     cost: float = 0.0
     """In `label.currency`, by the price table; 0 for a model that has no price there."""
 
+    def plus(self, other: "Spend") -> "Spend":
+        """Both together, of the same model."""
+        return Spend(
+            self.model,
+            self.calls + other.calls,
+            self.tokens_in + other.tokens_in,
+            self.tokens_out + other.tokens_out,
+            self.tokens_reasoning + other.tokens_reasoning,
+            self.cost + other.cost,
+        )
+
 
 class Asked(NamedTuple):
     """One post as a model is to read it."""
@@ -364,7 +375,8 @@ class Answer(NamedTuple):
     reason: str | None = None
     """The model's one sentence, if the task asks for it; it may quote the post."""
     cached_from: str | None = None
-    """The label whose answer this is: the same question about the same text was paid for before."""
+    """The label whose answer this is: the same question about the same text was paid for before. `erased`: it was
+    deleted since; its name would tell whose text this also was."""
 
     @property
     def spend(self) -> Spend:

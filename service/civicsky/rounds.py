@@ -16,6 +16,11 @@ PAGE: Final = 500
 AFTER_FRESH: Final = 1
 """Priority of rounds and probes; posts as they come have 0."""
 DAY_US: Final = 24 * 3_600_000_000
+_WAITING: Final = (
+    "SELECT count(*) FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
+    "WHERE run = round.id AND job.state = 'pending' AND doc.state = 'live'"
+)
+"""Posts of a round that can be asked about. A hidden one may stay so for ever."""
 
 
 class Wish(NamedTuple):
@@ -46,8 +51,7 @@ class Rounds:
         async with self._db.transaction() as db:
             same = await rows(
                 db,
-                "SELECT id FROM round WHERE task = ? AND wish = ? AND (NOT listed OR EXISTS ("
-                "SELECT 1 FROM job WHERE run = round.id AND state = 'pending'))",
+                f"SELECT id FROM round WHERE task = ? AND wish = ? AND (NOT listed OR ({_WAITING}) > 0)",
                 (task, json.dumps(wish._asdict())),
             )
             if same:
@@ -185,7 +189,7 @@ async def listed(database: Database) -> list[dict[str, Any]]:
          "listed": bool(is_listed), "waiting": waiting}
         for number, task, started, wish, posts, is_listed, waiting in await database.rows(
             "SELECT id, task, started, wish, posts, listed, "
-            "(SELECT count(*) FROM job WHERE run = round.id AND state = 'pending') FROM round ORDER BY id DESC"
+            f"({_WAITING}) FROM round ORDER BY id DESC"
         )
     ]  # fmt: skip
 
@@ -204,8 +208,9 @@ async def _list(db: Connection, number: int, task: str, wish: Wish, page: Sequen
         cursor = await db.execute(
             "INSERT OR IGNORE INTO job (rkey, did, cid, task, run, state, priority, p_sampled) "
             f"SELECT ?1,?2,?3,?4,?5,'pending',{AFTER_FRESH},?6 WHERE NOT EXISTS ("
-            # What waits for its first label anyway is not asked twice.
-            "SELECT 1 FROM job WHERE rkey = ?1 AND did = ?2 AND cid = ?3 AND task = ?4 AND state = 'pending')",
+            # What waits for a label anyway is not asked twice; a probe makes none.
+            "SELECT 1 FROM job WHERE rkey = ?1 AND did = ?2 AND cid = ?3 AND task = ?4 AND state = 'pending' "
+            f"AND run >= {STREAM})",
             (rkey, did, cid, task, number, drawn[0][0]),
         )
         added += max(0, cursor.rowcount)

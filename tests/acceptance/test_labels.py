@@ -11,6 +11,7 @@ import pytest
 
 from support.command import LAST_SEQ, end_when, model_server, query, run, start, tell, until
 from support.led import Led, led_relay
+from support.told_model import told_model
 from support.world import tid
 
 TOXICITY = Path(__file__).parents[1] / "tasks" / "toxicity.toml"
@@ -144,6 +145,19 @@ def test_labelling_again_with_the_same_question_asks_nothing(collected: Path, tm
         assert ended.code == 0, ended.err
     assert len(asked(log)) == before
     assert status(collected)["rounds"][0]["posts"] > 0
+
+
+@pytest.mark.parametrize("n", [1, 10])
+def test_a_post_that_breaks_the_server_costs_itself_only_and_a_drain_ends(
+    collected: Path, tmp_path: Path, n: int
+) -> None:
+    with told_model(tmp_path / "model") as model:
+        model.tell({"name": "status", "status": 500, "text": "End of the sample stream"})
+        quick = {"label__pause_seconds": 0.05, "label__transport_attempts": 3}
+        ended = label(collected, model.url, label__posts_per_request=n, **quick)
+    assert ended.code == 0, ended.err
+    states = "SELECT state, reason, count(*) FROM job WHERE state IN ('done', 'dead') GROUP BY 1, 2 ORDER BY 1"
+    assert query(collected / "ledger.db", states) == [("dead", "unreachable", 1), ("done", None, 372)]
 
 
 @pytest.mark.parametrize(

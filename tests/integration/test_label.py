@@ -445,12 +445,12 @@ async def test_an_answer_of_no_use_has_a_reason_and_is_shown_bounded(
     model = await start()
     async with slots(chosen(model)) as (_, (slot,)):
         await one(slot)
-        model.tell(Knob(name))
+        model.tell(Knob(name, text="number 1"))
         found = await bad(slot, POSTS[1])
         model.tell()
         assert (await one(slot, POSTS[1])).calls == 1, "it is the answer that is bad, not the server"
     assert found.reason == reason
-    assert found.spend.calls == 1
+    assert found.spend.calls == (2 if name == "moderation" else 1), "a 403 may be the key's: that is asked, too"
     assert len(found.raw) <= 10_000
     assert found.raw or name == "empty_body"
     found.raw.encode()
@@ -738,3 +738,35 @@ async def test_a_call_that_waits_for_its_pace_can_be_cancelled_and_blocks_nobody
         assert waiting[0].cancelled()
         assert waiting[1].result().calls == 1
     assert len(model.requests) == 2
+
+
+# ---- 403 and 404: of the post, of the key, of the model's name -------------------------------------------------------
+
+
+async def test_a_first_post_that_is_forbidden_is_no_refused_key(start: ModelFactory) -> None:
+    """Moderation answers 403, too."""
+    model = await start(forbid="number 0")
+    async with slots(chosen(model)) as (endpoints, (slot,)):
+        assert (await bad(slot)).reason == "request_rejected"
+        assert endpoints.asked(), "nobody refused us"
+        assert values(await one(slot, POSTS[1])) == expected(POSTS[1])
+
+
+async def test_a_key_that_is_forbidden_from_the_first_call_is_refused(start: ModelFactory) -> None:
+    model = await start(Knob("status", status=403))
+    async with slots(chosen(model)) as (_, (slot,)):
+        with pytest.raises(Refused, match=r"refuses the key \(HTTP 403\)"):
+            await one(slot)
+
+
+@pytest.mark.parametrize(("told", "says"), [({"forbid": ""}, "refuses the key"), ({"model": "n"}, "know the model")])
+async def test_a_key_or_a_model_that_is_withdrawn_costs_no_post(
+    start: ModelFactory, told: dict[str, str], says: str
+) -> None:
+    """A key's own limit (403), a model that is no longer served (404): else each post would fail for good."""
+    model = await start()
+    async with slots(chosen(model)) as (_, (slot,)):
+        await one(slot)
+        model.tell(*([Knob("status", status=403)] if "forbid" in told else []), **told)
+        with pytest.raises(Refused, match=says):
+            await slot.ask("civic", [POSTS[1]])

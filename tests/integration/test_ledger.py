@@ -352,3 +352,117 @@ async def test_an_answer_of_an_earlier_version_is_read(ledger: Ledger) -> None:
     said = answer()
     former = {name: value for name, value in json.loads(pack(said)).items() if name not in Answer._field_defaults}
     assert unpack(json.dumps(former)) == answer(cost=None, currency=None)
+
+
+# ---- what must not get lost, and what must not stay ----
+
+
+async def test_a_post_that_came_after_its_account_was_removed_lives(ledger: Ledger) -> None:
+    """The account came back and posted: rows are newer than the changes that are followed with them."""
+    await put(ledger, row(1))
+    n = await ledger.position()
+    changes = [
+        Change(n + 1, "remove", "did:plc:a", "", "", NOON),
+        Change(n + 2, "show", "did:plc:a", "", "", NOON),
+        Change(n + 3, "put", "did:plc:a", f"{2:013}", "r", NOON),
+    ]
+    await ledger.follow(changes, [row(2)], ("civic",), Drawing())
+    assert {out.rkey: out.state for out in await ledger.outgoing(10)} == {f"{1:013}": "deleted", f"{2:013}": "live"}
+    assert [job.rkey for job in await due(ledger)] == [f"{2:013}"]
+
+
+async def test_a_post_that_is_seen_before_its_change_is_drawn_once(ledger: Ledger, tmp_path: Path) -> None:
+    """Deleted before we knew of it, and made again while the deletion was followed."""
+    again = row(1)
+    await ledger.follow([Change(1, "delete", again.did, again.rkey, "r", NOON)], [again], ("civic",), Drawing())
+    await ledger.follow([Change(2, "put", again.did, again.rkey, "r", NOON)], [again], ("civic",), Drawing())
+    assert query(tmp_path / "ledger.db", "SELECT seen, drawn FROM hour") == [(1, 1)]
+
+
+async def test_a_deleted_source_is_not_named_by_its_copies(ledger: Ledger, tmp_path: Path) -> None:
+    """A copy has the same text: with the source's label, whose tombstone names its post, that text would be known."""
+    await put(ledger, row(1), row(2, did="did:plc:b"), row(3, did="did:plc:c"))
+    first, second, third = await due(ledger)
+    source = label(first, answer("same"))
+    await ledger.answered(first, source)
+    copied = answer("same", cached_from=source.label_id, calls=0, tokens_in=0, tokens_out=0, cost=0.0)
+    await ledger.answered(second, label(second, copied))
+    await ledger.answered(third, label(third, answer("other")))
+    await ledger.stored(await ledger.outgoing(10), {})
+    await delete(ledger, (first.rkey, first.did))
+    told = {(out.rkey, out.did) for out in await ledger.outgoing(10)}
+    assert told == {(first.rkey, first.did), (second.rkey, second.did)}, "the store must be told of the copy, too"
+    ((left,),) = (await ledger.labels_of([(second.rkey, second.did)])).values()
+    assert left.answer is not None
+    assert left.answer.cached_from == "erased", "it was not paid for, and nobody can tell whose it was"
+    assert source.label_id not in str(query(tmp_path / "ledger.db", "SELECT answer FROM label"))
+    assert (await ledger.cached([left.answer.key]))[left.answer.key][0] == left.label_id, "it may be copied in turn"
+
+
+async def test_going_back_to_a_former_question_makes_its_label_the_current_one(ledger: Ledger) -> None:
+    await put(ledger, row(1))
+    (old,) = await answer_all(ledger, answer("x", "civic"))
+    again, other = Rounds(ledger.database), QUESTION._replace(prompt_hash="other")
+    await again.begin("civic", Wish())
+    await list_all(again)
+    (job,) = await due(ledger)
+    await ledger.answered(job, label(job, answer("x", "not civic", other))._replace(at=NOON + 1))
+    await again.begin("civic", Wish())
+    await list_all(again)
+    await ledger.stored(await ledger.outgoing(10), {})
+    (job,) = await due(ledger)
+    copied = answer("x", "civic", cached_from=old.label_id, calls=0)
+    await ledger.answered(job, label(job, copied)._replace(at=NOON + 2))
+    (newest,) = [labels[-1] for labels in (await ledger.labels_of([(job.rkey, job.did)])).values()]
+    assert (newest.label_id, newest.answer) == (old.label_id, old.answer), "as it was paid for"
+    assert len(await ledger.outgoing(10)) == 1, "the store must be told"
+
+
+async def test_a_round_that_got_no_label_under_a_task_added_later_is_told(ledger: Ledger) -> None:
+    again = Rounds(ledger.database)
+    await put(ledger, row(1), row(2))
+    await answer_all(ledger)
+    await again.begin("toxicity", Wish())
+    await again.begin("civic", Wish())
+    await list_all(again)
+    for job in await due(ledger, "civic", "toxicity"):
+        await ledger.put_off(job, "refusal", 0, Attempts(3), dead=True)
+    keys = [(f"{n:013}", "did:plc:a") for n in (1, 2)]
+    failures = await ledger.unlabelled_of(keys)
+    assert [{one.task for one in failures[key]} for key in keys] == [{"civic", "toxicity"}] * 2
+
+
+async def test_an_anchor_is_part_of_a_round(ledger: Ledger, tmp_path: Path) -> None:
+    again = Rounds(ledger.database)
+    await put(ledger, row(1))
+    for made in await answer_all(ledger):
+        await again.anchor(made, 20)
+    await make_old(tmp_path)
+    assert await again.plan_probes([("civic", QUESTION.prompt_hash, "m")]) == 1
+    number = await again.begin("civic", Wish())
+    await list_all(again)
+    assert {job.run for job in await due(ledger)} >= {number}, "a probe makes no label"
+
+
+async def test_a_hidden_post_does_not_keep_a_round_from_being_done(ledger: Ledger) -> None:
+    again = Rounds(ledger.database)
+    await put(ledger, row(1), row(2, did="did:plc:b"))
+    await answer_all(ledger)
+    first = await again.begin("civic", Wish())
+    await list_all(again)
+    n = await ledger.position()
+    await ledger.follow([Change(n + 1, "hide", "did:plc:b", "", "", NOON)], [], ("civic",), Drawing())
+    await answer_all(ledger, answer(question=QUESTION._replace(prompt_hash="new")))
+    assert (await rounds.listed(ledger.database))[0]["waiting"] == 0
+    assert await again.begin("civic", Wish()) != first, "else nothing could be labelled again until it is shown"
+
+
+async def test_what_was_deleted_hidden_or_edited_meanwhile_is_not_wanted(ledger: Ledger) -> None:
+    await put(ledger, *(row(n, did=f"did:plc:{n}") for n in range(4)))
+    jobs = await due(ledger)
+    await delete(ledger, (jobs[0].rkey, jobs[0].did))
+    await ledger.follow(
+        [Change(await ledger.position() + 1, "hide", "did:plc:1", "", "", NOON)], [], ("civic",), Drawing()
+    )
+    await put(ledger, row(2, "c2", did="did:plc:2"))
+    assert await ledger.still_due(jobs) == {jobs[3].id}

@@ -103,11 +103,11 @@ async def test_a_server_that_cannot_is_one_to_wait_for(server: ToldModel, knob: 
 async def test_an_answer_of_no_use_has_its_reason(server: ToldModel, knob: str) -> None:
     async with slots(server) as (slot,):
         await slot.ask("civic", [Asked("first")])
-        server.tell({"name": knob})
+        server.tell({"name": knob, "text": TEXT})
         (bad,) = await slot.ask("civic", [Asked(TEXT)])
         assert values(bad) == REASONS[knob]
         assert isinstance(bad, BadInput)
-        assert bad.spend.calls == 1
+        assert bad.spend.calls == (2 if knob == "moderation" else 1), "a 403 may be the key's: that is asked, too"
         assert len(bad.raw) <= 10_000
         server.tell()
         assert values((await slot.ask("civic", [Asked(TEXT)]))[0]) == honest(TEXT)
