@@ -150,7 +150,8 @@ async def test_a_question_that_was_paid_for_is_known_and_forgotten_with_its_post
     key = QUESTION.key(Asked("the text"))
     assert await ledger.cached([key, "another"]) == {key: (made.label_id, made.answer)}
     assert await ledger.cached([QUESTION.key(Asked("the text", "its context"))]) == {}
-    assert await ledger.cached([QUESTION._replace(model="n").key(Asked("the text"))]) == {}
+    for other in ({"model": "n"}, {"parameters": '{"max_chars": 9}'}, {"prompt_hash": "reworded"}):
+        assert await ledger.cached([QUESTION._replace(**other).key(Asked("the text"))]) == {}
     await delete(ledger, (made.rkey, made.did))
     assert await ledger.cached([key]) == {}
 
@@ -215,6 +216,12 @@ async def test_a_deletion_reaches_contexts_raw_answers_anchors_and_probes(ledger
     for job in await due(ledger):
         assert await again.probed(job, answer())
         await ledger.keep_contexts({post_uri(job.did, job.rkey): "{}"})
+    await again.begin("civic", Wish())
+    await list_all(again)
+    for job in await due(ledger):
+        await ledger.put_off(job, "not_json", 0, Attempts(1), raw="I would rather not say that")
+    for table in ("anchor", "probe", "context", "raw"):
+        assert query(tmp_path / "ledger.db", f"SELECT count(*) FROM {table}") == [(2,)], table
     await delete(ledger, (f"{1:013}", "did:plc:a"))
     n = await ledger.position() + 1
     await ledger.follow([Change(n, "remove", "did:plc:b", "", "", NOON)], [], ("civic",), Drawing())
