@@ -1,4 +1,4 @@
-"""Jobs put to a slot that does as told, over a real ledger: what is asked, what it costs, and what a failure counts as."""
+"""Jobs put to a slot that does as told, over a real ledger: what is asked, what it costs, what a failure counts as."""
 
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from civicsky.asking import Asking, Item
+from civicsky.asking import Asking, ContextsShape, Item
 from civicsky.document import Document
-from civicsky.errors import BadInput, Transient
+from civicsky.errors import BadInput, Refused, Transient
 from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger
 from civicsky.lifecycle import Stop
@@ -21,7 +21,7 @@ from civicsky.rounds import Rounds, Wish, drift
 from civicsky.sample import Drawing
 from civicsky.settings import Label, Settings
 from civicsky.store import SqliteStore
-from civicsky.task import load_task
+from civicsky.task import Task, load_task
 from support.command import query
 
 TASKS = {"civic": load_task("civic")[0]}
@@ -57,7 +57,7 @@ class Slot:
         return Answer(
             fields={"civic": FieldLabel(civic, 0.5)}, way="json", prompt_hash=prompt, model_asked=model,
             model_named=model, fingerprint=None, parameters=parameters, endpoint="e", input_hash=post.input_hash,
-            tokens_in=10, tokens_out=2, latency_ms=5, calls=1, cost=0.5, currency="USD",
+            tokens_in=10, tokens_out=2, latency_ms=5, calls=1, context_hash=post.context_hash, cost=0.5, currency="USD",
         )  # fmt: skip
 
 
@@ -81,9 +81,15 @@ class World:
         jobs = await self.ledger.due(("civic",), (), 100)
         return [Item(job, self.posts[job.rkey, job.did].fields or {}) for job in jobs]
 
-    def asking(self, **settings: Any) -> Asking:
-        chosen = Label(**{"model": "m", "pause_seconds": 1e-6, **settings})
-        return Asking(self.ledger, self.rounds, None, TASKS, chosen, Metrics(), Stop())
+    def asking(self, contexts: ContextsShape | None = None, **settings: Any) -> Asking:
+        chosen = Label(**{"model": "m", "pause_seconds": 1e-6, "pause_max_seconds": 1e-6, **settings})
+        return Asking(self.ledger, self.rounds, contexts, TASKS, chosen, Metrics(), Stop())
+
+    async def probe(self) -> None:
+        """Have what was labelled yesterday asked again today."""
+        with closing(sqlite3.connect(self.file)) as db, db:
+            db.execute("UPDATE anchor SET at = at - 86400000000")
+        assert await self.rounds.plan_probes([("civic", "h", "m")]) == 1
 
     def rows(self, sql: str) -> list[Any]:
         return query(self.file, sql)
@@ -123,9 +129,7 @@ async def test_a_probe_is_asked_past_the_cache_and_is_no_label(world: World) -> 
     await world.write("an anchor")
     asking, slot = world.asking(anchors=1), Slot()
     await asking.ask(slot, "civic", await world.items())
-    with closing(sqlite3.connect(world.file)) as db, db:
-        db.execute("UPDATE anchor SET at = at - 86400000000")  # as if it had been taken yesterday
-    assert await world.rounds.plan_probes([("civic", "h", "m")]) == 1
+    await world.probe()
 
     async def flips(posts: Sequence[Asked]) -> list[Result]:
         return [slot.answer(post, "not civic") for post in posts]
@@ -184,6 +188,23 @@ async def test_each_vain_attempt_counts_as_what_it_was(
     assert (await world.ledger.spent()).calls == vain + succeeds, "what it cost is kept"
 
 
+async def test_a_probe_without_an_answer_is_counted_and_its_post_keeps_its_label(world: World) -> None:
+    await world.write("an anchor")
+    asking = world.asking(anchors=1, attempts=1)
+    await asking.ask(Slot(), "civic", await world.items())
+    await world.probe()
+
+    async def refuses(_posts: Sequence[Asked]) -> list[Result]:
+        return [BadInput("refusal")]
+
+    await asking.ask(Slot(refuses), "civic", await world.items())
+    assert await world.items() == []
+    (day,) = await drift(world.ledger.database)
+    assert (day["n"], day["failed"], day["flipped"]) == (0, 1, 0)
+    assert await world.ledger.unlabelled_of(world.posts) == {}
+    assert world.rows("SELECT state FROM job") == [("done",)]
+
+
 async def test_after_its_bound_of_vain_attempts_of_a_kind_a_post_is_given_up(world: World) -> None:
     await world.write("in vain")
     asking = world.asking(attempts=2)
@@ -199,6 +220,69 @@ async def test_after_its_bound_of_vain_attempts_of_a_kind_a_post_is_given_up(wor
     assert failure.reason == "not_json"
 
 
+async def test_what_a_server_can_is_remembered_with_its_model(world: World) -> None:
+    await world.write("a post")
+    await world.asking().ask(Slot(), "civic", await world.items())
+    assert await world.ledger.abilities("m") == {"e": "json"}
+    assert await world.ledger.abilities("another") == {}
+
+
+# ---- what stands around a post ---------------------------------------------------------------------------------------
+
+
+class Around:
+    """Contexts that cannot be fetched at first."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.forgotten = list(errors), list[tuple[str, str]]()
+
+    async def of(self, _task: Task, fields: Mapping[str, Any]) -> str:
+        if self.errors and fields["text"] == "in a thread":
+            raise self.errors.pop()
+        return "its thread" if fields["text"] == "in a thread" else ""
+
+    def forget(self, did: str, rkey: str = "") -> None:
+        self.forgotten.append((did, rkey))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Transient("public API: HTTP 500"), Refused("public API: HTTP 403"), BadInput("appview_answer")],
+    ids=["away", "refuses", "of no use"],
+)
+async def test_a_post_whose_thread_cannot_be_fetched_now_waits_and_is_no_failure(
+    world: World, error: Exception
+) -> None:
+    await world.write("in a thread", "alone")
+    asking, slot = world.asking(Around(error), attempts=1, transport_attempts=1), Slot()
+    await asking.ask(slot, "civic", await world.items())
+    assert slot.asked == ["alone"]
+    assert world.rows("SELECT state, attempts, broken, busy, reason FROM job ORDER BY id LIMIT 1") == [
+        ("pending", 0, 0, 0, "context_unreachable")
+    ]
+    await asking.ask(slot, "civic", await world.items())
+    assert slot.asked == ["alone", "in a thread"]
+    hashes = world.rows("SELECT answer ->> '$.context_hash' FROM label ORDER BY rkey")
+    assert hashes == [(Asked("", "its thread").context_hash,), (None,)], "and is asked with it"
+
+
+async def test_contexts_hear_of_every_deletion_and_of_every_account_that_goes(world: World, tmp_path: Path) -> None:
+    await world.write("a post")
+    reader, around, store = Reader(world), Around(), await SqliteStore.open(tmp_path / "posts.db")
+    kinds: list[Any] = ["put", "show", "delete", "hide", "remove"]
+    n = await world.ledger.position()
+    for kind in kinds:
+        n += 1
+        of_post = kind in {"put", "delete"}
+        reader.news.append(Change(n, kind, f"did:plc:{kind}", "r1" if of_post else "", "", AT))
+    labelling = Labelling(
+        reader, world.ledger, world.rounds, around, TASKS, Settings(), Metrics(), Stop(), strict=True
+    )  # fmt: skip
+    await labelling.catch_up(store)
+    await store.close()
+    assert around.forgotten == [("did:plc:delete", "r1"), ("did:plc:hide", ""), ("did:plc:remove", "")]
+
+
 # ---- posts that the journal has pruned -------------------------------------------------------------------------------
 
 
@@ -206,10 +290,10 @@ class Reader:
     """The journal as it was, and what is left of it."""
 
     def __init__(self, world: World) -> None:
-        self.left = dict(world.posts)
+        self.left, self.news = dict(world.posts), list[Change]()
 
-    async def changes(self, _after: int, _limit: int) -> list[Change]:
-        return []
+    async def changes(self, after: int, _limit: int) -> list[Change]:
+        return [change for change in self.news if change.n > after]
 
     async def last_change(self) -> int:
         return 0

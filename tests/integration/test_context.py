@@ -1,4 +1,4 @@
-"""What stands around a post: fetched from a real HTTP server, kept in a real ledger, and gone when its author says so."""
+"""What stands around a post: fetched from a real HTTP server, kept in a real ledger, gone when its author says so."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path

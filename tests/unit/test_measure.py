@@ -297,7 +297,8 @@ def test_ten_equal_posts_of_each_author_tell_hardly_more_than_one() -> None:
         measure.scores(truth * 10, given * 10, authors * 10).accuracy,
     )
     for one, ten in zip(once, tenfold, strict=True):
-        assert (value(ten), ten.n, ten.clusters) == (pytest.approx(20 / 60), 600, 60)
+        assert value(ten) == pytest.approx(20 / 60)
+        assert (ten.n, ten.clusters) == (600, 60)
         assert ten.high - ten.low == pytest.approx(one.high - one.low, rel=0.05)
 
 
