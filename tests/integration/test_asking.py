@@ -102,6 +102,13 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await ledger.close()
 
 
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(tmp_path / "posts.db")
+    yield opened
+    await opened.close()
+
+
 def transient(*, busy: bool, calls: int = 1) -> Transient:
     error = Transient("model at e cannot be reached", busy=busy)
     error.spend = Spend("m", calls, 7 * calls, 0)
@@ -266,9 +273,9 @@ async def test_a_post_whose_thread_cannot_be_fetched_now_waits_and_is_no_failure
     assert hashes == [(Asked("", "its thread").context_hash,), (None,)], "and is asked with it"
 
 
-async def test_contexts_hear_of_every_deletion_and_of_every_account_that_goes(world: World, tmp_path: Path) -> None:
+async def test_contexts_hear_of_every_deletion_and_of_every_account_that_goes(world: World, store: SqliteStore) -> None:
     await world.write("a post")
-    reader, around, store = Reader(world), Around(), await SqliteStore.open(tmp_path / "posts.db")
+    reader, around = Reader(world), Around()
     kinds: list[Any] = ["put", "show", "delete", "hide", "remove"]
     n = await world.ledger.position()
     for kind in kinds:
@@ -279,7 +286,6 @@ async def test_contexts_hear_of_every_deletion_and_of_every_account_that_goes(wo
         reader, world.ledger, world.rounds, around, TASKS, Settings(), Metrics(), Stop(), strict=True
     )  # fmt: skip
     await labelling.catch_up(store)
-    await store.close()
     assert around.forgotten == [("did:plc:delete", "r1"), ("did:plc:hide", ""), ("did:plc:remove", "")]
 
 
@@ -314,10 +320,10 @@ async def label_all(world: World, reader: Reader, slot: Slot, store: SqliteStore
 
 
 async def test_a_pruned_post_is_labelled_again_by_the_stores_text_and_failed_only_if_that_is_gone_too(
-    world: World, tmp_path: Path
+    world: World, store: SqliteStore
 ) -> None:
     await world.write("of the council", "of the mayor")
-    store, slot, reader = await SqliteStore.open(tmp_path / "posts.db"), Slot(), Reader(world)
+    slot, reader = Slot(), Reader(world)
     await label_all(world, reader, slot, store)
     reader.left.clear()
     slot.is_question = Question("reworded", "m", "{}")
@@ -327,7 +333,6 @@ async def test_a_pruned_post_is_labelled_again_by_the_stores_text_and_failed_onl
         await store.put("posts", [gone])
     await world.rounds.begin("civic", Wish())
     await label_all(world, reader, slot, store)
-    await store.close()
     assert slot.asked == ["of the council", "of the mayor", "of the council"]
     assert world.rows("SELECT state, reason FROM job WHERE run > 0 ORDER BY rkey") == [
         ("done", None),

@@ -42,6 +42,13 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     await opened.close()
 
 
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(tmp_path / "posts.db")
+    yield opened
+    await opened.close()
+
+
 async def test_a_quoted_post_is_fetched_once_for_all_who_quote_it(
     server: AppViewServer, api: AppView, ledger: Ledger
 ) -> None:
@@ -84,18 +91,16 @@ async def test_what_is_deleted_while_it_is_fetched_does_not_stay_in_the_cache(ap
 
 
 async def test_a_text_that_the_store_knows_as_deleted_is_not_fetched_again(
-    server: AppViewServer, api: AppView, tmp_path: Path
+    server: AppViewServer, api: AppView, store: SqliteStore
 ) -> None:
     """The API may show a deleted post for a while; what is hidden may be shown again by now."""
     here, gone, hidden, unknown = (post_uri(DID, rkey) for rkey in ("here", "gone", "hidden", "unknown"))
     for uri in (here, gone, hidden, unknown):
         server.write(uri, "as the API has it")
     read = {"v": 1, "text": "as the store has it", "link": None, "alts": []}
-    store = await SqliteStore.open(tmp_path / "posts.db")
     await store.put("posts", [{"_id": here, "state": "live", **read}, {"_id": hidden, "state": "hidden", **read}])
     await store.put("posts", [{"_id": gone, "state": "deleted", "v": 1}])
     found = await texts_of([here, gone, hidden, unknown], store, api)
-    await store.close()
     assert found == {
         here: "as the store has it",
         gone: None,
