@@ -390,8 +390,8 @@ class Line:
             busy = code in {402, 425, 429, 503} or after is not None
             seconds = None if after is None else min(after, MAX_RETRY_AFTER)
             return Transient(f"model at {server.name} answers HTTP {code}", seconds, busy=busy)
-        reason = "refusal" if '"content_filter"' in text[:MAX_RAW_CHARS] else "request_rejected"
-        bad = _Doubtful(reason, code) if code in {403, 404} and has_body else BadInput(reason)
+        bad = BadInput("refusal") if '"content_filter"' in text[:MAX_RAW_CHARS] else BadInput("request_rejected")
+        bad = _Doubtful(bad.reason, code) if code in {403, 404} and has_body else bad
         bad.raw = f"HTTP {code}\n{text}"
         return bad
 

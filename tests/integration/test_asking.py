@@ -39,6 +39,9 @@ class Slot:
 
     async def probe(self) -> None: ...
 
+    async def is_well(self) -> tuple[bool, Spend]:
+        return False, Spend("m", 0, 0, 0)
+
     def delay(self) -> float:
         return 0.0
 
