@@ -484,3 +484,12 @@ async def test_another_wording_begins_a_round_of_its_own(tmp_path: Path) -> None
         mine.write_text(wording)
         await label_again(settings, (), "", "", "")
     assert query(tmp_path / "ledger.db", "SELECT count(*) FROM round") == [(2,)]
+
+
+async def test_a_clock_that_was_wrong_for_a_while_lets_no_post_wait_for_ever(ledger: Ledger) -> None:
+    """Nothing is put off for more than a day; what lies further ahead was noted by a clock that was put back since."""
+    await put(ledger, row(1), row(2))
+    first, second = await due(ledger)
+    await ledger.put_off(first, "unreachable", 20 * 3600, Attempts())
+    await ledger.put_off(second, "unreachable", 365 * 24 * 3600, Attempts())
+    assert [job.rkey for job in await due(ledger)] == [second.rkey]
