@@ -1,4 +1,4 @@
-"""Between queue and ledger, with a real ledger, a real slot and a real server: what is asked, and who is at fault."""
+"""What is asked, what is not sent any more, and who is at fault: a real ledger, a real slot and a real server."""
 
 import json
 from collections.abc import AsyncIterator
