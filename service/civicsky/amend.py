@@ -25,7 +25,7 @@ from civicsky.model import POSTS, Arrival, Batch, Frame, Key, format_time, parse
 from civicsky.recheck import Rechecks, recheck as look_up_again
 from civicsky.rounds import Rounds, Wish
 from civicsky.settings import Settings
-from civicsky.task import load_tasks
+from civicsky.task import file_hash, load_tasks
 from civicsky.worker import Pool
 
 _POST: Final = re.compile(rf"at://(did:[^/]+)/{re.escape(POSTS)}/([^/]+)")
@@ -181,7 +181,8 @@ async def again(settings: Settings, names: Sequence[str], since: str, until: str
     that was asked for in the same words and is not done goes on. False when a running service does it. Raises `Usage`.
     """
     folder = datadir.existing(settings.data_dir)
-    tasks = {task.name: task for task, _ in load_tasks(settings.label.tasks)}
+    files = load_tasks(settings.label.tasks)
+    tasks, texts = {task.name: task for task, _ in files}, {task.name: text for task, text in files}
     for name in names:
         if name not in tasks:
             raise Usage(f"--task {name}: not among label.tasks ({', '.join(tasks)})")
@@ -193,10 +194,12 @@ async def again(settings: Settings, names: Sequence[str], since: str, until: str
             known = "; ".join(f"{name}={'|'.join(some)}" for name, some in values.items())
             raise Usage(f"--where {where}: the task {task.name} has no such field or value; it has {known}")
     wish = Wish(_moment("--since", since), _moment("--until", until), field, value)
+    asked = f"{settings.label.model} {settings.label.way} "
     ledger = await Ledger.open(folder / datadir.LEDGER)
     try:
         for task in chosen:
-            await Rounds(ledger.database).begin(task.name, wish)
+            question = file_hash(asked + texts[task.name])[:16]
+            await Rounds(ledger.database).begin(task.name, wish._replace(question=question))
     finally:
         await ledger.close()
     return not datadir.holding(folder, "label").held

@@ -390,8 +390,8 @@ class Line:
             busy = code in {402, 425, 429, 503} or after is not None
             seconds = None if after is None else min(after, MAX_RETRY_AFTER)
             return Transient(f"model at {server.name} answers HTTP {code}", seconds, busy=busy)
-        bad = BadInput("refusal") if '"content_filter"' in text[:MAX_RAW_CHARS] else BadInput("request_rejected")
-        bad = _Doubtful(bad.reason, code) if code in {403, 404} and has_body else bad
+        reason = next((why for mark, why in _SAID.items() if mark in text[:MAX_RAW_CHARS]), "request_rejected")
+        bad = _Doubtful(reason, code) if code in {403, 404} and has_body else BadInput(reason)
         bad.raw = f"HTTP {code}\n{text}"
         return bad
 
@@ -405,6 +405,10 @@ class Line:
             f"label: the model's server at {name} refuses the key (HTTP {code}); "
             "set CIVICSKY_LABEL__API_KEY and start again"
         )
+
+
+_SAID: Final = {'"content_filter"': "refusal", '"json_validate_failed"': "not_json"}
+"""Codes in the body of a failure that are about the answer, not the request: Azure's, and Groq's of JSON mode."""
 
 
 class _Doubtful(BadInput):

@@ -167,6 +167,8 @@ class Labelling:
             for change in changes:  # before the ledger scrubs its cache, for what is being fetched now
                 if self._contexts and change.kind in {"delete", "hide", "remove"}:
                     self._contexts.forget(change.did, change.rkey)
+                elif self._contexts and change.kind == "show":
+                    self._contexts.recall(change.did)
             await self._ledger.follow(changes, rows.values(), self._tasks, self._drawing)
         return len(changes)
 

@@ -229,9 +229,10 @@ class Ledger:
         found = await self._db.rows(
             "SELECT job.id, job.did, job.rkey, job.cid, task, run, attempts, broken, busy, p_sampled FROM job "
             "JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
-            f"WHERE job.state = 'pending' AND next_at <= ? AND doc.state = 'live' AND task IN ({_marks(tasks)}) "
-            "ORDER BY priority, job.id LIMIT ?",
-            (now_us(), *tasks, limit + len(mine)),
+            f"WHERE job.state = 'pending' AND (next_at <= ? OR next_at > ?) AND doc.state = 'live' "
+            f"AND task IN ({_marks(tasks)}) ORDER BY priority, job.id LIMIT ?",
+            # Nothing is put off for more than a day: what lies further ahead is of a clock that was wrong.
+            (now_us(), now_us() + 2 * _DAY_US, *tasks, limit + len(mine)),
         )
         jobs = [Job(*row[:6], Attempts(*row[6:9]), row[9]) for row in found]  # type: ignore[call-arg,unused-ignore]
         return [job for job in jobs if job.id not in mine][:limit]

@@ -33,6 +33,8 @@ class Wish(NamedTuple):
     field: str = ""
     """Only posts whose newest label of the task has `value` in this field."""
     value: str = ""
+    question: str = ""
+    """A hash of what is asked, and of whom. After a change of that an unfinished round is another one."""
 
 
 class Rounds:

@@ -258,6 +258,15 @@ async def test_a_post_that_is_refused_in_every_way_teaches_nothing(start: ModelF
         assert (await one(slot, POSTS[1])).way == "schema"
 
 
+async def test_a_first_answer_that_is_no_json_does_not_lower_the_way(start: ModelFactory) -> None:
+    """Some servers check the answer themselves, and say so with a 400: that is no word about what they can."""
+    model = await start(Knob("json_failed", times=1))
+    async with slots(chosen(model)) as (endpoints, (slot,)):
+        assert (await bad(slot)).reason == "not_json"
+        assert (await one(slot)).way == "schema"
+        assert list(endpoints.abilities().values()) == ["schema+logprobs"]
+
+
 async def test_a_remembered_ability_that_the_server_lost_is_lowered(start: ModelFactory) -> None:
     model = await start(Knob("refuse", what="json_schema"))
     name = model.url.removesuffix("/v1")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from civicsky import rounds
+from civicsky import datadir, ledger as ledger_module, rounds, tables
+from civicsky.amend import again as label_again
 from civicsky.ledger import Ledger, LedgerReader
 from civicsky.model import (
     Answer,
@@ -26,6 +27,9 @@ from civicsky.model import (
 )
 from civicsky.rounds import Rounds, Wish
 from civicsky.sample import Drawing
+from civicsky.settings import Settings
+from civicsky.sqlite import open_writer
+from civicsky.task import load_task
 from support.command import query
 
 HOUR = 3_600_000_000
@@ -486,3 +490,26 @@ async def test_what_was_deleted_hidden_or_edited_meanwhile_is_not_wanted(ledger:
     )
     await put(ledger, row(2, "c2", did="did:plc:2"))
     assert await ledger.still_due(jobs) == {jobs[3].id}
+
+
+async def test_another_wording_begins_a_round_of_its_own(tmp_path: Path) -> None:
+    """Else the posts that the unfinished round had reached already would keep the former wording's labels."""
+    shipped = load_task("civic")[1]
+    mine = tmp_path / "mine.toml"
+    mine.write_text(shipped)
+    settings = Settings.model_validate({"data_dir": tmp_path, "label": {"tasks": (str(mine),), "model": "m"}})
+    for name, schema in ((datadir.JOURNAL, tables.SCHEMA), (datadir.LEDGER, ledger_module.SCHEMA)):
+        await (await open_writer(tmp_path / name, schema, synchronous="NORMAL")).close()
+    for wording in (shipped, shipped, shipped.replace("A post is civic when", "We call a post civic when")):
+        mine.write_text(wording)
+        await label_again(settings, (), "", "", "")
+    assert query(tmp_path / "ledger.db", "SELECT count(*) FROM round") == [(2,)]
+
+
+async def test_a_clock_that_was_wrong_for_a_while_lets_no_post_wait_for_ever(ledger: Ledger) -> None:
+    """Nothing is put off for more than a day; what lies further ahead was noted by a clock that was put back since."""
+    await put(ledger, row(1), row(2))
+    first, second = await due(ledger)
+    await ledger.put_off(first, "unreachable", 20 * 3600, Attempts())
+    await ledger.put_off(second, "unreachable", 365 * 24 * 3600, Attempts())
+    assert [job.rkey for job in await due(ledger)] == [second.rkey]

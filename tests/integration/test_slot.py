@@ -72,7 +72,7 @@ REASONS = {
     "surrogate": "not_in_schema", "nul": "not_json", "big": "too_long", "endless_number": "not_json",
     "refusal": "refusal", "content_filter": "refusal", "length": "cut_off", "no_message": "bad_response",
     "message_is_text": "bad_response", "no_choices": "bad_response", "null_choices": "bad_response",
-    "choices_are_text": "bad_response",
+    "choices_are_text": "bad_response", "json_failed": "not_json",
 }  # fmt: skip
 """Of one post, when the server does it every time."""
 

@@ -32,6 +32,7 @@ WIRE = {
     "not_http": "something else than HTTP",
     "error_in_200": "an error object with status 200",
     "moderation": "403 for this post",
+    "json_failed": "400: the server itself found that the model's answer is no JSON (as Groq says it)",
     "refuse": "400 for a request with the parameter, or the format, `what`",
 }
 """How the connection goes, one for each request."""

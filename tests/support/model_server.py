@@ -42,6 +42,12 @@ DAY = 86_400
 PAGE = b"<!DOCTYPE html><html><head><title>502</title></head><body><h1>Bad gateway</h1></body></html>"
 
 
+REFUSALS = {
+    "moderation": (403, "flagged by moderation", ""),
+    "json_failed": (400, "Failed to generate JSON", "json_validate_failed"),
+}
+
+
 @dataclass(frozen=True)
 class Told:
     """How it is to behave. All of it can be changed while it runs."""
@@ -307,8 +313,8 @@ def _misbehave(knob: Knob) -> Reply | None:
             return Reply(200, gzip.compress(b" " * knob.size), {"Content-Encoding": "gzip"})
         case "error_in_200":
             return _json(200, {"error": {"message": "the engine is gone", "code": 500}})
-        case "moderation":
-            return _error(403, "flagged by moderation")
+        case "moderation" | "json_failed":
+            return _error(*REFUSALS[knob.name])
         case "refuse":
             return _error(400, f"{knob.what} is not supported")
     return None
@@ -318,8 +324,8 @@ def _json(status: int, body: Any, headers: dict[str, str] | None = None) -> Repl
     return Reply(status, dumps(body), {"Content-Type": "application/json", **(headers or {})})
 
 
-def _error(status: int, message: str, **headers: str) -> Reply:
-    return _json(status, {"error": {"message": message}}, headers)
+def _error(status: int, message: str, code: str = "", **headers: str) -> Reply:
+    return _json(status, {"error": {"message": message, **({"code": code} if code else {})}}, headers)
 
 
 def _sha256(text: str) -> str:

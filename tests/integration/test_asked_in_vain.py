@@ -1,4 +1,4 @@
-"""Between queue and ledger, with a real ledger, a real slot and a real server: what is asked, and who is at fault."""
+"""What is asked, what is not sent any more, and who is at fault: a real ledger, a real slot and a real server."""
 
 import json
 from collections.abc import AsyncIterator
@@ -32,8 +32,8 @@ QUOTED = "at://did:plc:q/app.bsky.feed.post/3kquoted"
 class Half:
     """A ledger with a few posts, and what asks about them."""
 
-    def __init__(self, ledger: Ledger, server: ModelServer, requests: Path, slot: Slot, asking: Asking) -> None:
-        self.ledger, self.server, self.slot, self.asking = ledger, server, slot, asking
+    def __init__(self, ledger: Ledger, contexts: Contexts, requests: Path, slot: Slot, asking: Asking) -> None:
+        self.ledger, self.contexts, self.slot, self.asking = ledger, contexts, slot, asking
         self._requests = requests
 
     @property
@@ -76,7 +76,7 @@ async def half(folder: Path, n: int, *knobs: Knob, **settings: Any) -> AsyncIter
     contexts = Contexts(Context(quote=True), label.max_chars, AppView(AppViewSettings()), ledger)
     asking = Asking(ledger, Rounds(ledger.database), contexts, tasks, label, Metrics(), Stop())
     try:
-        yield Half(ledger, server, requests, slot, asking)
+        yield Half(ledger, contexts, requests, slot, asking)
     finally:
         await slot.close()
         await ledger.close()
@@ -148,3 +148,12 @@ async def test_a_label_in_another_context_is_another_label(tmp_path: Path) -> No
         assert first.answer is not None
         assert second.answer is not None
         assert first.answer.context_hash != second.answer.context_hash
+
+
+async def test_an_account_that_is_shown_again_is_context_again(tmp_path: Path) -> None:
+    async with half(tmp_path, 1) as one:
+        await one.quote("What it wrote")
+        one.contexts.forget("did:plc:q")
+        assert await one.contexts.of(CIVIC, fields(0)) == ""
+        one.contexts.recall("did:plc:q")
+        assert "What it wrote" in await one.contexts.of(CIVIC, fields(0))
