@@ -1,5 +1,5 @@
 # Every target does all of its own set-up.
-.PHONY: demo test check fuzz soak mutants format lock
+.PHONY: demo test check fuzz soak mutants injections format lock
 
 SECONDS ?= 600
 
@@ -42,3 +42,8 @@ soak:
 mutants:
 	@tools/setup.sh test
 	.venv/bin/python tests/mutants/run.py $(ARGS)
+
+# How many of forty posts dictate their own label: to the local model, or to another: ARGS='--model-url URL --model NAME'
+injections:
+	@tools/setup.sh demo
+	@.venv/bin/python tests/injection/run.py $(ARGS)

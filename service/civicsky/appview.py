@@ -1,9 +1,10 @@
-"""Asks Bluesky's public API whether posts and accounts are there; the one home of the atproto SDK's client.
+"""Asks Bluesky's public API whether posts and accounts are there, and for texts; the one home of atproto's client.
 
 Of an answer only the names are read: uri and cid of a post, DID of an account. What authors wrote is cut out unread,
 since one author could otherwise spoil the answer for 24 others: the SDK's models refuse all of it for a record that is
 not an object, and its reader (pydantic's) refuses nesting beyond 200 levels and half of a surrogate pair. So the SDK
-builds and sends the request, and hands the answer on as bytes.
+builds and sends the request, and hands the answer on as bytes. Where texts are wanted, each record's bytes are read by
+themselves: one that cannot be read counts as a post without text.
 
 Every way in which the API can fail is one of three: `Transient` (wait, try again), `Refused` (a person must act),
 `BadInput` (this answer is of no use). Nothing is tried again here: that is the caller's business.
@@ -24,6 +25,7 @@ import httpx
 
 from civicsky import __version__
 from civicsky.errors import BadInput, Refused, Transient, Usage
+from civicsky.record import extract
 from civicsky.settings import AppView as AppViewSettings
 
 MAX_PER_CALL: Final = 25
@@ -62,6 +64,10 @@ _STATUSES: Final = {
 From its source, packages/bsky/src/api/app/bsky/actor/getProfile.ts in bluesky-social/atproto."""
 _LEVELS: Final = 3
 """An answer is an object (1) with a list (2) of objects (3), whose own fields are all that is read."""
+_RECORD_LEVELS: Final = 8
+"""More than `record.extract` looks at: five, for the alt text of a picture that stands beside a quote."""
+_MAX_RECORD_BYTES: Final = 8_000_000
+"""Bytes of one record's JSON: 1 MB is the most that a record may have, and each byte may be escaped by six."""
 
 
 class AppView:
@@ -86,6 +92,16 @@ class AppView:
         items = await self._listed("app.bsky.feed.getPosts", "uris", uris, "posts")
         found = {_text(item, "uri"): item for item in items}
         return {uri: _text(found[uri], "cid") for uri in uris if uri in found}
+
+    async def records(self, uris: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """As `posts`, with what each author wrote: `uri`, `cid`, the author's `did`, and all keys of `record.extract`.
+
+        Every text is sound Unicode, and bounded as `extract` says. A record that cannot be read leaves its post there,
+        without text, and does nothing to the others.
+        """
+        items = await self._listed("app.bsky.feed.getPosts", "uris", uris, "posts")
+        found = {_text(item, "uri"): item for item in items}
+        return await asyncio.to_thread(_records, {uri: found[uri] for uri in uris if uri in found})
 
     async def accounts(self, dids: Sequence[str]) -> set[str]:
         """Of at most 25 accounts (DIDs) those that are there: neither gone nor deactivated nor taken down."""
@@ -141,7 +157,7 @@ class AppView:
         return listed
 
     async def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One call, when it is its turn; its answer down to `_LEVELS`."""
+        """One call, when it is its turn; its answer as `_read` gives it."""
         async with self._line:
             if self._sdk is None:
                 self._sdk = await asyncio.to_thread(_Sdk, self._settings)
@@ -256,37 +272,73 @@ async def _beginning(response: httpx.Response) -> bytes:
 
 
 def _read(answer: bytes) -> dict[str, Any]:
-    """The object that an answer is, with null for what lies below its third level."""
+    """The object that an answer is. What lies below its third level is there as its bytes, unread."""
     try:
-        value = json.loads(_shallow(answer).decode(errors="replace"))
+        shallow, cut = _shallow(answer, _LEVELS)
+        value = json.loads(shallow.decode(errors="replace"))
     except ValueError:
         raise BadInput("appview_answer") from None
     if not isinstance(value, dict):
         raise BadInput("appview_answer")
+    for items in value.values():
+        for item in items if isinstance(items, list) else []:
+            if isinstance(item, dict):
+                # A list at this level is ours: the place of what was cut out.
+                item |= {name: cut[at[0]] for name, at in item.items() if isinstance(at, list)}
     return value
 
 
-def _shallow(text: bytes) -> bytes:
-    """JSON with null for all objects and lists below `_LEVELS`; what is cut out may be as deep and odd as you like.
+def _records(items: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By URI, what `AppView.records` gives of the posts of an answer."""
+    return {
+        uri: {"uri": uri, "cid": _text(item, "cid"), "did": uri.split("/")[2], **_written(item.get("record"))}
+        for uri, item in items.items()
+    }
 
-    Raises ValueError when a string or a bracket is not closed.
+
+def _written(record: Any) -> dict[str, Any]:
+    """The fields of a record, in sound Unicode: a half of a surrogate pair becomes a question mark."""
+    fields: dict[str, Any] = json.loads(
+        json.dumps(extract(_record(record)), ensure_ascii=False).encode(errors="replace")
+    )
+    return fields
+
+
+def _record(text: Any) -> dict[str, Any]:
+    """A record from the JSON that an author had written; empty when it is none, or cannot be read."""
+    if not isinstance(text, bytes) or len(text) > _MAX_RECORD_BYTES:
+        return {}
+    try:
+        shallow, _ = _shallow(text, _RECORD_LEVELS)
+        value = json.loads(shallow.decode(errors="replace"), parse_int=float)  # which may have any number of digits
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _shallow(text: bytes, levels: int) -> tuple[bytes, list[bytes]]:
+    """JSON with `[n]` for each object and list below so many levels, and what was cut out, of which this is the nth.
+
+    What is cut out may be as deep and odd as you like. Raises ValueError when a string or a bracket is not closed.
     """
-    kept, depth, begin = [], 0, 0
+    kept, cut, depth, begin = list[bytes](), list[bytes](), 0, 0
     for token in _TOKEN.finditer(text):
         match token[0]:
             case b"{" | b"[":
                 depth += 1
-                if depth == _LEVELS + 1:
-                    kept += [text[begin : token.start()], b"null"]
+                if depth == levels + 1:
+                    kept += [text[begin : token.start()], b"[%d]" % len(cut)]
+                    begin = token.start()
             case b"}" | b"]":
                 depth -= 1
-                if depth == _LEVELS:
+                if depth == levels:
+                    cut.append(text[begin : token.end()])
                     begin = token.end()
             case b'"':
                 raise ValueError("a string has no end")
     if depth:
         raise ValueError("brackets do not close")
-    return b"".join([*kept, text[begin:]])
+    return b"".join([*kept, text[begin:]]), cut
 
 
 def _unpack(packed: bytes, encoding: str) -> bytes:

@@ -6,7 +6,7 @@ Both stores hold the same documents; times are RFC 3339 strings here, and the st
 from collections.abc import Sequence
 from typing import Any, Final
 
-from civicsky.model import LabelRow, Outgoing, PostRow, format_time, post_uri
+from civicsky.model import LabelRow, Outgoing, PostRow, Unlabelled, format_time, post_uri
 
 Document = dict[str, Any]
 
@@ -17,7 +17,9 @@ TIMES: Final = frozenset(
 BACKDATED_US: Final = 24 * 3_600_000_000
 
 
-def post_document(out: Outgoing, row: PostRow | None, labels: Sequence[LabelRow]) -> Document | None:
+def post_document(
+    out: Outgoing, row: PostRow | None, labels: Sequence[LabelRow], failures: Sequence[Unlabelled] = ()
+) -> Document | None:
     """The document of one post; a tombstone for a deleted one; None when the row is gone but the post is not deleted.
 
     The row may be newer than `out`: then the deletion that it shows counts already.
@@ -47,18 +49,26 @@ def post_document(out: Outgoing, row: PostRow | None, labels: Sequence[LabelRow]
         "origins": [{"kind": "firehose", "host": row.host}],
         "filter": fields["filter"],
         "p_kept": row.p_kept,
-        "labels": _labels(row.cid, labels),
+        **_said(row.cid, labels, failures),
     }
 
 
-def post_changes(out: Outgoing, labels: Sequence[LabelRow]) -> Document:
+def post_changes(out: Outgoing, labels: Sequence[LabelRow], failures: Sequence[Unlabelled] = ()) -> Document:
     """What may still change of a stored post whose record the journal no longer has: its state and its labels."""
-    return {"_id": post_uri(out.did, out.rkey), "v": out.v, "state": out.state, "labels": _labels(out.cid, labels)}
+    return {"_id": post_uri(out.did, out.rkey), "v": out.v, "state": out.state, **_said(out.cid, labels, failures)}
 
 
-def _labels(cid: str, labels: Sequence[LabelRow]) -> Document:
+def _said(cid: str, labels: Sequence[LabelRow], failures: Sequence[Unlabelled]) -> Document:
     # Later labels of a task replace earlier ones; a label of a former text is not this text's.
-    return {label.task: _current(label) for label in labels if label.cid == cid and label.answer}
+    current = {label.task: _current(label) for label in labels if label.cid == cid and label.answer}
+    return {
+        "labels": current,
+        "unlabelled": {
+            one.task: {"reason": one.reason, "p_sampled": one.p_sampled}
+            for one in failures
+            if one.cid == cid and one.task not in current
+        },
+    }
 
 
 def label_document(out: Outgoing, label: LabelRow) -> Document:
@@ -75,20 +85,26 @@ def label_document(out: Outgoing, label: LabelRow) -> Document:
         "cid": label.cid,
         "task": label.task,
         "task_version": label.task_version,
-        "prompt": label.prompt_hash,
+        "run": label.run,
+        "prompt": answer.prompt_hash,
         "fields": _fields(label),
+        "reason": answer.reason,
         "p_sampled": label.p_sampled,
         "model": answer.model_named,
         "model_asked": answer.model_asked,
         "fingerprint": answer.fingerprint,
+        "server": answer.server,
         "way": answer.way,
         "parameters": answer.parameters,
         "endpoint": answer.endpoint,
         "input_hash": answer.input_hash,
-        "context_hash": None,
+        "context_hash": answer.context_hash,
         "tokens_in": answer.tokens_in,
         "tokens_out": answer.tokens_out,
-        "cost": None,
+        "tokens_reasoning": answer.tokens_reasoning,
+        "cost": answer.cost,
+        "currency": answer.currency,
+        "cached_from": answer.cached_from,
         "latency_ms": answer.latency_ms,
         "calls": answer.calls,
         "attempts": label.attempts,
@@ -102,7 +118,7 @@ def _current(label: LabelRow) -> Document:
         "fields": _fields(label),
         "p_sampled": label.p_sampled,
         "model": label.answer.model_named,
-        "prompt": label.prompt_hash,
+        "prompt": label.answer.prompt_hash,
         "cid": label.cid,
         "label_id": label.label_id,
         "at": format_time(label.at),

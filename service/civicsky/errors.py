@@ -22,6 +22,10 @@ class Usage(CivicskyError):
     exit_code = EXIT_USAGE
 
 
+class Held(Usage):
+    """Another process has the lock that this one needs: perhaps it does the work itself."""
+
+
 class Failed(CivicskyError):
     """The work could not be finished; starting again may help. Exit code 1."""
 
@@ -52,3 +56,5 @@ class BadInput(Exception):
         self.reason = reason
         self.spend: Any = None
         """What was paid in vain, if anything (`model.Spend`)."""
+        self.raw = ""
+        """The answer as it came, bounded; it may quote the post, so it is for the ledger only."""

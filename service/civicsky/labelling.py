@@ -1,28 +1,30 @@
 """The labelling half: journal's changes -> ledger's jobs -> queue -> model -> ledger -> store.
 
-As fast as the model allows.
-It knows the stages only by the small shapes declared here.
+As fast as the model allows, and as far as the budget does.
+It knows the stages only by the small shapes declared here and in `asking`.
 """
 
 import asyncio
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
-from civicsky import faults, log
+from civicsky import asking, faults, log
+from civicsky.asking import Asking, ContextsShape, Item, SlotShape
 from civicsky.document import Document, label_document, post_changes, post_document
-from civicsky.errors import BadInput, Refused, Transient
-from civicsky.lifecycle import Stop, happened
+from civicsky.errors import Refused, Transient
+from civicsky.lifecycle import Every, Stop, happened
 from civicsky.metrics import Metrics
-from civicsky.model import Answer, Change, Job, Key, LabelRow, Outgoing, PostRow, Spend, now_us, post_uri
+from civicsky.model import Change, Job, Key, LabelRow, Outgoing, PostRow, Question, Spend, Unlabelled, post_uri
 from civicsky.queue import Closed, Queue
 from civicsky.record import readable
+from civicsky.sample import Drawing, allowance
 from civicsky.settings import Settings
-from civicsky.task import Prompt
+from civicsky.task import Task
 
-UNUSABLE_IN_A_ROW = 10
+MINUTE: Final = 60.0
 
 
 class ReaderShape(Protocol):
@@ -33,27 +35,29 @@ class ReaderShape(Protocol):
     async def posts(self, keys: Iterable[Key]) -> dict[Key, PostRow]: ...
 
 
-class LedgerShape(Protocol):
+class LedgerShape(asking.LedgerShape, Protocol):
     """See `ledger.Ledger`."""
 
     async def position(self) -> int: ...
-    async def follow(self, changes: Sequence[Change], rows: Iterable[PostRow], task: str) -> None: ...
-    async def due(self, held: Iterable[int], limit: int) -> list[Job]: ...
-    async def waiting(self) -> int: ...
-    async def answered(self, job: Job, label: LabelRow) -> bool: ...
-    async def put_off(
-        self, job: Job, reason: str, seconds: float, attempts: int, *, dead: bool = False, spend: Spend | None = None
-    ) -> bool: ...
+    async def follow(
+        self, changes: Sequence[Change], posts: Iterable[PostRow], tasks: Sequence[str], drawing: Drawing
+    ) -> None: ...
+    async def due(self, tasks: Sequence[str], held: Iterable[int], limit: int) -> list[Job]: ...
+    async def waiting(self, tasks: Sequence[str]) -> int: ...
+    async def backlog(self, before: int) -> int: ...
+    async def spent_a_post(self) -> tuple[int, Spend]: ...
+    async def prune(self, context_days: float, raw_days: float) -> None: ...
     async def outgoing(self, limit: int) -> list[Outgoing]: ...
     async def labels_of(self, keys: Iterable[Key]) -> dict[Key, list[LabelRow]]: ...
+    async def unlabelled_of(self, keys: Iterable[Key]) -> dict[Key, list[Unlabelled]]: ...
     async def stored(self, done: Iterable[Outgoing], refused: dict[Outgoing, str]) -> None: ...
 
 
-class SlotShape(Protocol):
-    """See `label.Slot`."""
+class RoundsShape(asking.RoundsShape, Protocol):
+    """See `rounds.Rounds`."""
 
-    async def probe(self) -> None: ...
-    async def ask(self, fields: dict[str, Any]) -> Answer: ...
+    async def extend(self, tasks: Collection[str]) -> int: ...
+    async def plan_probes(self, questions: Sequence[tuple[str, str, str]]) -> int: ...
 
 
 class PutShape(Protocol):
@@ -72,50 +76,56 @@ class StoreShape(Protocol):
         self, collection: Literal["posts", "labels"], documents: Sequence[Document], *, only_existing: bool = False
     ) -> PutShape: ...
     async def change(self, collection: Literal["posts", "labels"], changes: Sequence[Document]) -> dict[str, str]: ...
+    async def find(self, collection: Literal["posts", "labels"], ids: Sequence[str]) -> list[Document]: ...
 
 
 class Labelling:
     """Loops around the ledger: `follow` the journal, `feed` the queue, `label` (one for each call in flight), `store`.
 
     With `strict`, a model or store that refuses us ends everything; without it that part stands still and the rest
-    goes on. Memory: the queue's bound, one post for each slot, and one batch of documents.
+    goes on. Memory: the queue's bound, `label.posts_per_request` posts for each slot, and one batch of documents.
     """
 
     def __init__(
         self,
         reader: ReaderShape,
         ledger: LedgerShape,
-        prompt: Prompt,
+        rounds: RoundsShape,
+        contexts: ContextsShape | None,
+        tasks: Mapping[str, Task],
         settings: Settings,
         metrics: Metrics,
         stop: Stop,
         *,
         strict: bool,
     ) -> None:
-        self._reader, self._ledger, self._prompt = reader, ledger, prompt
+        self._reader, self._ledger, self._rounds, self._tasks = reader, ledger, rounds, tuple(tasks)
         self._settings, self._metrics, self._stop, self._strict = settings, metrics, stop, strict
-        self._queue: Queue[tuple[Job, PostRow]] = Queue(settings.queue.items, settings.queue.bytes)
+        self._contexts = contexts
+        self._asking = Asking(ledger, rounds, contexts, tasks, settings.label, metrics, stop)
+        self._queue: Queue[Item] = Queue(settings.queue.items, settings.queue.bytes)
         self._held: set[int] = set()
         self._changed = asyncio.Event()
         self._followed_all = False
         self._labelled_all = False
-        self._answers = 0
-        self._unusable = 0
-        self._model_pause = 0.0
-        self._model_free_at = 0.0
+        self._drawing, self._draw_anew = Drawing(), Every(MINUTE)
 
     async def run(self, slots: Sequence[SlotShape], store: StoreShape) -> None:
         """Until `stop`, and then until what is held (with `drain`: all that waits) is labelled and stored."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow(), name="ledger")
             group.create_task(self._store(store), name="store")
-            group.create_task(self._feed(), name="queue")
-            counting = group.create_task(self._count(), name="waiting")
+            group.create_task(self._feed(store), name="queue")
+            regular = [
+                group.create_task(self._count(), name="waiting"),
+                group.create_task(self._keep_house(slots), name="probes"),
+            ]
             async with asyncio.TaskGroup() as labels:
                 for number, slot in enumerate(slots):
                     labels.create_task(self._label(slot), name=f"label-{number}")
             self._labelled_all = True
-            counting.cancel()
+            for task in regular:
+                task.cancel()
             self.wake()
 
     async def catch_up(self, store: StoreShape) -> None:
@@ -135,10 +145,10 @@ class Labelling:
     # ---- follow ----
 
     async def _follow(self) -> None:
-        """Turn the journal's changes into jobs, until nothing more can come."""
+        """Turn the journal's changes, and the rounds that were asked for, into jobs, until nothing more can come."""
         while not self._stop.hurried or not self._stop.collected.is_set():
             last_look = self._stop.collected.is_set()
-            if await self._follow_some():
+            if await self._follow_some() or (not self._stop.hurried and await self._rounds.extend(self._tasks)):
                 self.wake()
             elif last_look:
                 break
@@ -151,43 +161,87 @@ class Labelling:
         """Take over one batch of changes; gives how many."""
         changes = await self._reader.changes(await self._ledger.position(), self._settings.ledger.changes)
         if changes:
+            if self._draw_anew.is_due():
+                self._drawing = await self._drawn_now()
             rows = await self._reader.posts({(change.rkey, change.did) for change in changes if change.rkey})
-            await self._ledger.follow(changes, rows.values(), self._prompt.task.name)
+            for change in changes:  # before the ledger scrubs its cache, for what is being fetched now
+                if self._contexts and change.kind in {"delete", "hide", "remove"}:
+                    self._contexts.forget(change.did, change.rkey)
+            await self._ledger.follow(changes, rows.values(), self._tasks, self._drawing)
         return len(changes)
+
+    async def _drawn_now(self) -> Drawing:
+        """How many posts of a day are drawn: what the user wants, less what waits, and no more than can be paid."""
+        wish, label = self._settings.sample, self._settings.label
+        labels, spend = await self._ledger.spent_a_post()
+        affordable = None
+        for budget, spent in (
+            (label.budget_tokens, spend.tokens_in + spend.tokens_out),
+            (label.budget_money, spend.cost),
+        ):
+            if budget and labels and spent:
+                affordable = min(affordable or float("inf"), budget / (spent / labels * len(self._tasks)))
+        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        backlog = await self._ledger.backlog(int(today.timestamp() * 1e6))
+        return Drawing(allowance(wish.posts_per_day, affordable, backlog), wish.unit)
 
     # ---- feed ----
 
-    async def _feed(self) -> None:
+    async def _feed(self, store: StoreShape) -> None:
         """Keep the queue filled from the ledger, until told to stop; with `drain`, until nothing waits any more."""
         with suppress(Closed):
             while not self._stop.hurried:
                 followed = self._followed_all
-                fed = await self._feed_some()
-                if not fed and followed and not self._held and not await self._ledger.waiting():
-                    break
+                spent = await self._asking.is_spent()
+                fed = 0 if spent else await self._feed_some(store)
+                idle = not fed and followed and not self._held
+                if idle and (spent or not await self._ledger.waiting(self._tasks)):
+                    break  # what the budget does not pay for waits on disk
                 if not fed:
                     await self._rest()
         # What is left in the queue of a hurried end is safe on disk.
         await self._queue.close(discard=self._stop.hurried)
 
-    async def _feed_some(self) -> int:
+    async def _feed_some(self, store: StoreShape) -> int:
         """Put jobs that are due into the queue; gives how many."""
-        jobs = await self._ledger.due(self._held, self._settings.queue.items)
+        jobs = await self._ledger.due(self._tasks, self._held, self._settings.queue.items)
         rows = await self._reader.posts((job.rkey, job.did) for job in jobs)
+        pruned = await self._stored_texts([job for job in jobs if (job.rkey, job.did) not in rows], store)
         fed = 0
         for job in jobs:
-            row = rows.get((job.rkey, job.did))
-            if row is None or row.fields is None or row.cid != job.cid:
-                # Pruned, or else deleted or edited just now: then the change that says so is on its way to the ledger.
-                if row is None or self._followed_all:
+            key = (job.rkey, job.did)
+            row = rows.get(key)
+            cid, fields = (row.cid, row.fields) if row else pruned.get(key, ("", None))
+            if fields is None or cid != job.cid:
+                # Pruned everywhere, or else deleted or edited just now: then the change that says so is on its way.
+                if row is None and key not in pruned:
+                    await self._ledger.put_off(job, "text_later", MINUTE, job.attempts)
+                elif row is None or self._followed_all:
                     await self._ledger.put_off(job, "text_gone", 0, job.attempts, dead=True)
                 continue
             self._held.add(job.id)
-            await self._queue.put((job, row), len(readable(row.fields)))
+            await self._queue.put(Item(job, fields), len(readable(fields)))
             fed += 1
             if self._stop.hurried:
                 break
         return fed
+
+    async def _stored_texts(
+        self, jobs: Sequence[Job], store: StoreShape
+    ) -> dict[Key, tuple[str, dict[str, Any] | None]]:
+        """(cid, fields) of posts that the journal has pruned, from the store; nothing when it cannot be reached now."""
+        if not jobs:
+            return {}
+        try:
+            found = await store.find("posts", [post_uri(job.did, job.rkey) for job in jobs])
+        except (Transient, Refused):
+            return {}
+        documents = {doc["_id"]: doc for doc in found if doc.get("text") is not None}
+        texts: dict[Key, tuple[str, dict[str, Any] | None]] = {}
+        for job in jobs:
+            document = documents.get(post_uri(job.did, job.rkey))
+            texts[job.rkey, job.did] = (document["cid"], document) if document else ("", None)
+        return texts
 
     # ---- label ----
 
@@ -198,13 +252,14 @@ class Labelling:
                 await slot.probe()
             while True:
                 try:
-                    job, row = await self._queue.get()
+                    items = await self._queue.take(self._settings.label.posts_per_request)
                 except Closed:
                     return
                 try:
-                    await self._label_one(slot, job, row)
+                    for task in dict.fromkeys(item.job.task for item in items):
+                        await self._asking.ask(slot, task, [item for item in items if item.job.task == task])
                 finally:
-                    self._held.discard(job.id)
+                    self._held -= {item.job.id for item in items}
                     self.wake()
         except Refused as error:
             if self._strict:
@@ -212,97 +267,28 @@ class Labelling:
             self._park_model(str(error))
             await self._queue.close(discard=True)
 
-    async def _label_one(self, slot: SlotShape, job: Job, row: PostRow) -> None:
-        assert row.fields is not None
-        if not await self._model_is_free():
-            return
-        answers_before = self._answers
-        try:
-            answer = await slot.ask(row.fields)
-        except Transient as error:
-            pause = self._pause_model(error)
-            # Only a post that fails while others succeed is itself at fault.
-            attempts = job.attempts + (self._answers > answers_before and not error.busy)
-            dead = attempts >= self._settings.label.attempts
-            await self._give_back(job, "unreachable", pause, attempts, dead=dead, spend=error.spend)
-        except BadInput as bad:
-            self._note_unusable(bad.reason)
-            attempts = job.attempts + 1
-            dead = attempts >= self._settings.label.attempts
-            pause = self._settings.label.pause_seconds
-            await self._give_back(job, bad.reason, pause, attempts, dead=dead, spend=bad.spend)
-        else:
-            self._answers += 1
-            self._unusable = 0
-            self._mark_model_up()
-            faults.point("label.answer")
-            await self._keep(job, answer)
-
-    async def _keep(self, job: Job, answer: Answer) -> None:
-        task = self._prompt.task
-        label = LabelRow(
-            label_id=_label_id(job, self._prompt.hash, answer),
-            did=job.did,
-            rkey=job.rkey,
-            cid=job.cid,
-            task=task.name,
-            task_version=task.version,
-            prompt_hash=self._prompt.hash,
-            p_sampled=job.p_sampled,
-            at=now_us(),
-            attempts=job.attempts + 1,
-            answer=answer,
-        )
-        wanted = await self._ledger.answered(job, label)
-        self._metrics.add("labelled" if wanted else "unwanted")
-        self._metrics.add("calls", answer.calls)
-        self._metrics.add("tokens_in", answer.tokens_in)
-        self._metrics.add("tokens_out", answer.tokens_out)
-
-    async def _give_back(
-        self, job: Job, reason: str, seconds: float, attempts: int, *, dead: bool, spend: Spend | None
-    ) -> None:
-        log.event("label_failed", stage="label", uri=post_uri(job.did, job.rkey), reason=reason, dead=dead)
-        if await self._ledger.put_off(job, reason, seconds, attempts, dead=dead, spend=spend) and dead:
-            self._metrics.add("failed")
-
-    async def _model_is_free(self) -> bool:
-        """Wait out a pause, which all slots share. False when the run ends hurriedly meanwhile."""
-        while (left := self._model_free_at - monotonic()) > 0:
-            if self._stop.hurried:
-                return False
-            await asyncio.sleep(min(left, 0.5))
-        return True
-
-    def _pause_model(self, error: Transient) -> float:
-        """Let all slots rest; gives the seconds. The rest doubles while nothing succeeds."""
-        bounds = self._settings.label
-        if monotonic() >= self._model_free_at:  # several slots fail at once: one doubling
-            self._model_pause = min(max(bounds.pause_seconds, self._model_pause * 2), bounds.pause_max_seconds)
-        pause = max(self._model_pause, error.retry_after or 0.0)
-        self._model_free_at = monotonic() + pause
-        if not self._metrics.model_why:
-            log.event("label_down", stage="label", why=str(error))
-        self._metrics.model_why = str(error)
-        return pause
-
-    def _note_unusable(self, reason: str) -> None:
-        """One bad answer is that post's; many in a row are the server's."""
-        self._unusable += 1
-        if self._unusable == UNUSABLE_IN_A_ROW:
-            log.event("label_unusable", stage="label", reason=reason, n=self._unusable)
-            self._metrics.model_why = f"the model's answers are of no use ({reason})"
-
-    def _mark_model_up(self) -> None:
-        if self._metrics.model_why or self._answers == 1:
-            log.event("label_up", stage="label")
-        self._metrics.model_why = ""
-        self._model_pause = 0.0
-
     def _park_model(self, why: str) -> None:
         if self._metrics.model_why != why:
             log.event("label_parked", stage="label", why=why)
         self._metrics.model_why = why
+
+    async def _keep_house(self, slots: Sequence[SlotShape]) -> None:
+        """Once a day the anchors are asked again; what has a short retention goes. Until cancelled."""
+        planned: tuple[int, list[Question]] | None = None
+        prune = Every(60 * MINUTE)
+        while True:
+            if prune.is_due():
+                await self._ledger.prune(self._settings.context.cache_days, self._settings.label.raw_days)
+            # Before it is known how the servers are asked, it is not known what was asked of them.
+            if self._settings.label.anchors and (slots[0].abilities() or self._asking.has_answers):
+                questions = [slots[0].question(task) for task in self._tasks]
+                now = (datetime.now(UTC).toordinal(), questions)
+                if now != planned and await self._rounds.plan_probes(
+                    [(task, one.prompt_hash, one.model) for task, one in zip(self._tasks, questions, strict=True)]
+                ):
+                    self.wake()
+                planned = now
+            await asyncio.sleep(MINUTE if planned else self._settings.ledger.poll_seconds)
 
     # ---- store ----
 
@@ -344,6 +330,7 @@ class Labelling:
             return 0
         keys = [(out.rkey, out.did) for out in outs]
         rows, labels = await self._reader.posts(keys), await self._ledger.labels_of(keys)
+        failures = await self._ledger.unlabelled_of(keys)
         posts: list[Document] = []
         changes: list[Document] = []
         tombstones: list[Document] = []
@@ -351,9 +338,9 @@ class Labelling:
         for out, key in zip(outs, keys, strict=True):
             own = labels.get(key, [])
             stories += [label_document(out, label) for label in own]
-            document = post_document(out, rows.get(key), own)
+            document = post_document(out, rows.get(key), own, failures.get(key, []))
             if document is None:
-                changes.append(post_changes(out, own))
+                changes.append(post_changes(out, own, failures.get(key, [])))
             else:
                 (posts if out.known else tombstones).append(document)
         faults.point("store.write")
@@ -383,11 +370,5 @@ class Labelling:
         """Keep the number of waiting posts fresh, spending at most a tenth of the time on it, until cancelled."""
         while True:
             began = monotonic()
-            self._metrics.waiting = await self._ledger.waiting()
+            self._metrics.waiting = await self._ledger.waiting(self._tasks)
             await asyncio.sleep(max(self._settings.ledger.poll_seconds, 10 * (monotonic() - began)))
-
-
-def _label_id(job: Job, prompt_hash: str, answer: Answer) -> str:
-    """The same question about the same text has the same id, also from another data directory: stores hold it once."""
-    parts = (post_uri(job.did, job.rkey), job.cid, job.task, prompt_hash, answer.model_asked, answer.parameters)
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

@@ -4,14 +4,17 @@ A paid answer is durable here, together with its job and its cost, before anythi
 """
 
 import json
+import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from civicsky.model import (
+    STREAM,
     Answer,
+    Attempts,
     Change,
     FieldLabel,
     Job,
@@ -20,11 +23,13 @@ from civicsky.model import (
     Outgoing,
     PostRow,
     Spend,
+    Unlabelled,
     format_time,
     now_us,
     post_uri,
 )
-from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer, rows
+from civicsky.sample import HOUR_US, HOURS_A_DAY, Drawing, Hour, is_drawn, probability
+from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer, rows, rows_by_key
 
 SCHEMA: Final = Schema(
     0x63737932,  # "csy2"
@@ -54,6 +59,52 @@ CREATE TABLE spend (
   day TEXT NOT NULL, model TEXT NOT NULL, calls INTEGER NOT NULL, tokens_in INTEGER NOT NULL,
   tokens_out INTEGER NOT NULL, PRIMARY KEY (day, model)) WITHOUT ROWID;
 """,
+        """
+ALTER TABLE job RENAME TO former_job;
+DROP INDEX job_pending;
+CREATE TABLE job (
+  id INTEGER PRIMARY KEY, rkey TEXT NOT NULL, did TEXT NOT NULL, cid TEXT NOT NULL, task TEXT NOT NULL,
+  run INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+  broken INTEGER NOT NULL DEFAULT 0, busy INTEGER NOT NULL DEFAULT 0, next_at INTEGER NOT NULL DEFAULT 0,
+  priority INTEGER NOT NULL DEFAULT 0, p_sampled REAL NOT NULL DEFAULT 1, reason TEXT,
+  UNIQUE (rkey, did, cid, task, run));
+INSERT INTO job (id, rkey, did, cid, task, state, attempts, next_at, priority, p_sampled, reason)
+  SELECT id, rkey, did, cid, task, state, attempts, next_at, priority, p_sampled, reason FROM former_job;
+DROP TABLE former_job;
+CREATE INDEX job_pending ON job (priority, id) WHERE state = 'pending';
+ALTER TABLE label ADD COLUMN run INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE label ADD COLUMN key TEXT;
+CREATE INDEX label_by_key ON label (key) WHERE key IS NOT NULL;
+UPDATE label SET answer = json_set(answer, '$.prompt_hash', prompt_hash) WHERE answer IS NOT NULL;
+ALTER TABLE spend ADD COLUMN tokens_reasoning INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE spend ADD COLUMN cost REAL NOT NULL DEFAULT 0;
+ALTER TABLE spend ADD COLUMN posts INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE hour (hour INTEGER PRIMARY KEY, seen INTEGER NOT NULL, drawn INTEGER NOT NULL);
+CREATE TABLE ability (
+  endpoint TEXT NOT NULL, model TEXT NOT NULL, ability TEXT NOT NULL, at INTEGER NOT NULL,
+  PRIMARY KEY (endpoint, model)) WITHOUT ROWID;
+CREATE TABLE context (uri TEXT PRIMARY KEY, did TEXT NOT NULL, at INTEGER NOT NULL, post TEXT) WITHOUT ROWID;
+CREATE INDEX context_by_author ON context (did);
+CREATE TABLE raw (
+  rkey TEXT NOT NULL, did TEXT NOT NULL, task TEXT NOT NULL, at INTEGER NOT NULL, reason TEXT NOT NULL,
+  text TEXT NOT NULL);
+CREATE INDEX raw_by_post ON raw (rkey, did);
+CREATE TABLE round (
+  id INTEGER PRIMARY KEY, started INTEGER NOT NULL, task TEXT NOT NULL, wish TEXT NOT NULL,
+  rkey TEXT NOT NULL DEFAULT '', did TEXT NOT NULL DEFAULT '', posts INTEGER NOT NULL DEFAULT 0,
+  listed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE anchor (
+  task TEXT NOT NULL, prompt_hash TEXT NOT NULL, model TEXT NOT NULL, rkey TEXT NOT NULL, did TEXT NOT NULL,
+  cid TEXT NOT NULL, at INTEGER NOT NULL, fields TEXT NOT NULL,
+  PRIMARY KEY (task, prompt_hash, model, rkey, did)) WITHOUT ROWID;
+CREATE INDEX anchor_by_post ON anchor (rkey, did);
+CREATE TABLE probe (
+  day INTEGER NOT NULL, task TEXT NOT NULL, prompt_hash TEXT NOT NULL, model TEXT NOT NULL, rkey TEXT NOT NULL,
+  did TEXT NOT NULL, at INTEGER NOT NULL, fingerprint TEXT, server TEXT, reason TEXT, fields TEXT, was TEXT NOT NULL,
+  PRIMARY KEY (day, task, prompt_hash, model, rkey, did)) WITHOUT ROWID;
+CREATE INDEX probe_by_post ON probe (rkey, did);
+""",
     ),
 )
 
@@ -61,18 +112,27 @@ CREATE TABLE spend (
 class Ledger:
     """The writer. One instance a data directory (the lock of the role `label` sees to it)."""
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, database: Database, sample_key: bytes) -> None:
+        self._db, self._sample_key = database, sample_key
+        self._scrubbed = False
 
     @classmethod
     async def open(cls, path: Path) -> "Ledger":
         """Open or make the database. Errors as in `sqlite.open_writer`."""
         # FULL: an answer costs money, so it must outlive a power cut.
-        return cls(await open_writer(path, SCHEMA, synchronous="FULL"))
+        database = await open_writer(path, SCHEMA, synchronous="FULL")
+        await database.execute("INSERT OR IGNORE INTO secret VALUES ('sample', ?)", (secrets.token_bytes(32),))
+        ((key,),) = await database.rows("SELECT value FROM secret WHERE name = 'sample'")
+        return cls(database, key)
 
     async def close(self) -> None:
         """Release the file."""
         await self._db.close()
+
+    @property
+    def database(self) -> Database:
+        """For `rounds`, which keeps its own tables in the same file."""
+        return self._db
 
     async def register_task(self, name: str, version: str, prompt_hash: str, text: str) -> None:
         """Keep the full text of a task, so that each label's prompt can be shown."""
@@ -84,23 +144,28 @@ class Ledger:
         """The last change of the journal that was taken over."""
         return await _position(self._db)
 
-    async def follow(self, changes: Sequence[Change], posts: Iterable[PostRow], task: str) -> None:
+    # ---- what comes from the journal ----
+
+    async def follow(
+        self, changes: Sequence[Change], posts: Iterable[PostRow], tasks: Sequence[str], drawing: Drawing
+    ) -> None:
         """Take over changes of the journal: documents to project, jobs to do, jobs to cancel; one transaction.
 
         `posts` are the journal's present rows of the posts that the changes name. A post that is no longer there
         counts as its change says. What is done to an account reaches all its posts, also those that the journal no
-        longer has.
+        longer has. A new post is drawn or not, once for all tasks and for ever: an edit does not change its lot.
         """
         async with self._db.transaction("ledger") as db:
             present = {(row.rkey, row.did): row for row in posts}
             # A post is put before it can be deleted, so this does not depend on when we look.
             known = {(change.rkey, change.did) for change in changes if change.kind == "put"}
+            drawn = await self._draw(db, present, drawing)
             for key, row in present.items():
                 await self._project(db, key, row.state, row.cid, row.event_at, known=key in known)
                 if row.state == "deleted":
                     await self._erase(db, row.rkey, row.did)
                 else:
-                    await self._want(db, row, task)
+                    await self._want(db, row, tasks, drawn.get(key))
             for change in changes:
                 key = (change.rkey, change.did)
                 if change.kind == "delete" and key not in present:
@@ -109,22 +174,88 @@ class Ledger:
                 elif change.kind in _STATES:
                     await self._change_account(db, change.did, _STATES[change.kind])
             await db.execute("INSERT OR REPLACE INTO position VALUES ('journal', ?)", (changes[-1].n,))
+        if self._scrubbed:  # contexts, reasons and answers of no use are texts
+            await self._db.truncate_log()
+            self._scrubbed = False
 
-    async def due(self, held: Iterable[int], limit: int) -> list[Job]:
-        """Jobs to do now, oldest first, without those that the caller holds. Hidden posts' jobs wait."""
+    async def _draw(self, db: Connection, present: Mapping[Key, PostRow], drawing: Drawing) -> dict[Key, float]:
+        """The posts that are to be labelled, each with the probability with which it was drawn."""
+        keys = list(present)
+        drawn: dict[Key, float] = {
+            (rkey, did): p
+            for rkey, did, p in await rows_by_key(
+                db,
+                f"SELECT rkey, did, p_sampled FROM job WHERE run = {STREAM} AND (rkey, did) IN (VALUES {{keys}})",
+                keys,
+            )
+        }
+        seen = {
+            (rkey, did)
+            for rkey, did in await rows_by_key(
+                db, "SELECT rkey, did FROM doc WHERE known AND (rkey, did) IN (VALUES {keys})", keys
+            )
+        }
+        fresh = [row for key, row in present.items() if row.fields is not None and key not in seen]
+        if not fresh:
+            return drawn
+        earliest = min(row.received_at for row in fresh) // HOUR_US - HOURS_A_DAY
+        hours = {
+            hour: Hour(*counts) for hour, *counts in await rows(db, "SELECT * FROM hour WHERE hour >= ?", (earliest,))
+        }
+        for row in fresh:
+            hour = row.received_at // HOUR_US
+            p = probability(drawing.posts_per_day, hours, hour)
+            hit = is_drawn(self._sample_key, _unit(row, drawing.unit), p)
+            if hit:
+                drawn[row.rkey, row.did] = p
+            before = hours.get(hour, Hour())
+            hours[hour] = Hour(before.seen + 1, before.drawn + hit)
+        await db.executemany(
+            "INSERT OR REPLACE INTO hour VALUES (?,?,?)",
+            [(hour, *hours[hour]) for hour in {row.received_at // HOUR_US for row in fresh}],
+        )
+        return drawn
+
+    # ---- jobs ----
+
+    async def due(self, tasks: Sequence[str], held: Iterable[int], limit: int) -> list[Job]:
+        """Jobs of these tasks to do now, without those that the caller holds; hidden posts' jobs wait.
+
+        First posts as they come, oldest first, then rounds and probes.
+        """
         mine = set(held)
         found = await self._db.rows(
-            "SELECT job.id, job.did, job.rkey, job.cid, job.task, job.attempts, job.p_sampled FROM job "
+            "SELECT job.id, job.did, job.rkey, job.cid, task, run, attempts, broken, busy, p_sampled FROM job "
             "JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
-            "WHERE job.state = 'pending' AND job.next_at <= ? AND doc.state = 'live' "
-            "ORDER BY job.priority, job.id LIMIT ?",
-            (now_us(), limit + len(mine)),
+            f"WHERE job.state = 'pending' AND next_at <= ? AND doc.state = 'live' AND task IN ({_marks(tasks)}) "
+            "ORDER BY priority, job.id LIMIT ?",
+            (now_us(), *tasks, limit + len(mine)),
         )
-        return [job for row in found if (job := Job(*row)).id not in mine][:limit]
+        jobs = [Job(*row[:6], Attempts(*row[6:9]), row[9]) for row in found]  # type: ignore[call-arg,unused-ignore]
+        return [job for job in jobs if job.id not in mine][:limit]
 
-    async def waiting(self) -> int:
-        """Jobs that can be done, now or after a pause."""
-        return await _waiting(self._db)
+    async def waiting(self, tasks: Sequence[str]) -> int:
+        """Jobs of these tasks that can be done, now or after a pause."""
+        return await _waiting(self._db, tasks)
+
+    async def backlog(self, before: int) -> int:
+        """Posts received before a time (microseconds) that still wait for a label."""
+        ((n,),) = await self._db.rows(
+            "SELECT count(DISTINCT job.rkey || job.did) FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
+            f"WHERE job.state = 'pending' AND doc.state = 'live' AND run = {STREAM} AND doc.event_at < ?",
+            (before,),
+        )
+        return int(n)
+
+    async def cached(self, keys: Iterable[str]) -> dict[str, tuple[str, Answer]]:
+        """(label id, answer) of questions that were paid for before, by `Question.key`."""
+        wanted = list(keys)
+        found = await self._db.rows(
+            f"SELECT key, label_id, answer FROM label WHERE key IN ({_marks(wanted)}) AND answer IS NOT NULL "
+            "ORDER BY at DESC, label_id",
+            wanted,
+        )
+        return {key: (label_id, unpack(answer)) for key, label_id, answer in found}
 
     async def answered(self, job: Job, label: LabelRow) -> bool:
         """Store a paid answer: label, job and spend in one transaction.
@@ -137,27 +268,86 @@ class Ledger:
                 "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ? AND state = 'pending'",
                 (label.attempts, job.id),
             )
-            if wanted.rowcount:
-                await db.execute("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?)", _packed(label))
-                await self._touch(db, job.rkey, job.did)
-            await self._spend(db, label.answer.spend)
+            if wanted.rowcount and label.answer.cached_from != label.label_id:  # else it is there, and was paid for
+                await db.execute("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", _packed(label))
+                await db.execute(
+                    "DELETE FROM raw WHERE rkey = ? AND did = ? AND task = ?", (job.rkey, job.did, job.task)
+                )
+                await touch(db, job.rkey, job.did)
+            await keep_spend(db, label.answer.spend, posts=0 if label.answer.cached_from else 1)
         return bool(wanted.rowcount)
 
     async def put_off(
-        self, job: Job, reason: str, seconds: float, attempts: int, *, dead: bool = False, spend: Spend | None = None
+        self,
+        job: Job,
+        reason: str,
+        seconds: float,
+        attempts: Attempts,
+        *,
+        dead: bool = False,
+        spend: Spend | None = None,
+        raw: str = "",
     ) -> bool:
-        """Try a job again after so many seconds, or never (`dead`); keep what the vain attempt cost.
+        """Try a job again after so many seconds, or never (`dead`); keep what the vain attempt cost, and said.
 
         False when nobody wants it any more.
         """
         async with self._db.transaction("ledger") as db:
             changed = await db.execute(
-                "UPDATE job SET attempts = ?, reason = ?, next_at = ?, state = ? WHERE id = ? AND state = 'pending'",
-                (attempts, reason, now_us() + int(seconds * 1e6), "dead" if dead else "pending", job.id),
+                "UPDATE job SET attempts = ?, broken = ?, busy = ?, reason = ?, next_at = ?, state = ? "
+                "WHERE id = ? AND state = 'pending'",
+                (*attempts, reason, now_us() + int(seconds * 1e6), "dead" if dead else "pending", job.id),
             )
+            if changed.rowcount and raw:
+                values = (job.rkey, job.did, job.task, now_us(), reason, raw)
+                await db.execute("INSERT INTO raw VALUES (?,?,?,?,?,?)", values)
+            if changed.rowcount and dead:
+                await touch(db, job.rkey, job.did)
             if spend and spend.calls:
-                await self._spend(db, spend)
+                await keep_spend(db, spend, posts=0)
         return bool(changed.rowcount)
+
+    # ---- money, servers, contexts ----
+
+    async def spent(self) -> Spend:
+        """What was spent today (UTC), over all models."""
+        ((*sums,),) = await self._db.rows(f"SELECT {_SUMS} FROM spend WHERE day = ?", (_today(),))
+        return Spend("", *sums)
+
+    async def spent_a_post(self) -> tuple[int, Spend]:
+        """(posts labelled, what was spent) in the last seven days with a spend: what a post costs on average."""
+        return await _spent_a_post(self._db)
+
+    async def abilities(self, model: str) -> dict[str, str]:
+        """What was found out about the servers of a model: {endpoint: ability}."""
+        found = await self._db.rows("SELECT endpoint, ability FROM ability WHERE model = ?", (model,))
+        return dict(found)
+
+    async def remember(self, endpoint: str, model: str, ability: str) -> None:
+        """Keep what a server can."""
+        await self._db.execute("INSERT OR REPLACE INTO ability VALUES (?,?,?,?)", (endpoint, model, ability, now_us()))
+
+    async def contexts(self, uris: Sequence[str]) -> dict[str, str | None]:
+        """Posts that were fetched as context, as JSON; None for one that was not there."""
+        found = await self._db.rows(f"SELECT uri, post FROM context WHERE uri IN ({_marks(uris)})", list(uris))
+        return dict(found)
+
+    async def keep_contexts(self, posts: Mapping[str, str | None]) -> None:
+        """Keep fetched posts, by AT-URI; None for one that is not there."""
+        async with self._db.transaction() as db:
+            await db.executemany(
+                "INSERT OR REPLACE INTO context VALUES (?,?,?,?)",
+                [(uri, uri.removeprefix("at://").partition("/")[0], now_us(), post) for uri, post in posts.items()],
+            )
+
+    async def prune(self, context_days: float, raw_days: float) -> None:
+        """Forget what has a short retention: contexts, and answers of no use."""
+        async with self._db.transaction() as db:
+            await db.execute("DELETE FROM context WHERE at < ?", (now_us() - int(context_days * _DAY_US),))
+            await db.execute("DELETE FROM raw WHERE at < ?", (now_us() - int(raw_days * _DAY_US),))
+        await self._db.truncate_log()  # or it would go on holding what is forgotten, and what was deleted
+
+    # ---- the store ----
 
     async def outgoing(self, limit: int) -> list[Outgoing]:
         """Posts of which the store knows an older version, or nothing, in the order in which they changed."""
@@ -173,14 +363,26 @@ class Ledger:
         """All labels of these posts, oldest first; erased ones without their answer."""
         found: dict[Key, list[LabelRow]] = {}
         for row in await self._db.rows_by_key(
-            "SELECT label_id, did, rkey, cid, task, task_version, prompt_hash, p_sampled, at, attempts, answer "
+            "SELECT label_id, did, rkey, cid, task, task_version, run, p_sampled, at, attempts, answer "
             "FROM label WHERE (rkey, did) IN (VALUES {keys}) ",
             keys,
         ):
-            label = LabelRow(*[*row[:-1], _unpacked(row[-1])])
+            label = LabelRow(*[*row[:-1], None if row[-1] is None else unpack(row[-1])])
             found.setdefault((label.rkey, label.did), []).append(label)
         for labels in found.values():
             labels.sort(key=lambda label: label.at)
+        return found
+
+    async def unlabelled_of(self, keys: Iterable[Key]) -> dict[Key, list[Unlabelled]]:
+        """Of these posts those that were drawn and got no label."""
+        found: dict[Key, list[Unlabelled]] = {}
+        for row in await self._db.rows_by_key(
+            "SELECT did, rkey, cid, task, reason, p_sampled FROM job "
+            f"WHERE state = 'dead' AND run = {STREAM} AND (rkey, did) IN (VALUES {{keys}})",
+            keys,
+        ):
+            failure = Unlabelled(*row)
+            found.setdefault((failure.rkey, failure.did), []).append(failure)
         return found
 
     async def stored(self, done: Iterable[Outgoing], refused: dict[Outgoing, str]) -> None:
@@ -200,7 +402,9 @@ class Ledger:
         """Have failed posts (or one of them) asked about, or told to the store, once more; how many."""
         where, values = (" AND rkey = ? AND did = ?", key) if key else ("", ())
         if what == "label":
-            sql = "UPDATE job SET state = 'pending', attempts = 0, next_at = 0 WHERE state = 'dead'"
+            sql = (
+                "UPDATE job SET state = 'pending', attempts = 0, broken = 0, busy = 0, next_at = 0 WHERE state = 'dead'"
+            )
             return await self._db.execute(sql + where, values)
         sql = "UPDATE doc SET refused = NULL, v = max(v + 1, ?) WHERE refused IS NOT NULL"
         return await self._db.execute(sql + where, (now_us(), *values))
@@ -221,46 +425,74 @@ class Ledger:
             "WHERE did = ?3 AND state NOT IN ('deleted', ?1)",
             (state, now_us(), did),
         )
+        if state != "live":
+            gone = await db.execute("DELETE FROM context WHERE did = ?", (did,))
+            self._scrubbed |= gone.rowcount > 0
         if state == "deleted":
             for rkey, author in await rows(db, "SELECT rkey, did FROM doc WHERE did = ?", (did,)):
                 await self._erase(db, rkey, author)
 
-    async def _touch(self, db: Connection, rkey: str, did: str) -> None:
-        await db.execute("UPDATE doc SET v = max(v + 1, ?) WHERE rkey = ? AND did = ?", (now_us(), rkey, did))
-
-    async def _want(self, db: Connection, row: PostRow, task: str) -> None:
-        """A job for the text as it is now; jobs for former texts are no longer wanted."""
+    async def _want(self, db: Connection, row: PostRow, tasks: Sequence[str], p: float | None) -> None:
+        """Jobs for the text as it is now, if it was drawn; what is about former texts is no longer wanted."""
+        if p is None:
+            return
+        key = (row.rkey, row.did)
         await db.execute(
             "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND cid <> ? AND state = 'pending'",
-            (row.rkey, row.did, row.cid),
+            (*key, row.cid),
         )
-        await db.execute(
+        await db.execute("DELETE FROM anchor WHERE rkey = ? AND did = ? AND cid <> ?", (*key, row.cid))
+        await db.execute("DELETE FROM raw WHERE rkey = ? AND did = ?", key)
+        await db.executemany(
             # An edit may be taken back, or a deleted post made again: then that very text is to be labelled again.
-            "INSERT INTO job (rkey, did, cid, task, state) VALUES (?,?,?,?,'pending') "
-            "ON CONFLICT DO UPDATE SET state = 'pending', attempts = 0, next_at = 0 "
+            "INSERT INTO job (rkey, did, cid, task, state, p_sampled) VALUES (?,?,?,?,'pending',?) "
+            "ON CONFLICT DO UPDATE SET state = 'pending', attempts = 0, broken = 0, busy = 0, next_at = 0 "
             "WHERE state IN ('cancelled', 'erased')",
-            (row.rkey, row.did, row.cid, task),
+            [(*key, row.cid, task, p) for task in tasks],
         )
 
     async def _erase(self, db: Connection, rkey: str, did: str) -> None:
-        """The author's deletion wins over jobs, answers in flight and labels."""
+        """The author's deletion wins over jobs, answers in flight, labels, and all that was fetched or said."""
+        key = (rkey, did)
         await db.execute(
-            "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND state IN ('pending', 'dead')",
-            (rkey, did),
+            "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND state IN ('pending', 'dead')", key
         )
-        await db.execute("UPDATE job SET state = 'erased' WHERE rkey = ? AND did = ? AND state = 'done'", (rkey, did))
-        await db.execute("UPDATE label SET answer = NULL WHERE rkey = ? AND did = ?", (rkey, did))
+        await db.execute("UPDATE job SET state = 'erased' WHERE rkey = ? AND did = ? AND state = 'done'", key)
+        # The key goes too: who guesses a short text could prove by its hash that it was the post's.
+        gone = await db.execute(
+            "UPDATE label SET answer = NULL, key = NULL WHERE rkey = ? AND did = ? AND answer IS NOT NULL", key
+        )
+        self._scrubbed |= gone.rowcount > 0
+        for table in ("anchor", "probe", "raw"):
+            gone = await db.execute(f"DELETE FROM {table} WHERE rkey = ? AND did = ?", key)
+            self._scrubbed |= gone.rowcount > 0
+        gone = await db.execute("DELETE FROM context WHERE uri = ?", (post_uri(did, rkey),))
+        self._scrubbed |= gone.rowcount > 0
 
-    async def _spend(self, db: Connection, spend: Spend) -> None:
-        await db.execute(
-            "INSERT INTO spend VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET calls = calls + excluded.calls, "
-            "tokens_in = tokens_in + excluded.tokens_in, tokens_out = tokens_out + excluded.tokens_out",
-            (datetime.now(UTC).date().isoformat(), *spend),
-        )
+
+async def touch(db: Connection, rkey: str, did: str) -> None:
+    """The store must be told of a post once more."""
+    await db.execute("UPDATE doc SET v = max(v + 1, ?) WHERE rkey = ? AND did = ?", (now_us(), rkey, did))
+
+
+async def keep_spend(db: Connection, spend: Spend, *, posts: int) -> None:
+    """Add to what was spent today; `posts` were labelled by it."""
+    await db.execute(
+        "INSERT INTO spend (day, model, calls, tokens_in, tokens_out, tokens_reasoning, cost, posts) "
+        "VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET calls = calls + excluded.calls, "
+        "tokens_in = tokens_in + excluded.tokens_in, tokens_out = tokens_out + excluded.tokens_out, "
+        "tokens_reasoning = tokens_reasoning + excluded.tokens_reasoning, cost = cost + excluded.cost, "
+        "posts = posts + excluded.posts",
+        (_today(), *spend, posts),
+    )
 
 
 _STATES: Final = {"hide": "hidden", "show": "live", "remove": "deleted"}
 """What a change of an account makes of its posts."""
+_DAY_US: Final = 24 * HOUR_US
+_SUMS: Final = ", ".join(
+    f"coalesce(sum({name}), 0)" for name in ("calls", "tokens_in", "tokens_out", "tokens_reasoning", "cost")
+)
 
 
 class LedgerReader:
@@ -277,6 +509,11 @@ class LedgerReader:
     async def close(self) -> None:
         """Release the file."""
         await self._db.close()
+
+    @property
+    def database(self) -> Database:
+        """For `rounds`."""
+        return self._db
 
     async def position(self) -> int:
         """The last change of the journal that was taken over."""
@@ -310,28 +547,63 @@ class LedgerReader:
         return int(n)
 
     async def summary(self) -> dict[str, Any]:
-        """Jobs by state, documents that wait for the store, and what was spent."""
+        """Jobs by state, documents that wait for the store, what was drawn and what was spent."""
         jobs = Counter(dict(await self._db.rows("SELECT state, count(*) FROM job GROUP BY state")))
         failed = dict(await self._db.rows("SELECT reason, count(*) FROM job WHERE state = 'dead' GROUP BY reason"))
         ((unstored,),) = await self._db.rows("SELECT count(*) FROM doc WHERE v > stored_v")
         ((refused,),) = await self._db.rows("SELECT count(*) FROM doc WHERE refused IS NOT NULL")
+        ((seen, drawn),) = await self._db.rows("SELECT coalesce(sum(seen), 0), coalesce(sum(drawn), 0) FROM hour")
         spend = await self._db.rows(
-            "SELECT model, sum(calls), sum(tokens_in), sum(tokens_out) FROM spend GROUP BY model"
+            f"SELECT model, {_SUMS}, sum(CASE day WHEN ? THEN tokens_in + tokens_out ELSE 0 END), "
+            "sum(CASE day WHEN ? THEN cost ELSE 0 END) FROM spend GROUP BY model",
+            (_today(), _today()),
         )
+        waiting = await _waiting(self._db)
         return {
-            "waiting": await _waiting(self._db),
-            "hidden": jobs["pending"] - await _waiting(self._db),
+            "waiting": waiting,
+            "hidden": jobs["pending"] - waiting,
             "labelled": jobs["done"],
             "failed": jobs["dead"],
             "failed_by_reason": failed,
             "cancelled": jobs["cancelled"],
             "unstored": unstored,
             "refused_by_store": refused,
-            "spend": [
-                {"model": model, "calls": calls, "tokens_in": tokens_in, "tokens_out": tokens_out}
-                for model, calls, tokens_in, tokens_out in spend
-            ],
+            "sample": {"seen": seen, "drawn": drawn},
+            "spend": [dict(zip(_SPENT, row, strict=True)) for row in spend],
         }
+
+    async def hours(self, since: int) -> dict[int, Hour]:
+        """Posts seen and drawn, by the hour (since 1970 UTC) in which they were received."""
+        found = await self._db.rows("SELECT hour, seen, drawn FROM hour WHERE hour >= ?", (since,))
+        return {hour: Hour(seen, drawn) for hour, seen, drawn in found}
+
+    async def spent_a_post(self, model: str | None = None) -> tuple[int, Spend]:
+        """As `Ledger.spent_a_post`, of one model if it is named."""
+        return await _spent_a_post(self._db, model=model)
+
+    async def seconds_a_call(self, labels: int = 1000) -> tuple[int, float]:
+        """(calls, seconds that one took on average) of so many labels at most, those that were paid for.
+
+        A label's id is a hash, so the first ones are as good as drawn by lot.
+        """
+        ((calls, seconds),) = await self._db.rows(
+            "SELECT coalesce(sum(calls), 0), coalesce(sum(ms), 0) / 1000.0 FROM (SELECT answer ->> '$.calls' AS calls, "
+            "answer ->> '$.latency_ms' AS ms FROM label WHERE answer IS NOT NULL AND calls > 0 LIMIT ?)",
+            (labels,),
+        )
+        return int(calls), seconds / max(1, calls)
+
+    async def raw(self, key: Key) -> list[dict[str, Any]]:
+        """Answers of no use about a post, as they came."""
+        found = await self._db.rows(
+            "SELECT task, at, reason, text FROM raw WHERE rkey = ? AND did = ? ORDER BY at", key
+        )
+        return [{"task": task, "at": format_time(at), "reason": reason, "raw": raw} for task, at, reason, raw in found]
+
+
+_SPENT: Final = (
+    "model", "calls", "tokens_in", "tokens_out", "tokens_reasoning", "cost", "tokens_today", "cost_today",
+)  # fmt: skip
 
 
 async def _position(db: Database) -> int:
@@ -339,12 +611,39 @@ async def _position(db: Database) -> int:
     return int(found[0][0]) if found else 0
 
 
-async def _waiting(db: Database) -> int:
+async def _waiting(db: Database, tasks: Sequence[str] | None = None) -> int:
+    among = "" if tasks is None else f" AND task IN ({_marks(tasks)})"
     ((n,),) = await db.rows(
         "SELECT count(*) FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
-        "WHERE job.state = 'pending' AND doc.state = 'live'",
+        f"WHERE job.state = 'pending' AND doc.state = 'live'{among}",
+        list(tasks or ()),
     )
     return int(n)
+
+
+async def _spent_a_post(db: Database, days: int = 7, model: str | None = None) -> tuple[int, Spend]:
+    ((posts, *sums),) = await db.rows(
+        f"SELECT coalesce(sum(posts), 0), {_SUMS} FROM spend WHERE ?1 IN (model, '') "
+        "AND day IN (SELECT DISTINCT day FROM spend WHERE ?1 IN (model, '') ORDER BY day DESC LIMIT ?2)",
+        (model or "", days),
+    )
+    return int(posts), Spend("", *sums)
+
+
+def _unit(row: PostRow, unit: str) -> str:
+    """What a post's lot is drawn for."""
+    if unit == "author":
+        return row.did
+    own = post_uri(row.did, row.rkey)
+    return (row.fields or {}).get("reply_root") or own if unit == "thread" else own
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 def _packed(label: LabelRow) -> tuple[Any, ...]:
@@ -356,17 +655,23 @@ def _packed(label: LabelRow) -> tuple[Any, ...]:
         label.cid,
         label.task,
         label.task_version,
-        label.prompt_hash,
+        label.answer.prompt_hash,
         label.p_sampled,
         label.at,
         label.attempts,
-        json.dumps(label.answer._asdict(), ensure_ascii=False, separators=(",", ":")),
+        pack(label.answer),
+        label.run,
+        label.answer.key,
     )
 
 
-def _unpacked(text: str | None) -> Answer | None:
-    if text is None:
-        return None
+def pack(answer: Answer) -> str:
+    """As text, for a column."""
+    return json.dumps(answer._asdict(), ensure_ascii=False, separators=(",", ":"))
+
+
+def unpack(text: str) -> Answer:
+    """The answer that `pack` packed; also of earlier versions, whose missing fields have their defaults."""
     values = json.loads(text)
     values["fields"] = {name: FieldLabel(*pair) for name, pair in values["fields"].items()}
     return Answer(**values)

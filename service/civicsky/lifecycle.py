@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from time import monotonic
 
 from civicsky import log
 
@@ -70,3 +71,17 @@ async def happened(event: asyncio.Event, seconds: float) -> bool:
         async with asyncio.timeout(seconds):
             await event.wait()
     return event.is_set()
+
+
+class Every:
+    """Something that is due every so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._next = seconds, 0.0
+
+    def is_due(self) -> bool:
+        """Whether it is, and then not again for so long."""
+        if monotonic() < self._next:
+            return False
+        self._next = monotonic() + self._seconds
+        return True

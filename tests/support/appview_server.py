@@ -1,11 +1,12 @@
 """A real HTTP server with three methods of Bluesky's public API over tables, and troubles to be told beforehand."""
 
 import gzip
+import hashlib
 import json
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -68,6 +69,31 @@ class AppViewServer:
         self.ended = threading.Event()
         self.lock = threading.Lock()
         self.url = ""
+
+    def write(
+        self,
+        uri: str,
+        text: str,
+        *,
+        langs: Sequence[str] = (),
+        alts: Sequence[str] = (),
+        quote: str = "",
+        link: dict[str, str] | None = None,
+        created_at: str = "",
+    ) -> None:
+        """Have a post with such a record, its embed as Bluesky's own program makes it."""
+        media: dict[str, Any] = {}
+        if link:
+            media = {"$type": "app.bsky.embed.external", "external": link}
+        elif alts:
+            images = [{"alt": alt, "image": {"$type": "blob", "size": 1}} for alt in alts]
+            media = {"$type": "app.bsky.embed.images", "images": images}
+        quoted: dict[str, Any] = {"$type": "app.bsky.embed.record", "record": {"uri": quote, "cid": "bafyquoted"}}
+        both = {"$type": "app.bsky.embed.recordWithMedia", "record": quoted, "media": media}
+        embed = both if quote and media else quoted if quote else media
+        record = {"$type": "app.bsky.feed.post", "text": text, "langs": [*langs], "embed": embed}
+        self.posts.setdefault(uri, "bafyrei" + hashlib.sha256(uri.encode()).hexdigest())
+        self.records[uri] = json.dumps(record | ({"createdAt": created_at} if created_at else {})).encode()
 
     def named(self, method: str) -> list[Call]:
         """The calls of one method ("getPosts")."""

@@ -14,13 +14,14 @@ from typing import Any
 
 import httpx
 
-from civicsky.model import POSTS
+from civicsky.model import POSTS, Asked
+from civicsky.prompt import messages
 from civicsky.record import readable
-from civicsky.task import load_task, schema_messages
+from civicsky.task import load_task
 from support.command import query
 from support.model_server import answer_for
 
-TASK = load_task()[0]
+TASK = load_task("civic")[0]
 CLIENT = httpx.Client(timeout=60, trust_env=False, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 """For loopback: loading the certificates of the world costs more than a question."""
 
@@ -137,7 +138,7 @@ def _of_label(uri: str, doc: dict[str, Any]) -> list[str]:
     if label is None or label["cid"] != doc["cid"]:
         return [f"store: {uri} has no label of its text"]
     fields = {name: doc[name] for name in ("text", "link", "alts")}
-    said = answer_for(schema_messages(TASK, readable(fields))[-1]["content"])
+    said = answer_for(messages(TASK, [Asked(readable(fields))])[-1]["content"])
     told = {name: value["value"] for name, value in label["fields"].items()}
     return [] if all(told[name] == said[name] for name in ("civic",)) else [f"store: {uri} has another post's label"]
 

@@ -47,6 +47,7 @@ SMALL = {
     "source__liveness_seconds": 0.8, "source__connect_seconds": 2, "source__failover_attempts": 2,
     "source__prefer_seconds": 0.5, "worker__batch_frames": 32, "worker__batch_seconds": 0.02, "worker__processes": 1,
     "ledger__poll_seconds": 0.05, "store__batch_documents": 40, "label__slots": 4, "log__minute_seconds": 1,
+    "sample__posts_per_day": 0,
     "appview__per_second": 1000, "appview__recheck_after_seconds": 0, "limits__drain_seconds": 20,
 }  # fmt: skip
 KNOBS: tuple[dict[str, Any], ...] = (

@@ -1,0 +1,277 @@
+"""Between queue and ledger: a post's question is put, to the cache or to the model, and its answer kept.
+
+It knows model, ledger, rounds and contexts only by the small shapes declared here.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from civicsky import faults, log
+from civicsky.errors import BadInput, Refused, Transient
+from civicsky.lifecycle import Stop
+from civicsky.metrics import Metrics
+from civicsky.model import Answer, Asked, Attempts, Job, LabelRow, Question, Spend, now_us, post_uri
+from civicsky.record import readable
+from civicsky.settings import Label as LabelSettings
+from civicsky.task import Task
+
+UNUSABLE_IN_A_ROW = 10
+
+
+class SlotShape(Protocol):
+    """See `label.Slot`."""
+
+    async def probe(self) -> None: ...
+    def delay(self) -> float: ...
+    def abilities(self) -> Mapping[str, str]: ...
+    def question(self, task: str) -> Question: ...
+    async def ask(self, task: str, posts: Sequence[Asked]) -> list[Answer | BadInput]: ...
+
+
+class LedgerShape(Protocol):
+    """See `ledger.Ledger`."""
+
+    async def cached(self, keys: Iterable[str]) -> dict[str, tuple[str, Answer]]: ...
+    async def answered(self, job: Job, label: LabelRow) -> bool: ...
+    async def put_off(
+        self, job: Job, reason: str, seconds: float, attempts: Attempts,
+        *, dead: bool = False, spend: Spend | None = None, raw: str = "",
+    ) -> bool: ...  # fmt: skip
+    async def spent(self) -> Spend: ...
+    async def remember(self, endpoint: str, model: str, ability: str) -> None: ...
+
+
+class RoundsShape(Protocol):
+    """See `rounds.Rounds`."""
+
+    async def anchor(self, label: LabelRow, most: int) -> bool: ...
+    async def probed(self, job: Job, answer: Answer | None, reason: str = "") -> bool: ...
+
+
+class ContextsShape(Protocol):
+    """See `context.Contexts`."""
+
+    async def of(self, task: Task, fields: dict[str, Any]) -> str: ...
+    def forget(self, did: str, rkey: str = "") -> None: ...
+
+
+class Item(NamedTuple):
+    """What waits in the queue."""
+
+    job: Job
+    fields: dict[str, Any]
+    """Of the post, as `record.extract` or the store's document has them."""
+
+
+class Asking:
+    """Shared by all slots: one state of the model, one count of answers. Keeps no post beyond a call."""
+
+    def __init__(
+        self,
+        ledger: LedgerShape,
+        rounds: RoundsShape,
+        contexts: ContextsShape | None,
+        tasks: Mapping[str, Task],
+        settings: LabelSettings,
+        metrics: Metrics,
+        stop: Stop,
+    ) -> None:
+        self._ledger, self._rounds, self._contexts = ledger, rounds, contexts
+        self._tasks, self._settings, self._metrics, self._stop = tasks, settings, metrics, stop
+        self._answers = 0
+        self._unusable = 0
+        self._was_spent = False
+        self._remembered: dict[str, str] = {}
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the model gave one: then it is known how it is asked."""
+        return self._answers > 0
+
+    async def is_spent(self) -> bool:
+        """Whether today's budget is spent. It can be passed by the calls that are in flight when it is reached."""
+        bounds = self._settings
+        if bounds.budget_tokens is None and bounds.budget_money is None:
+            return False
+        spend = await self._ledger.spent()
+        tokens = spend.tokens_in + spend.tokens_out
+        over = (bounds.budget_tokens is not None and tokens >= bounds.budget_tokens) or (
+            bounds.budget_money is not None and spend.cost >= bounds.budget_money
+        )
+        if over != self._was_spent:
+            self._was_spent = over
+            log.event("label_budget", stage="label", spent=over, tokens=tokens, cost=round(spend.cost, 4))
+        return over
+
+    async def ask(self, slot: SlotShape, task: str, items: Sequence[Item]) -> None:
+        """Have these posts labelled under one task, in one request; every one is kept, put off, or failed.
+
+        Raises `Refused` when no server will have us. Those that are not asked stay as they are: when the run ends
+        hurriedly, or the budget is spent.
+        """
+        asked = await self._asked(task, items)
+        left = await self._from_cache(slot.question(task), asked)
+        if not left or not await self._is_free(slot) or await self.is_spent():
+            return
+        before = self._answers
+        try:
+            answers = await slot.ask(task, [text for _, text in left])
+        except Transient as error:
+            self._note_down(error)
+            seconds = max(slot.delay(), self._settings.pause_seconds)
+            for number, (job, _) in enumerate(left):
+                # Only a post that was sent, and fails while others succeed, is itself at fault.
+                at_fault = self._answers > before and error.spend is not None and error.spend.calls > 0
+                attempts = _one_more(job.attempts, error) if at_fault else job.attempts
+                dead = self._is_beyond(attempts)
+                await self._give_back(job, "unreachable", seconds, attempts, dead=dead,
+                                      spend=None if number else error.spend)  # fmt: skip
+            return
+        for (job, _), answer in zip(left, answers, strict=True):
+            if isinstance(answer, BadInput):
+                await self._refuse(job, answer)
+            else:
+                self._note_up()
+                faults.point("label.answer")
+                await self._keep(job, answer)
+        await self._remember(slot, slot.question(task).model)
+
+    async def _asked(self, task: str, items: Sequence[Item]) -> list[tuple[Job, Asked]]:
+        """Each post as the model is to read it; without those whose surroundings cannot be fetched now."""
+        asked: list[tuple[Job, Asked]] = []
+        contexts = await asyncio.gather(*(self._context(task, item) for item in items))
+        for item, context in zip(items, contexts, strict=True):
+            if isinstance(context, str):
+                asked.append((item.job, Asked(readable(item.fields)[: self._settings.max_chars], context)))
+            else:
+                self._metrics.appview_why = str(context)
+                seconds = max(context.retry_after or 0.0, self._settings.pause_max_seconds)
+                await self._give_back(
+                    item.job, "context_unreachable", seconds, item.job.attempts, dead=False, spend=None
+                )
+        return asked
+
+    async def _context(self, task: str, item: Item) -> str | Transient:
+        if self._contexts is None:
+            return ""
+        try:
+            return await self._contexts.of(self._tasks[task], item.fields)
+        except (Transient, Refused) as error:
+            return error if isinstance(error, Transient) else Transient(str(error))
+        except BadInput as bad:
+            return Transient(f"the public API's answer cannot be used ({bad.reason})")
+
+    async def _from_cache(self, question: Question, asked: Sequence[tuple[Job, Asked]]) -> list[tuple[Job, Asked]]:
+        """Keep what was paid for before; gives what was not. A probe is always asked."""
+        keys = {job.id: question.key(text) for job, text in asked if not job.is_probe}
+        known = await self._ledger.cached(keys.values()) if keys else {}
+        left = []
+        for job, text in asked:
+            if job.id in keys and keys[job.id] in known:
+                label_id, answer = known[keys[job.id]]
+                await self._keep(job, answer._replace(
+                    cached_from=label_id, calls=0, tokens_in=0, tokens_out=0, tokens_reasoning=0, latency_ms=0,
+                    cost=None if answer.cost is None else 0.0,
+                ))  # fmt: skip
+            else:
+                left.append((job, text))
+        return left
+
+    async def _keep(self, job: Job, answer: Answer) -> None:
+        task = self._tasks[job.task]
+        label = LabelRow(
+            label_id=_label_id(job, answer),
+            did=job.did,
+            rkey=job.rkey,
+            cid=job.cid,
+            task=task.name,
+            task_version=task.version,
+            run=job.run,
+            p_sampled=job.p_sampled,
+            at=now_us(),
+            attempts=sum(job.attempts) + 1,
+            answer=answer,
+        )
+        self._metrics.add("calls", answer.calls)
+        self._metrics.add("tokens_in", answer.tokens_in)
+        self._metrics.add("tokens_out", answer.tokens_out)
+        if job.is_probe:
+            await self._rounds.probed(job, answer)
+            return
+        wanted = await self._ledger.answered(job, label)
+        self._metrics.add("labelled" if wanted else "unwanted")
+        if wanted and self._settings.anchors:
+            await self._rounds.anchor(label, self._settings.anchors)
+
+    async def _refuse(self, job: Job, bad: BadInput) -> None:
+        """An answer of no use: one is that post's; many in a row are the server's."""
+        self._unusable += 1
+        if self._unusable == UNUSABLE_IN_A_ROW:
+            log.event("label_unusable", stage="label", reason=bad.reason, n=self._unusable)
+            self._metrics.model_why = f"the model's answers are of no use ({bad.reason})"
+        attempts = job.attempts._replace(answer=job.attempts.answer + 1)
+        dead = self._is_beyond(attempts)
+        await self._give_back(
+            job, bad.reason, self._settings.pause_seconds, attempts, dead=dead, spend=bad.spend, raw=bad.raw
+        )
+
+    async def _give_back(
+        self, job: Job, reason: str, seconds: float, attempts: Attempts,
+        *, dead: bool, spend: Spend | None, raw: str = "",
+    ) -> None:  # fmt: skip
+        log.event("label_failed", stage="label", uri=post_uri(job.did, job.rkey), reason=reason, dead=dead)
+        is_post = not job.is_probe
+        kept = await self._ledger.put_off(job, reason, seconds, attempts, dead=dead and is_post, spend=spend, raw=raw)
+        if dead and kept and is_post:
+            self._metrics.add("failed")
+        elif dead and kept:
+            await self._rounds.probed(job, None, reason)
+
+    async def _is_free(self, slot: SlotShape) -> bool:
+        """Wait until a server may be called. False when the run ends hurriedly meanwhile."""
+        while (left := slot.delay()) > 0:
+            if self._stop.hurried:
+                return False
+            await asyncio.sleep(min(left, 0.5))
+        return True
+
+    async def _remember(self, slot: SlotShape, model: str) -> None:
+        """Keep what was found out about the servers, so that the next start need not find it out again."""
+        for endpoint, ability in slot.abilities().items():
+            if self._remembered.get(endpoint) != ability:
+                self._remembered[endpoint] = ability
+                await self._ledger.remember(endpoint, model, ability)
+
+    def _is_beyond(self, attempts: Attempts) -> bool:
+        bounds = self._settings
+        return (
+            attempts.answer >= bounds.attempts
+            or attempts.transport >= bounds.transport_attempts
+            or attempts.overload >= bounds.overload_attempts
+        )
+
+    def _note_down(self, error: Transient) -> None:
+        if not self._metrics.model_why:
+            log.event("label_down", stage="label", why=str(error))
+        self._metrics.model_why = str(error)
+
+    def _note_up(self) -> None:
+        self._answers += 1
+        self._unusable = 0
+        if self._metrics.model_why or self._answers == 1:
+            log.event("label_up", stage="label")
+        self._metrics.model_why = ""
+
+
+def _one_more(attempts: Attempts, error: Transient) -> Attempts:
+    if error.busy:
+        return attempts._replace(overload=attempts.overload + 1)
+    return attempts._replace(transport=attempts.transport + 1)
+
+
+def _label_id(job: Job, answer: Answer) -> str:
+    """The same question about the same text has the same id, also from another data directory: stores hold it once."""
+    parts = (post_uri(job.did, job.rkey), job.cid, job.task, answer.prompt_hash, answer.model_asked, answer.parameters)
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
