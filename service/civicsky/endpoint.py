@@ -390,8 +390,9 @@ class Line:
             busy = code in {402, 425, 429, 503} or after is not None
             seconds = None if after is None else min(after, MAX_RETRY_AFTER)
             return Transient(f"model at {server.name} answers HTTP {code}", seconds, busy=busy)
-        reason = next((why for mark, why in _SAID.items() if mark in text[:MAX_RAW_CHARS]), "request_rejected")
-        bad = _Doubtful(reason, code) if code in {403, 404} and has_body else BadInput(reason)
+        said = [BadInput(why) for mark, why in _SAID.items() if mark in text[:MAX_RAW_CHARS]]
+        bad = said[0] if said else BadInput("request_rejected")
+        bad = _Doubtful(bad.reason, code) if code in {403, 404} and has_body else bad
         bad.raw = f"HTTP {code}\n{text}"
         return bad
 
