@@ -254,6 +254,9 @@ class Around:
     def forget(self, did: str, rkey: str = "") -> None:
         self.forgotten.append((did, rkey))
 
+    def recall(self, did: str) -> None:
+        self.forgotten.remove((did, ""))
+
 
 @pytest.mark.parametrize(
     "error",
