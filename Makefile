@@ -7,9 +7,12 @@ demo:
 	@tools/setup.sh demo
 	@.venv/bin/civicsky demo
 
+# Side by side, then those that want the machine for themselves (none of them may be among ARGS: exit code 5).
+JOBS ?= 3
 test:
 	@tools/setup.sh test
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest -n $(JOBS) -m "not alone" $(ARGS)
+	@.venv/bin/pytest -m alone $(ARGS) || [ $$? = 5 ]
 
 check:
 	@tools/setup.sh test

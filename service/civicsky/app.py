@@ -25,7 +25,7 @@ from civicsky.label import Slot, ways_of
 from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger, LedgerReader
 from civicsky.lifecycle import Stop, happened, signals
-from civicsky.local import LocalServer, find_weights, threads
+from civicsky.local import JSON_TOKENS, WORD_TOKENS, LocalServer, find_weights, threads
 from civicsky.metrics import Metrics
 from civicsky.model import Spend, format_time, now_us
 from civicsky.prompt import prompt_hash
@@ -235,10 +235,11 @@ async def model_slots(
     async with AsyncExitStack() as stack:
         local, count = None, label.slots
         if weights is not None:
-            # It gains nothing from more calls than it has processors. A slot of the server for each question of each
-            # caller: then every question finds its own preamble in a cache.
+            # It gains nothing from more calls than it has processors.
             count = min(label.slots, threads())
-            local = LocalServer(weights, count * max(1, sum(len(task.words) for task in tasks.values())))
+            words = sum(len(task.words) for task in tasks.values()) if label.way in {"auto", "words"} else 0
+            # A slot of the server for each question of each caller: then each finds its own preamble in a cache.
+            local = LocalServer(weights, count * max(1, words), WORD_TOKENS if words else JSON_TOKENS)
             stack.push_async_callback(local.stop)
             await local.start()
             group = await stack.enter_async_context(asyncio.TaskGroup())

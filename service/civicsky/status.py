@@ -238,7 +238,7 @@ def _asked_text(status: dict[str, Any]) -> list[str]:
         tokens = spend["tokens_in"] + spend["tokens_out"]
         lines.append(
             f"spend            {harmless(spend['model'])}: {spend['calls']:,} calls, {tokens:,} tokens, "
-            f"{spend['cost']:,.2f}; today {spend['tokens_today']:,} tokens, {spend['cost_today']:,.2f}"
+            f"{spend['cost']:,.4f}; today {spend['tokens_today']:,} tokens, {spend['cost_today']:,.4f}"
         )
     for one in status.get("rounds", ()):
         state = "listing" if not one["listed"] else "waiting" if one["waiting"] else "done"

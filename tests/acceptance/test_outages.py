@@ -157,6 +157,7 @@ def test_a_relay_process_that_is_gone_and_comes_back_is_resumed_without_a_gap(tm
         process = run(folder, relay, control, model)
         until(lambda: labelled(folder) >= 20, "some labels")
         post(control + "/knob", [{"name": "down", "seconds": 1}, {"name": "down", "seconds": 1, "after": 100}])
+        post(control + "/make", {"events": 200})  # the world may be at its end already
         until(lambda: get(control + "/state")["fired"].get("down") == 2, "two outages")
         until(lambda: has_converged(folder, control, [relay]), "the end of the stream")
         process.send_signal(signal.SIGTERM)

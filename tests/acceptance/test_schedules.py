@@ -49,6 +49,7 @@ def check(done: list[dict[str, Any]], seeds: range) -> Counter[str]:
     return fired
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(7200 if "SCHEDULES" in os.environ else 600)
 def test_nothing_is_lost_doubled_or_wrong_after_any_schedule(tmp_path: Path) -> None:
     fired = check(run(FORKED, tmp_path), FORKED)
@@ -58,6 +59,7 @@ def test_nothing_is_lost_doubled_or_wrong_after_any_schedule(tmp_path: Path) -> 
     assert {knob["name"] for knob in schedules.KNOBS} | {"down"} <= fired.keys()
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(7200 if "SCHEDULES" in os.environ else 600)
 def test_nothing_is_lost_doubled_or_wrong_after_any_schedule_of_the_installed_command(tmp_path: Path) -> None:
     fired = check(run(INSTALLED, tmp_path, "--installed"), INSTALLED)

@@ -586,8 +586,10 @@ async def test_the_least_loaded_server_is_asked(start: ModelFactory) -> None:
 async def test_when_one_fails_another_answers(start: ModelFactory) -> None:
     dead, well = await start(Knob("reset")), await start()
     async with slots(chosen(dead, well, pause_seconds=60, pause_max_seconds=60), n=4) as (_, many):
-        answers = await asyncio.gather(*(one(slot, post) for slot, post in zip(many * 2, POSTS[:4], strict=False)))
-        assert {answer.endpoint for answer in answers} == {well.url.removesuffix("/v1")}
+        asked = (one(slot, post) for slot, post in zip(many * 2, POSTS[:4], strict=False))
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        answers = [result for result in results if isinstance(result, Answer)]
+        assert [answer.endpoint for answer in answers] == [well.url.removesuffix("/v1")] * 4
         assert sum(answer.calls for answer in answers) == 5, "the vain call is counted where it was made"
         assert len(dead.requests) == 1, "it is left alone then"
         assert many[0].delay() == 0

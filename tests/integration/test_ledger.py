@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,20 @@ NOON = 490_000 * HOUR
 QUESTION = Question("prompt", "m", "{}")
 
 
+@asynccontextmanager
+async def opened(file: Path) -> AsyncIterator[Ledger]:
+    """Closed whatever happens: a database that stays open keeps its process from ending."""
+    ledger = await Ledger.open(file)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    opened = await Ledger.open(tmp_path / "ledger.db")
-    yield opened
-    await opened.close()
+    async with opened(tmp_path / "ledger.db") as one:
+        yield one
 
 
 def row(number: int, cid: str = "c1", *, did: str = "did:plc:a", at: int = NOON, **fields: Any) -> PostRow:
@@ -121,11 +131,10 @@ async def test_the_counts_of_an_hour_outlive_a_restart(tmp_path: Path) -> None:
     for lives in (1, 3):
         file = tmp_path / f"{lives}.db"
         for part in range(lives):
-            ledger = await Ledger.open(file)
-            ledger._sample_key = bytes(32)
-            await put(ledger, *posts[600 * part // lives : 600 * (part + 1) // lives], drawing=Drawing(240))
-            drawn.append({job.rkey: job.p_sampled for job in await due(ledger)})
-            await ledger.close()
+            async with opened(file) as ledger:
+                ledger._sample_key = bytes(32)
+                await put(ledger, *posts[600 * part // lives : 600 * (part + 1) // lives], drawing=Drawing(240))
+                drawn.append({job.rkey: job.p_sampled for job in await due(ledger)})
     assert drawn[0] == drawn[-1]
 
 
@@ -154,7 +163,8 @@ async def test_a_question_that_was_paid_for_is_known_and_forgotten_with_its_post
     key = QUESTION.key(Asked("the text"))
     assert await ledger.cached([key, "another"]) == {key: (made.label_id, made.answer)}
     assert await ledger.cached([QUESTION.key(Asked("the text", "its context"))]) == {}
-    assert await ledger.cached([QUESTION._replace(model="n").key(Asked("the text"))]) == {}
+    for other in ({"model": "n"}, {"parameters": '{"max_chars": 9}'}, {"prompt_hash": "reworded"}):
+        assert await ledger.cached([QUESTION._replace(**other).key(Asked("the text"))]) == {}
     await delete(ledger, (made.rkey, made.did))
     assert await ledger.cached([key]) == {}
 
@@ -172,6 +182,14 @@ async def test_a_cached_answer_costs_nothing_and_does_not_count_as_asked(ledger:
 # ---- what failed ----
 
 
+async def raw_of(job: Job, folder: Path) -> list[str]:
+    reader = await LedgerReader.open(folder / "ledger.db")
+    try:
+        return [one["raw"] for one in await reader.raw((job.rkey, job.did))]
+    finally:
+        await reader.close()
+
+
 async def test_a_post_without_a_label_is_told_with_its_reason_until_it_has_one(ledger: Ledger, tmp_path: Path) -> None:
     await put(ledger, row(1))
     (job,) = await due(ledger)
@@ -185,12 +203,10 @@ async def test_a_post_without_a_label_is_told_with_its_reason_until_it_has_one(l
     (failure,) = (await ledger.unlabelled_of([(job.rkey, job.did)]))[job.rkey, job.did]
     assert (failure.task, failure.reason, failure.p_sampled) == ("civic", "refusal", 1.0)
     assert len(await ledger.outgoing(10)) == 1, "the store must be told"
-    reader = await LedgerReader.open(tmp_path / "ledger.db")
-    assert [one["raw"] for one in await reader.raw((job.rkey, job.did))] == ["sorry, I can not", "no"]
+    assert await raw_of(job, tmp_path) == ["sorry, I can not", "no"]
     await ledger.retry("label")
     await answer_all(ledger)
-    assert await reader.raw((job.rkey, job.did)) == []
-    await reader.close()
+    assert await raw_of(job, tmp_path) == []
     assert await ledger.unlabelled_of([(job.rkey, job.did)]) == {}
 
 
@@ -219,6 +235,12 @@ async def test_a_deletion_reaches_contexts_raw_answers_anchors_and_probes(ledger
     for job in await due(ledger):
         assert await again.probed(job, answer())
         await ledger.keep_contexts({post_uri(job.did, job.rkey): "{}"})
+    await again.begin("civic", Wish())
+    await list_all(again)
+    for job in await due(ledger):
+        await ledger.put_off(job, "not_json", 0, Attempts(1), raw="I would rather not say that")
+    for table in ("anchor", "probe", "context", "raw"):
+        assert query(tmp_path / "ledger.db", f"SELECT count(*) FROM {table}") == [(2,)], table
     await delete(ledger, (f"{1:013}", "did:plc:a"))
     n = await ledger.position() + 1
     await ledger.follow([Change(n, "remove", "did:plc:b", "", "", NOON)], [], ("civic",), Drawing())
@@ -279,23 +301,21 @@ async def test_a_round_under_another_task_takes_the_posts_that_were_drawn(ledger
 
 async def test_a_round_goes_on_where_it_was_and_is_not_begun_twice(tmp_path: Path) -> None:
     file = tmp_path / "ledger.db"
-    ledger = await Ledger.open(file)
-    await put(ledger, *(row(n) for n in range(1_200)))
-    await answer_all(ledger)
-    first = await Rounds(ledger.database).begin("civic", Wish())
-    assert await Rounds(ledger.database).extend(("civic",)) == rounds.PAGE
-    await ledger.close()
-    ledger = await Ledger.open(file)
-    assert len(await due(ledger)) == rounds.PAGE
-    assert await Rounds(ledger.database).begin("civic", Wish()) == first, "it is not done yet"
-    await list_all(Rounds(ledger.database))
-    assert len(await due(ledger)) == 1_200
-    await answer_all(ledger, answer(question=QUESTION._replace(prompt_hash="new")))
-    assert await Rounds(ledger.database).begin("civic", Wish()) != first
+    async with opened(file) as ledger:
+        await put(ledger, *(row(n) for n in range(1_200)))
+        await answer_all(ledger)
+        first = await Rounds(ledger.database).begin("civic", Wish())
+        assert await Rounds(ledger.database).extend(("civic",)) == rounds.PAGE
+    async with opened(file) as ledger:
+        assert len(await due(ledger)) == rounds.PAGE
+        assert await Rounds(ledger.database).begin("civic", Wish()) == first, "it is not done yet"
+        await list_all(Rounds(ledger.database))
+        assert len(await due(ledger)) == 1_200
+        await answer_all(ledger, answer(question=QUESTION._replace(prompt_hash="new")))
+        assert await Rounds(ledger.database).begin("civic", Wish()) != first
     ((listed, *_),) = [query(file, "SELECT count(*) FROM label WHERE run > 0")[0]]
     assert listed == 1_200
     assert query(file, "SELECT count(*) FROM label") == [(2_400,)], "the former labels stay"
-    await ledger.close()
 
 
 # ---- drift ----

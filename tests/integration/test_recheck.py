@@ -13,9 +13,9 @@ import pytest
 
 from civicsky.appview import AppView
 from civicsky.journal import Journal
-from civicsky.recheck import Checked, Rechecks, look_up
+from civicsky.recheck import Checked, Rechecks, Round, look_up
 from civicsky.settings import AppView as AppViewSettings, Journal as JournalSettings
-from civicsky.tables import RECHECK_PAGE, ask_recheck
+from civicsky.tables import RECHECK_PAGE, ask_recheck, ask_recheck_of
 from support.appview_server import AppViewServer, Trouble, appview_server
 from support.command import cursor, end_when, query, run, start, until
 from support.converge import has_converged
@@ -295,7 +295,7 @@ async def test_after_a_gap_all_three_databases_hold_what_there_is(tmp_path: Path
 # ---- what happens meanwhile ------------------------------------------------------------------------------------------
 
 
-async def a_page(rechecks: Rechecks) -> tuple[int, list[Checked]]:
+async def a_page(rechecks: Rechecks) -> tuple[Round, list[Checked]]:
     page = await rechecks.next_page(2**62)
     assert page is not None
     return page
@@ -312,17 +312,45 @@ async def test_a_post_that_changed_between_question_and_answer_is_left_alone(
     try:
         rechecks = Rechecks(journal.database)
         await rechecks.ask([])
-        number, page = await a_page(rechecks)
+        taken, page = await a_page(rechecks)
         found = await look_up(client, page, [])
         assert len(found.gone) == 2
         with closing(sqlite3.connect(tmp_path / "journal.db")) as db, db:
             db.execute("UPDATE post SET rev = '3zzzzzzzzzzzz', cid = 'new' WHERE rkey = ?", (rkey(2),))
-        await rechecks.apply(number, page, found)
+        await rechecks.apply(taken, page, found)
     finally:
         await client.close()
         await journal.close()
     assert {name: state for name, (state, _) in in_journal(tmp_path).items()} == {rkey(1): "deleted", rkey(2): "live"}
     assert counted(tmp_path) == {"deleted": 1}
+
+
+async def test_an_account_whose_second_sync_comes_between_question_and_answer_is_looked_up_again(
+    relay: Led, appview: AppViewServer, tmp_path: Path
+) -> None:
+    """The answer on its way does not know yet what the second one took away."""
+    await asyncio.to_thread(collected, tmp_path, relay, 2, 1)
+    await asyncio.to_thread(know, appview, tmp_path)
+    journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
+    client = AppView(AppViewSettings(url=appview.url, per_second=1000))
+    try:
+        rechecks = Rechecks(journal.database)
+        async with journal.database.transaction() as db:
+            await ask_recheck_of(db, did_of(0))
+        taken, page = await a_page(rechecks)
+        found = await look_up(client, page, [])
+        del appview.posts[uri(rkey(2), did_of(0))]
+        async with journal.database.transaction() as db:
+            await ask_recheck_of(db, did_of(0))
+        await rechecks.apply(taken, page, found)
+        taken, page = await a_page(rechecks)
+        assert [post.rkey for post in page] == [rkey(2), rkey(1)]
+        await rechecks.apply(taken, page, await look_up(client, page, []))
+        assert await rechecks.next_page(2**62) is None
+    finally:
+        await client.close()
+        await journal.close()
+    assert {name: state for name, (state, _) in in_journal(tmp_path).items()} == {rkey(1): "live", rkey(2): "deleted"}
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -287,6 +287,21 @@ def test_no_post_with_a_value_is_not_a_share_of_zero() -> None:
     assert 0 < share.collected.high < share.population.high  # a quarter of the collected posts was seen
 
 
+def test_ten_equal_posts_of_each_author_tell_hardly_more_than_one() -> None:
+    """Both intervals are clustered: posts of one author that are all alike must not narrow them."""
+    authors, hit = [str(n) for n in range(60)], [n % 3 == 0 for n in range(60)]
+    truth, given = ["a"] * 60, ["a" if one else "b" for one in hit]
+    once = measure.weighted_share(hit, [2.0] * 60, authors).population, measure.scores(truth, given, authors).accuracy
+    tenfold = (
+        measure.weighted_share(hit * 10, [2.0] * 600, authors * 10).population,
+        measure.scores(truth * 10, given * 10, authors * 10).accuracy,
+    )
+    for one, ten in zip(once, tenfold, strict=True):
+        assert value(ten) == pytest.approx(20 / 60)
+        assert (ten.n, ten.clusters) == (600, 60)
+        assert ten.high - ten.low == pytest.approx(one.high - one.low, rel=0.05)
+
+
 def test_a_census_has_no_error_of_the_draw() -> None:
     share = measure.weighted_share([True, False] * 30, [1.0] * 60, [str(i // 2) for i in range(60)])
     assert share.collected[:3] == (0.5, 0.5, 0.5)

@@ -223,6 +223,12 @@ def test_a_wish_of_none_and_a_wish_of_more_than_there_is_draw_all() -> None:
     assert _day(100_000, TRAFFIC[:24], 1, np.random.default_rng(0)).sum() == TRAFFIC[:24].sum()
 
 
+def test_no_hour_is_drawn_from_with_less_than_a_quarter_of_an_even_share() -> None:
+    """However many were drawn before: what can never be drawn has no weight, so the day would have no estimate."""
+    hours = {FIRST_HOUR + at: Hour(100, 100) for at in range(20)}
+    assert probability(240, hours, FIRST_HOUR + 20) == 240 / 24 / 4 / 100
+
+
 def test_a_state_that_went_through_a_restart_gives_the_same_probabilities() -> None:
     hours = {FIRST_HOUR + at: Hour(100 + at, at) for at in range(30)}
     for kept in (_through_json(hours), _through_sqlite(hours)):
