@@ -390,9 +390,10 @@ class Line:
             busy = code in {402, 425, 429, 503} or after is not None
             seconds = None if after is None else min(after, MAX_RETRY_AFTER)
             return Transient(f"model at {server.name} answers HTTP {code}", seconds, busy=busy)
-        said = [BadInput(why) for mark, why in _SAID.items() if mark in text[:MAX_RAW_CHARS]]
-        bad = said[0] if said else BadInput("request_rejected")
-        bad = _Doubtful(bad.reason, code) if code in {403, 404} and has_body else bad
+        said = next((why for mark, why in _SAID.items() if mark in text[:MAX_RAW_CHARS]), None)
+        bad = BadInput(said or "request_rejected")
+        if has_body and code in {403, 404} and said is None:
+            bad = _Doubtful(bad.reason, code)
         bad.raw = f"HTTP {code}\n{text}"
         return bad
 
