@@ -172,6 +172,7 @@ class Asking:
         contexts = await asyncio.gather(*(self._context(task, item) for item in items))
         for item, context in zip(items, contexts, strict=True):
             if isinstance(context, str):
+                self._metrics.appview_why = "" if context else self._metrics.appview_why
                 asked.append((item.job, Asked(readable(item.fields)[: self._settings.max_chars], context)))
             else:
                 self._metrics.appview_why = str(context)

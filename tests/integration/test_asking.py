@@ -244,7 +244,7 @@ class Around:
     """Contexts that cannot be fetched at first."""
 
     def __init__(self, *errors: Exception) -> None:
-        self.errors, self.forgotten = list(errors), list[tuple[str, str]]()
+        self.errors, self.forgotten, self.recalled = list(errors), list[tuple[str, str]](), list[str]()
 
     async def of(self, _task: Task, fields: Mapping[str, Any]) -> str:
         if self.errors and fields["text"] == "in a thread":
@@ -255,7 +255,7 @@ class Around:
         self.forgotten.append((did, rkey))
 
     def recall(self, did: str) -> None:
-        self.forgotten.remove((did, ""))
+        self.recalled.append(did)
 
 
 @pytest.mark.parametrize(
@@ -293,6 +293,7 @@ async def test_contexts_hear_of_every_deletion_and_of_every_account_that_goes(wo
     )  # fmt: skip
     await labelling.catch_up(store)
     assert around.forgotten == [("did:plc:delete", "r1"), ("did:plc:hide", ""), ("did:plc:remove", "")]
+    assert around.recalled == ["did:plc:show"], "what a shown account wrote may be context again"
 
 
 # ---- posts that the journal has pruned -------------------------------------------------------------------------------
