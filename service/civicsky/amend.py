@@ -192,7 +192,10 @@ async def again(settings: Settings, names: Sequence[str], since: str, until: str
         values = {one.name: one.values for one in task.fields}
         if value not in values.get(field, ()):
             known = "; ".join(f"{name}={'|'.join(some)}" for name, some in values.items())
-            raise Usage(f"--where {where}: the task {task.name} has no such field or value; it has {known}")
+            raise Usage(
+                f"--where {where}: the task {task.name} has no such field or value; it has {known}"
+                + ("; name the task that you mean with --task" if len(chosen) > 1 else "")
+            )
     wish = Wish(_moment("--since", since), _moment("--until", until), field, value)
     asked = f"{settings.label.model} {settings.label.way} "
     ledger = await Ledger.open(folder / datadir.LEDGER)

@@ -237,7 +237,9 @@ class Asking:
             self._todo.extend(posts)
             return
         self._in_a_row += 1
-        if self._in_a_row > max(self._settings.transport_attempts, self._settings.overload_attempts):
+        bounds = self._settings.transport_attempts, self._settings.overload_attempts
+        # Nobody there from the beginning is a wrong address more often than a server that will come back.
+        if self._in_a_row > (max(bounds) if error.busy or self.asked else bounds[0]):
             raise Failed(f"{error}; what was answered is kept: run the same command again when it is well")
         for post in posts:
             self._given_back(post, "overload" if error.busy else "transport")

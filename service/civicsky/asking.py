@@ -55,6 +55,8 @@ class RoundsShape(Protocol):
 class ContextsShape(Protocol):
     """See `context.Contexts`."""
 
+    why: str
+
     async def of(self, task: Task, fields: dict[str, Any]) -> str: ...
     def forget(self, did: str, rkey: str = "") -> None: ...
     def recall(self, did: str) -> None: ...
@@ -170,12 +172,12 @@ class Asking:
         """Each post as the model is to read it; without those whose surroundings cannot be fetched now."""
         asked: list[tuple[Job, Asked]] = []
         contexts = await asyncio.gather(*(self._context(task, item) for item in items))
+        self._note_contexts(self._contexts.why if self._contexts else "")
         for item, context in zip(items, contexts, strict=True):
             if isinstance(context, str):
                 self._metrics.appview_why = "" if context else self._metrics.appview_why
                 asked.append((item.job, Asked(readable(item.fields)[: self._settings.max_chars], context)))
             else:
-                self._metrics.appview_why = str(context)
                 seconds = max(context.retry_after or 0.0, self._settings.pause_max_seconds)
                 await self._give_back(
                     item.job, "context_unreachable", seconds, item.job.attempts, dead=False, spend=None
@@ -286,6 +288,11 @@ class Asking:
             or attempts.transport >= bounds.transport_attempts
             or attempts.overload >= bounds.overload_attempts
         )
+
+    def _note_contexts(self, why: str) -> None:
+        if bool(why) != bool(self._metrics.context_why):
+            log.event("appview_down" if why else "appview_up", stage="label", **({"why": why} if why else {}))
+        self._metrics.context_why = why
 
     def _note_down(self, error: Transient) -> None:
         if not self._metrics.model_why:

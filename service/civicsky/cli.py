@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from civicsky import __version__, log
-from civicsky.errors import EXIT_FAILED, CivicskyError
+from civicsky.errors import EXIT_FAILED, CivicskyError, Usage
 from civicsky.settings import Settings, documented, effective, load
 
 app = typer.Typer(
@@ -104,7 +104,9 @@ def label(
     """Label what was collected, and go on as more comes."""
     settings = load(config, {"data_dir": data_dir, **_label_flags(store, model_url, model)})
     if not again and (task or since or until or where):
-        raise typer.BadParameter("--task, --since, --until and --where choose for --again", param_hint="--again")
+        raise Usage(
+            "--task, --since, --until and --where choose what --again asks about: add --again, or leave them out"
+        )
     if again:
         from civicsky import amend  # noqa: PLC0415
 
@@ -306,7 +308,10 @@ def estimate(
     task: Annotated[
         list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="May be given several times.")
     ] = None,
-    field: Annotated[str, typer.Option("--field", metavar="NAME", help="Default: all fields.")] = "",
+    field: Annotated[
+        list[str] | None,
+        typer.Option("--field", metavar="NAME", help="May be given several times; default: all fields."),
+    ] = None,
     since: Annotated[str, typer.Option("--since", metavar="TIME", help="Date (UTC) or RFC 3339 time.")] = "",
     until: Annotated[str, typer.Option("--until", metavar="TIME", help="The same; not included.")] = "",
     gold: Annotated[
@@ -323,7 +328,7 @@ def estimate(
 
     settings = load(config, {"data_dir": data_dir, **_label_flags(store, None, None)})
     log.configure(settings.log)
-    tables = asyncio.run(estimated(settings, Wanted(task or (), field or None, since, until, gold, by)))
+    tables = asyncio.run(estimated(settings, Wanted(task or (), field or (), since, until, gold, by)))
     print(json.dumps(in_json(tables), indent=1) if as_json else as_text(tables))
 
 
@@ -344,7 +349,7 @@ def config(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the effective settings, secrets masked."""
+    """Print the settings, secrets masked, and check the task files."""
     from civicsky.task import file_hash, load_tasks  # noqa: PLC0415
 
     settings = load(config)
@@ -430,7 +435,11 @@ def sample_gold(file: Annotated[Path, typer.Argument(help="File to write (JSONL)
     from civicsky.gold import sample_rows  # noqa: PLC0415
 
     rows = sample_rows()
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    try:
+        with file.open("x", encoding="utf-8") as stream:  # what is there may be somebody's judgements
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    except OSError as error:
+        raise Usage(f"{file}: {error.strerror}; name a file that is not there yet") from None
     print(f"{len(rows):,} items in {file}")
 
 
@@ -441,6 +450,11 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+UNFINISHED = "not all is labelled: "
+BUDGET_SPENT = (
+    "today's budget is spent; start again after midnight UTC, or raise label.budget_tokens or label.budget_money"
+)
+LOOK = "`civicsky status` shows what waits; start again to go on"
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
@@ -475,6 +489,9 @@ def _serve(settings: Settings, halves: Literal["both", "collect", "label"], *, d
     if summary.waiting:
         parts += f"; {summary.waiting:,} wait for a label"
     print(parts)
+    if summary.exit_code:
+        bounded = settings.label.budget_tokens is not None or settings.label.budget_money is not None
+        _complain(UNFINISHED + (BUDGET_SPENT if bounded else LOOK), summary.exit_code)
     raise typer.Exit(summary.exit_code)
 
 

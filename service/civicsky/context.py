@@ -88,6 +88,8 @@ class Contexts:
         self._asked: dict[str, asyncio.Future[Post | Exception | None]] = {}
         self._fetching: asyncio.Task[None] | None = None
         self._gone: dict[str, None] = {}
+        self.why = ""
+        """Why the public API cannot be asked now, by the last call; empty when it can."""
 
     async def of(self, task: Task, fields: Mapping[str, Any]) -> str:
         """The context of a post with these fields (see `record.extract`): `max_chars` characters at most.
@@ -184,8 +186,10 @@ class Contexts:
             results: Mapping[str, Post | Exception | None]
             try:
                 results = await self._fetch_some(uris)
+                self.why = ""
             except Exception as error:  # noqa: BLE001  (they raise it)
                 results = dict.fromkeys(uris, error)
+                self.why = str(error) or type(error).__name__
             for uri in uris:
                 self._asked.pop(uri).set_result(results[uri])
 

@@ -4,6 +4,7 @@ A post counts by 1 / (p_kept * p_sampled). Posts that were drawn and got no labe
 figures out; nothing is printed here.
 """
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from civicsky.task import Field, Task, load_task
 Unit = Literal["post", "author", "thread"]
 By = Literal["none", "day"]
 
+COLUMNS: Final = 100
+"""Of the notes for people."""
 NOTE: Final = (
     "The posts are those that were collected in the period, by the relay's clock (UTC), and are still live: deleted "
     "and hidden ones are gone, and gaps in coverage are not in it (see `civicsky coverage`). Posts that still wait for "
@@ -38,8 +41,8 @@ class Wanted(NamedTuple):
 
     tasks: Sequence[str] = ()
     """Names or files; none: those of the settings."""
-    field: str | None = None
-    """None: all fields."""
+    fields: Sequence[str] = ()
+    """Names; none: all fields."""
     since: str = ""
     until: str = ""
     """Dates or RFC 3339 times, by `event_at`; `until` is not included."""
@@ -103,9 +106,10 @@ async def estimate(settings: Settings, wanted: Wanted) -> list[Table]:
     if since is not None and until is not None and since >= until:
         raise Usage(f"--since {wanted.since} is not before --until {wanted.until}")
     tasks = [load_task(name)[0] for name in wanted.tasks or settings.label.tasks]
-    if wanted.field and not any(wanted.field == field.name for task in tasks for field in task.fields):
-        known = ", ".join(field.name for task in tasks for field in task.fields)
-        raise Usage(f"--field {wanted.field}: no task asked for has it; they have {known}")
+    known = [field.name for task in tasks for field in task.fields]
+    for name in wanted.fields:
+        if name not in known:
+            raise Usage(f"--field {name}: no task asked for has it; they have {', '.join(known)}")
     gold = {task.name: _gold(wanted.gold, task) for task in tasks} if wanted.gold else {}
     store = await _open(settings)
     try:
@@ -121,7 +125,7 @@ async def estimate(settings: Settings, wanted: Wanted) -> list[Table]:
             tables += [
                 _table(task, field, period, live, within, gold.get(task.name))
                 for field in task.fields
-                if wanted.field in {None, field.name}
+                if not wanted.fields or field.name in wanted.fields
             ]
     return tables
 
@@ -162,15 +166,22 @@ def as_text(tables: Sequence[Table]) -> str:
             f"  {table.collected:,} posts collected, {table.drawn:,} behind these shares ({table.authors:,} authors)"
             + (f"; gold for {table.gold:,}" if any(row.corrected for row in table.rows) else ""),
         ]
+        if not table.drawn:
+            lines += ["  no post of the period has a label: look at the period, or label it first", ""]
+            continue
+        width = max(24, *(len(row.value) for row in table.rows))
         for row in table.rows:
-            lines.append(f"  {row.value:24} {row.share.population}  of the collected {_interval(row.share.collected)}")
+            lines.append(
+                f"  {row.value:{width}} {row.share.population}  of the collected {_interval(row.share.collected)}"
+            )
             if row.of_labelled is not None:
-                lines.append(f"  {'  of those labelled':24} {row.of_labelled.population}")
+                lines.append(f"  {'  of those labelled':{width}} {row.of_labelled.population}")
             if row.corrected is not None:
-                lines.append(f"  {'  corrected by gold':24} {row.corrected.share}")
+                lines.append(f"  {'  corrected by gold':{width}} {row.corrected.share}")
         lines += [*(f"  ! {warning}" for warning in table.warnings), ""]
     corrected = any(row.corrected for table in tables for row in table.rows)
-    return "\n".join([*lines, NOTE, *([NOTE_GOLD] if corrected else [])])
+    notes = [NOTE, *([NOTE_GOLD] if corrected else [])]
+    return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, COLUMNS))])
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

@@ -81,6 +81,10 @@ async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None
     """
     loaded = _tasks(wanted.tasks or settings.label.tasks)
     gold = _gold(wanted.gold, _fields(loaded))
+    if not any(said for item in gold.items for said in item.judgements.values()):
+        raise Usage(
+            f"{wanted.gold}: nobody judged anything: the columns {', '.join(gold.fields)} are blank; fill them in"
+        )
     variants = _variants(settings, loaded, wanted)
     out = wanted.out or Path(f"evaluation-{datetime.now(UTC):%Y-%m-%d}")
     os.umask(0o077)  # texts and answers: their authors may delete them

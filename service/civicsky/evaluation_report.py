@@ -25,7 +25,8 @@ try:
     from matplotlib.figure import Figure
 except ModuleNotFoundError as error:  # pragma: no cover
     raise Usage(
-        f"this needs the extra `research` ({error.name} is missing): pip install 'civicsky[research]'"
+        f"this needs the extra `research` ({error.name} is missing): "
+        "pip install '.[research]' in the folder with civicsky's source"
     ) from None
 
 Row = Mapping[str, Any]
@@ -126,8 +127,8 @@ def text_table(found: Row) -> str:
         for pair in (row for row in found["comparisons"] if row["field"] == field["name"]):
             result = pair["result"]
             lines.append(
-                f"  {printable(pair['first'], 60)} less {printable(pair['second'], 60)}: "
-                f"{_figure(result['difference'])}, McNemar p = {result['p_value']:.3g}"
+                f"  accuracy of {printable(pair['first'], 60)}, less that of {printable(pair['second'], 60)}:\n"
+                f"    {'no answer being wrong':32} {_figure(result['difference'])}, McNemar p = {result['p_value']:.3g}"
             )
     for variant in found["variants"]:
         lines += ["", f"{printable(variant['name'], 76)}: {_took(variant['effort'], variant['answered'])}"]

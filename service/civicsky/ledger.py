@@ -590,6 +590,11 @@ class LedgerReader:
             "sum(CASE day WHEN ? THEN cost ELSE 0 END) FROM spend GROUP BY model",
             (_today(), _today()),
         )
+        currency = await self._db.rows(
+            "SELECT answer ->> '$.currency' FROM label WHERE answer ->> '$.currency' IS NOT NULL LIMIT 1"
+            if any(row[_SPENT.index("cost")] for row in spend)
+            else "SELECT NULL"
+        )
         waiting = await _waiting(self._db)
         return {
             "waiting": waiting,
@@ -602,6 +607,7 @@ class LedgerReader:
             "refused_by_store": refused,
             "sample": {"seen": seen, "drawn": drawn},
             "spend": [dict(zip(_SPENT, row, strict=True)) for row in spend],
+            "currency": currency[0][0] if currency else None,
         }
 
     async def hours(self, since: int) -> dict[int, Hour]:

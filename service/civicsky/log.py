@@ -74,7 +74,7 @@ EVENTS: Final[dict[EventName, str]] = {
     "journal_full": "warning: the journal's disk bound is reached; why= says what is done",
     "journal_room": "info: the journal is below its bound again",
     "appview_up": "info: the public API answers again",
-    "appview_down": "warning: posts cannot be looked up again now; why=. It is tried again",
+    "appview_down": "warning: posts cannot be looked up again, or (stage=label) contexts not be fetched, now; why=",
     "rechecked": "info: posts were looked up again and are gone, hidden, or changed",
     "label_up": "info: the model answers",
     "label_down": "warning: the model cannot be reached or is overloaded; posts wait on disk; why=",

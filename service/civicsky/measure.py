@@ -17,7 +17,8 @@ try:
     from scipy import special, stats
 except ModuleNotFoundError as error:  # pragma: no cover
     raise Usage(
-        f"this needs the extra `research` ({error.name} is missing): pip install 'civicsky[research]'"
+        f"this needs the extra `research` ({error.name} is missing): "
+        "pip install '.[research]' in the folder with civicsky's source"
     ) from None
 
 Floats = np.typing.NDArray[np.float64]

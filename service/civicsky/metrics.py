@@ -28,6 +28,8 @@ class Metrics:
     """Whether that is to stop reading."""
     appview_why: str = ""
     """Why posts cannot be looked up again; empty when they can."""
+    context_why: str = ""
+    """Why what stands around posts cannot be fetched; empty when it can."""
     waiting: int = 0
     """Posts on disk or in the queue that have no label yet."""
     event_at: int | None = None
@@ -50,7 +52,7 @@ class Metrics:
             return "bad", self.relay_why
         if self.paused:
             return "bad", self.journal_why
-        why = self.journal_why or self.model_why or self.store_why
+        why = self.journal_why or self.model_why or self.store_why or self.context_why
         return ("degraded", why) if why else ("ok", "")
 
     def rate(self, reader: str, name: str) -> float:

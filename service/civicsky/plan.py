@@ -5,6 +5,7 @@ Each figure says what it rests on: the data directory, the packaged sample, or a
 
 import json
 import os
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
@@ -47,6 +48,8 @@ NEWEST: Final = 200
 SHOWN: Final = 3
 """Rendered prompts of each task."""
 DAYS_A_MONTH: Final = 30
+COLUMNS: Final = 100
+"""Of the figures for people."""
 
 _DAY_SECONDS: Final = 86_400
 _Z: Final = 1.959963984540054  # the 97.5 % quantile of the normal distribution
@@ -259,6 +262,8 @@ class Found(NamedTuple):
     """Fields of the newest kept posts."""
     from_journal: bool
     """Whether `posts` are the journal's."""
+    there: bool = False
+    """Whether there is a journal."""
 
 
 async def gather(settings: Settings) -> dict[str, Any]:
@@ -282,6 +287,7 @@ async def gather(settings: Settings) -> dict[str, Any]:
     bounds = busy(label, requests, tokens_in + tokens_out, seconds)
     return {
         "data_dir": str(settings.data_dir),
+        "data_dir_used": found.there,
         "model": label.model,
         "tasks": [task.name for task in tasks],
         "traffic": {
@@ -316,6 +322,7 @@ async def gather(settings: Settings) -> dict[str, Any]:
             "currency": label.currency,
             "a_day": cost,
             "a_month": None if cost is None else cost * DAYS_A_MONTH,
+            "budget_without_price": label.budget_money is not None and price is None,
             "cached_is_cheaper": price is not None and price.cached is not None and price.cached < price.input,
         },
         "busy": {
@@ -382,8 +389,9 @@ async def _measured(folder: Path, settings: Settings, found: Found) -> Found:
         hours = await journal.hours(since - MIN_HELD_US)
         posts = [fields for row in await journal.newest(NEWEST) if (fields := row.fields)]
         found = found._replace(
-            traffic=measured_traffic(hours.values(), held) or found.traffic, posts=posts, from_journal=bool(posts)
-        )
+            traffic=measured_traffic(hours.values(), held) or found.traffic, posts=posts, from_journal=bool(posts),
+            there=True,
+        )  # fmt: skip
         if not (folder / datadir.LEDGER).is_file():
             return found
         ledger = await LedgerReader.open(folder / datadir.LEDGER)
@@ -436,28 +444,39 @@ def as_text(plan: dict[str, Any]) -> str:
     if traffic["basis"] == "measured":
         basis = f"measured: {traffic['hours_held']:,.1f} hours held"
         basis += "; less than a day, so look at the time of day" if traffic["hours_held"] < 23.5 else ""  # noqa: PLR2004
+    probes = "" if tokens["basis"] == "measured" else ", drift probes included"
+    there = "" if plan["data_dir_used"] else " (nothing was collected there: all is assumed)"
     lines = [
+        f"data directory   {harmless(plan['data_dir'])}{there}",
         f"model            {harmless(plan['model']) or 'none chosen'}; tasks: {', '.join(plan['tasks'])}",
         f"traffic          {traffic['posts_a_day']:,.0f} posts a day, {traffic['kept_a_day']:,.0f} {which} ({basis})",
         f"drawn            {sample['posts_a_day']:,.0f} a day ({_why(sample)})",
         f"precision        {_precision(plan['precision'])}",
-        f"requests         {plan['requests_a_day']:,.0f} a day, drift probes included",
+        f"requests         {plan['requests_a_day']:,.0f} a day{probes}",
         f"tokens           {tokens['in_a_day']:,.0f} in, {tokens['out_a_day']:,.0f} out a day; "
         f"{tokens['in_a_label']:,.0f} and {tokens['out_a_label']:,.0f} a label ({_rule(plan)})",
         f"cost             {_cost(plan)}",
         f"busy             {hours['hours_a_day']:,.1f} hours a day by {hours['bounded_by']} "
         f"({hours['seconds_a_call']:.2f} s a call, {hours['basis']})" + _too_much(hours),
         *_disk_text(plan["disk"]),
+    ]
+    wrap = textwrap.TextWrapper(COLUMNS, subsequent_indent=" " * 17, break_long_words=False, break_on_hyphens=False)
+    lines = [part for line in lines for part in wrap.wrap(line)]
+    lines += [
         "",
         f"What would be sent, about posts of the {plan['prompts_of']}"
         + (" (made up)" if plan["prompts_of"] == "sample" else "")
         + ("; the context would be fetched first" if plan["context"] else ""),
     ]
+    beginnings: set[str] = set()
     for request in plan["prompts"]:
         about = f", {request['field']}" if "field" in request else ""
         lines += ["", f"== {request['task']}{about} ({request['way']})"]
         for message in request["messages"]:
-            lines += [f"-- {message['role']}", *map(_whole, message["content"].split("\n"))]
+            again = message["role"] == "system" and message["content"] in beginnings
+            shown = ["(the same as above)"] if again else map(_whole, message["content"].split("\n"))
+            lines += [f"-- {message['role']}", *shown]
+            beginnings.add(message["content"])
     return "\n".join(lines)
 
 
@@ -487,7 +506,8 @@ def _rule(plan: dict[str, Any]) -> str:
 def _cost(plan: dict[str, Any]) -> str:
     cost = plan["cost"]
     if cost["a_day"] is None:
-        return f"no price given for {harmless(plan['model']) or 'a model'}: set label.prices"
+        void = "; until then label.budget_money bounds nothing" if cost["budget_without_price"] else ""
+        return f"no price given for {harmless(plan['model']) or 'a model'}: set label.prices{void}"
     at_most = "; less where the server has the beginning of a prompt in its cache" if cost["cached_is_cheaper"] else ""
     return f"{cost['a_day']:,.2f} {cost['currency']} a day, {cost['a_month']:,.2f} in {DAYS_A_MONTH} days{at_most}"
 

@@ -19,6 +19,11 @@ from civicsky.errors import Usage
 
 ENV_PREFIX: Final = "CIVICSKY_"
 CONFIG_VARIABLE: Final = "CIVICSKY_CONFIG"
+_WORDS: Final = {
+    "missing": "is missing; add it",
+    "string_pattern_mismatch": "three capital letters are needed, such as USD",
+}
+"""By kind of pydantic's error. One setting has a pattern: `label.currency`."""
 _OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_FAULT"})
 
 
@@ -174,7 +179,7 @@ class Label(Group):
     """Money a day (UTC), in `currency` and by `prices`, after which posts wait for the next day."""
     prices: dict[str, Price] = {}
     """Price table: the model's name to what a million tokens cost: {input = 0.05, output = 0.08}."""
-    currency: str = Field("USD", pattern="[A-Z]{3}")
+    currency: str = Field("USD", pattern="^[A-Z]{3}$")
     """Currency of prices and budget: three letters. It is only noted, never converted."""
     request_seconds: float = Field(60, gt=0)
     """Seconds for one call; a hung server counts as unreachable after that."""
@@ -442,7 +447,7 @@ def _checked(name: str, default: Group, values: Any) -> Group:
         return default.__class__.model_validate(values)
     except ValidationError as error:  # only flags are new here
         first = error.errors(include_url=False, include_input=False)[0]
-        raise Usage(f"flag or setting: {_dotted(name, *first['loc'])}: {first['msg']}") from None
+        raise Usage(f"flag or setting: {_dotted(name, *first['loc'])}: {_in_words(first)}") from None
 
 
 def _groups() -> dict[str, Group]:
@@ -485,7 +490,12 @@ def _explain(error: ValidationError, values: Mapping[str, Any], file: Path | Non
         where = "flag or setting"
     if first["type"] == "extra_forbidden":
         return f"{where}: no such setting {dotted!r}; `civicsky config` lists them all"
-    return f"{where}: {dotted}: {first['msg']}"
+    return f"{where}: {dotted}: {_in_words(first)}"
+
+
+def _in_words(error: Any) -> str:
+    """What pydantic says, where that is clear; else what to do."""
+    return _WORDS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
 
 
 def _explain_no_json() -> str:
@@ -494,9 +504,9 @@ def _explain_no_json() -> str:
             variable = _as_written(f"{ENV_PREFIX}{name}__{field}".upper())
             if isinstance(default, tuple | dict) and variable and not _is_json(os.environ[variable]):
                 kind = (
-                    'a list must be: CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'
+                    f'a list must be: {variable}=\'["first", "second"]\''
                     if isinstance(default, tuple)
-                    else 'a table must be: CIVICSKY_LABEL__PRICES={"MODEL": {"input": 0.05, "output": 0.08}}'
+                    else 'a table must be: CIVICSKY_LABEL__PRICES=\'{"MODEL": {"input": 0.05, "output": 0.08}}\''
                 )
                 return f"environment variable {variable}: {name}.{field}: not JSON, as {kind}"
     raise AssertionError  # pragma: no cover - only lists and tables are read as JSON

@@ -222,6 +222,9 @@ def as_text(status: dict[str, Any]) -> str:
         lines.append(f"gap              {gap['host']} epoch {gap['epoch']} after {gap['after_seq']}: {gap['cause']}")
     waiting = status["waiting"] + status["changes_to_follow"]
     lines.append(f"labels           waiting {waiting:,}, labelled {status['labelled']:,}, failed {status['failed']:,}")
+    if status.get("failed_by_reason"):
+        why = sorted(status["failed_by_reason"].items(), key=lambda one: -one[1])
+        lines.append("failed           " + ", ".join(f"{name} {n:,}" for name, n in why))
     lines += _asked_text(status)
     if status.get("unstored"):
         lines.append(f"store            {status['unstored']:,} documents wait")
@@ -236,9 +239,13 @@ def _asked_text(status: dict[str, Any]) -> list[str]:
         lines.append(f"sample           {drawn['drawn']:,} of {drawn['seen']:,} posts drawn for labelling")
     for spend in status.get("spend", ()):
         tokens = spend["tokens_in"] + spend["tokens_out"]
+        unit = harmless(status.get("currency") or "")
+        cost, today = (
+            f", {spend[name]:,.4f} {unit}".rstrip() if spend["cost"] else "" for name in ("cost", "cost_today")
+        )
         lines.append(
-            f"spend            {harmless(spend['model'])}: {spend['calls']:,} calls, {tokens:,} tokens, "
-            f"{spend['cost']:,.4f}; today {spend['tokens_today']:,} tokens, {spend['cost_today']:,.4f}"
+            f"spend            {harmless(spend['model'])}: {spend['calls']:,} calls, {tokens:,} tokens{cost}; "
+            f"today {spend['tokens_today']:,} tokens{today}"
         )
     for one in status.get("rounds", ()):
         state = "listing" if not one["listed"] else "waiting" if one["waiting"] else "done"

@@ -364,6 +364,7 @@ def _explained(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     why = {
         "missing": "is missing; add it",
+        "string_type": "must be text; put it in quotation marks",
         "extra_forbidden": "there is no such key in a task file; remove it, or correct its name",
     }.get(first["type"], first["msg"].removeprefix("Value error, "))
     return f"{key}: {why}" if key else why

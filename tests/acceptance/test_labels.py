@@ -166,7 +166,7 @@ def test_a_post_that_breaks_the_server_costs_itself_only_and_a_drain_ends(
         (("--again", "--where", "lean=purple"), "--where lean=purple: the task civic has no such field or value"),
         (("--again", "--task", "nosuch"), "--task nosuch: not among label.tasks (civic)"),
         (("--again", "--since", "yesterday"), "--since yesterday: neither a date"),
-        (("--since", "2026-01-01"), "choose for --again"),
+        (("--since", "2026-01-01"), "choose what --again asks about: add --again, or leave them out"),
     ],
 )
 def test_what_cannot_be_meant_is_said(collected: Path, flags: tuple[str, ...], why: str) -> None:
@@ -180,14 +180,37 @@ def test_what_cannot_be_meant_is_said(collected: Path, flags: tuple[str, ...], w
 
 def test_a_second_task_file_runs_without_code(collected: Path, tmp_path: Path) -> None:
     with model_server(tmp_path / "log") as model:
-        ended = label(collected, model, label__tasks=json.dumps(["civic", str(TOXICITY)]))
+        tasks = json.dumps(["civic", str(TOXICITY)])
+        ended = label(collected, model, label__tasks=tasks)
         assert ended.code == 0, ended.err
+        ended = label(collected, model, "--again", "--where", "toxic=yes", label__tasks=tasks)
+        assert (ended.code, ended.err.endswith("name the task that you mean with --task\n")) == (2, True)
     documents = [doc for doc in stored(collected) if doc["state"] == "live"]
     assert len(documents) == 373
     assert all(doc["labels"].keys() == {"civic", "toxicity"} for doc in documents)
     assert {doc["labels"]["toxicity"]["fields"]["toxic"]["value"] for doc in documents} <= {"yes", "no", "unclear"}
     reasons = {bool(doc["reason"]) for doc in labels(collected) if doc["task"] == "toxicity"}
     assert reasons == {True}, "the task asks for one"
+
+
+# ---- what stands around a post ----
+
+
+def test_an_api_that_gives_no_contexts_is_told_and_the_posts_without_any_are_labelled(
+    collected: Path, tmp_path: Path
+) -> None:
+    with model_server(tmp_path / "log") as model:
+        process = start(
+            "label", "--data-dir", collected, "--model-url", model, "--model", "mock",
+            context__quote=True, context__parent=True, appview__url="http://127.0.0.1:9", log__minute_seconds=0.1,
+        )  # fmt: skip
+        ended = end_when(process, lambda: all_told(collected, 351), "those without a context")
+    lines = [json.loads(line) for line in ended.err.splitlines()]
+    assert [(one["stage"], bool(one["why"])) for one in lines if one["event"] == "appview_down"] == [("label", True)]
+    last = [one for one in lines if one["event"] == "minute"][-1]
+    assert last["health"] == "degraded"
+    assert "public API" in last["why"]
+    assert status(collected)["waiting"] == 22
 
 
 # ---- money and choice ----
@@ -201,8 +224,13 @@ def test_what_the_budget_does_not_pay_for_waits(collected: Path, tmp_path: Path)
     assert ended.code == 1, "not all is labelled"
     assert 20 <= len(asked(log)) <= 21
     assert '"spent": true' in ended.err
+    assert ended.err.endswith(
+        "civicsky: not all is labelled: today's budget is spent; start again after midnight UTC, or raise "
+        "label.budget_tokens or label.budget_money\n"
+    )
     found = status(collected)
     assert found["waiting"] == 373 - found["labelled"]
+    assert found["currency"] == "USD"
     assert found["spend"][0]["cost"] == pytest.approx(0.11 * len(asked(log)))
     assert {round(doc["cost"], 9) for doc in labels(collected) if not doc["cached_from"]} == {0.11}
     assert {doc["currency"] for doc in labels(collected)} == {"USD"}

@@ -93,11 +93,11 @@ async def test_posts_count_by_their_probabilities_and_those_without_a_label_coun
 
 async def test_a_period_begins_and_ends_where_it_is_told_and_days_stand_apart(tmp_path: Path) -> None:
     await _fill(tmp_path, FEW)
-    first = (await _estimate(tmp_path, field="civic", until="2026-11-21"))["civic", "all"]
+    first = (await _estimate(tmp_path, fields=["civic"], until="2026-11-21"))["civic", "all"]
     assert (first.collected, first.drawn) == (6, 5)
-    second = (await _estimate(tmp_path, field="civic", since="2026-11-21T00:00:00Z"))["civic", "all"]
+    second = (await _estimate(tmp_path, fields=["civic"], since="2026-11-21T00:00:00Z"))["civic", "all"]
     assert (second.collected, second.drawn) == (1, 1)
-    by_day = await _estimate(tmp_path, field="civic", by="day")
+    by_day = await _estimate(tmp_path, fields=["civic"], by="day")
     assert {period: table.drawn for (_, period), table in by_day.items()} == {DAY: 5, "2026-11-21": 1}
 
 
@@ -113,7 +113,7 @@ async def test_labels_of_several_models_are_not_mixed_silently(tmp_path: Path) -
     [
         ({"since": "yesterday"}, "--since yesterday: neither a date"),
         ({"since": "2026-11-22", "until": "2026-11-22"}, "not before --until"),
-        ({"field": "colour"}, "--field colour: no task asked for has it"),
+        ({"fields": ["civic", "colour"]}, "--field colour: no task asked for has it"),
         ({"tasks": ["nothing"]}, "no such task ships"),
         ({"gold": Path("/nowhere.csv")}, "/nowhere.csv"),
     ],
@@ -126,9 +126,9 @@ async def test_what_is_asked_wrongly_is_told(tmp_path: Path, wanted: dict[str, A
 
 async def test_an_empty_period_has_no_value_rather_than_zero(tmp_path: Path) -> None:
     await _fill(tmp_path, FEW)
-    table = (await _estimate(tmp_path, field="civic", since="2030-01-01"))["civic", "all"]
+    table = (await _estimate(tmp_path, fields=["civic"], since="2030-01-01"))["civic", "all"]
     assert all(row.share.population.value is None for row in table.rows)
-    assert "no data  n = 0" in as_text([table])
+    assert "no post of the period has a label" in as_text([table])
 
 
 # ---- a larger store --------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ async def test_a_second_sample_of_the_same_kind_leaves_gold_of_other_posts_alone
     await _fill(tmp_path, FEW)
     gold = tmp_path / "gold.csv"
     gold.write_text("uri,civic\nat://did:plc:zzz/app.bsky.feed.post/1,civic\n")
-    table = (await _estimate(tmp_path, gold=gold, field="civic"))["civic", "all"]
+    table = (await _estimate(tmp_path, gold=gold, fields=["civic"]))["civic", "all"]
     assert table.gold == 0
     assert any("nothing could be corrected" in one for one in table.warnings)
     assert table.rows[0].corrected is not None

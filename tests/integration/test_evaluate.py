@@ -345,6 +345,15 @@ def test_no_file_no_model_and_a_model_that_is_not_there(gold: Path, api: AppView
     assert "does not know the model" in ended.err
 
 
+def test_a_file_that_nobody_filled_in_costs_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "gold.csv"
+    file.write_text("text,annotator,civic,lean\nx,anna,,\ny,ben,,\n")
+    with model_server(tmp_path / "log") as url:
+        ended = run("evaluate", file, "--model-url", url, "--model", "mock", "--out", tmp_path / "o")
+    assert (ended.code, asked(tmp_path / "log")) == (2, [])
+    assert ended.err.endswith("nobody judged anything: the columns civic, lean are blank; fill them in\n")
+
+
 @pytest.mark.parametrize("name", ["jinja2", "matplotlib", "numpy"])
 def test_without_the_extra_it_is_said_what_to_install(name: str) -> None:
     code = (
@@ -353,7 +362,9 @@ def test_without_the_extra_it_is_said_what_to_install(name: str) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert ended.stderr.endswith(f"({name} is missing): pip install 'civicsky[research]'\n")
+    assert ended.stderr.endswith(
+        f"({name} is missing): pip install '.[research]' in the folder with civicsky's source\n"
+    )
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
@@ -443,6 +454,8 @@ def test_the_report_loads_nothing_and_shows_hostile_texts_as_texts(api: AppViewS
 def test_the_packaged_samples_labels_are_a_gold_file(tmp_path: Path) -> None:
     file = tmp_path / "sample.jsonl"
     assert run("dev", "sample-gold", file).out == f"360 items in {file}\n"
+    ended = run("dev", "sample-gold", file)
+    assert (ended.code, ended.err) == (2, f"civicsky: {file}: File exists; name a file that is not there yet\n")
     task = load_task("civic")[0]
     gold = read_gold(file.name, file.read_bytes(), {field.name: field.values for field in task.fields})
     assert (len(gold.items), gold.fields, gold.ignored) == (360, ("civic", "lean"), ())

@@ -148,6 +148,16 @@ async def test_a_server_that_never_answers_ends_it(tmp_path: Path) -> None:
         await ask(tmp_path / "a", Slot(never), *"abcdefghij")
 
 
+async def test_nobody_there_from_the_beginning_ends_it_soon(tmp_path: Path) -> None:
+    def never(posts: Sequence[Asked]) -> list[Answer | BadInput]:
+        raise transient()
+
+    slot = Slot(never)
+    with pytest.raises(Failed, match="cannot be reached"):
+        await ask(tmp_path / "a", slot, *"abcdefghij", transport_attempts=5, overload_attempts=20)
+    assert 6 <= len(slot.asked) <= 7, "with the call that was in flight"
+
+
 async def test_a_turn_that_did_not_come_is_no_attempt(tmp_path: Path) -> None:
     turns = iter([transient(busy=True, calls=0)] * 30)
 

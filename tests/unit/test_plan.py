@@ -234,6 +234,21 @@ async def test_a_model_without_a_price_has_no_cost(tmp_path: Any) -> None:
     assert "no price given for m: set label.prices" in as_text(plan)
 
 
+async def test_a_budget_of_money_that_nothing_holds_to_is_said(tmp_path: Any) -> None:
+    plan = await gather(settings(budget_money=5).model_copy(update={"data_dir": tmp_path}))
+    assert "until then label.budget_money bounds nothing" in " ".join(as_text(plan).split())
+
+
+async def test_people_see_a_prompts_beginning_once_and_figures_that_fit(tmp_path: Any) -> None:
+    text = as_text(await gather(settings().model_copy(update={"data_dir": tmp_path})))
+    figures, _, prompts = text.partition("What would be sent")
+    assert f"{tmp_path} (nothing was collected there: all is assumed)" in " ".join(figures.split())
+    assert max(map(len, figures.split("\n"))) <= 100
+    assert prompts.count(CIVIC.definition) == 1
+    assert prompts.count("(the same as above)") == 2
+    assert prompts.count("-- user") == 3
+
+
 async def test_nothing_of_a_prompt_moves_the_cursor_and_nothing_is_cut(tmp_path: Any) -> None:
     plan = await gather(settings(way="words").model_copy(update={"data_dir": tmp_path}))
     evil = "a\x1b[2J\u202eb" + "c" * 3000

@@ -165,7 +165,8 @@ BAD = [
     ("limits.max_posts", "0", "greater than or equal to 1"),
     ("label.tasks", "[]", "at least one task is needed"),
     ("label.posts_per_request", "51", "less than or equal to 50"),
-    ("label.currency", '"usd"', "should match pattern"),
+    ("label.currency", '"EURO"', "three capital letters are needed, such as USD"),
+    ("label.currency", '"usd"', "three capital letters are needed, such as USD"),
     ("label.more_urls", '["localhost:8000"]', "'localhost:8000' is not an http:// or https:// address"),
     ("sample.unit", '"day"', "'post', 'author' or 'thread'"),
 ]
@@ -208,10 +209,14 @@ def test_a_bad_value_of_a_flag_is_named_and_blamed_on_no_file(file: Path, key: s
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("source.relays", "wss://relay.example", 'a list must be: CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'),
-        ("label.tasks", "civic", 'a list must be: CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'),
-        ("label.prices", "0.05", 'a table must be: CIVICSKY_LABEL__PRICES={"MODEL": {"input": 0.05, "output": 0.08}}'),
-        ("label.prices", "m=1", 'a table must be: CIVICSKY_LABEL__PRICES={"MODEL": {"input": 0.05, "output": 0.08}}'),
+        ("source.relays", "wss://relay.example", 'a list must be: CIVICSKY_SOURCE__RELAYS=\'["first", "second"]\''),
+        ("label.tasks", "civic", 'a list must be: CIVICSKY_LABEL__TASKS=\'["first", "second"]\''),
+        ("label.prices", "0.05", ""),
+        (
+            "label.prices",
+            "m=1",
+            'a table must be: CIVICSKY_LABEL__PRICES=\'{"MODEL": {"input": 0.05, "output": 0.08}}\'',
+        ),
     ],
 )
 def test_a_list_or_a_table_of_the_environment_must_be_json(
@@ -220,7 +225,7 @@ def test_a_list_or_a_table_of_the_environment_must_be_json(
     variable = "CIVICSKY_" + name.upper().replace(".", "__")
     monkeypatch.setenv(variable, value)
     assert complaint().startswith(f"environment variable {variable}: {name}: ")
-    if value != "0.05":  # that is JSON, but no table
+    if why:  # else it is JSON, but no table
         assert complaint() == f"environment variable {variable}: {name}: not JSON, as {why}"
 
 

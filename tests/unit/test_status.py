@@ -99,7 +99,29 @@ def test_the_status_is_shown_line_by_line() -> None:
         "changes_to_follow": 5,
         "waiting": 1995,
         "labelled": 10,
-        "failed": 1,
+        "failed": 3,
+        "failed_by_reason": {"empty": 1, "refusal": 2},
+        "spend": [
+            {
+                "model": "a",
+                "calls": 2,
+                "tokens_in": 1500,
+                "tokens_out": 20,
+                "cost": 0.5,
+                "tokens_today": 1520,
+                "cost_today": 0.25,
+            },
+            {
+                "model": "b",
+                "calls": 1,
+                "tokens_in": 100,
+                "tokens_out": 10,
+                "cost": 0.0,
+                "tokens_today": 110,
+                "cost_today": 0.0,
+            },
+        ],
+        "currency": "EUR",
         "unstored": 4,
     }
     assert as_text(status).split("\n") == [
@@ -111,6 +133,9 @@ def test_the_status_is_shown_line_by_line() -> None:
         "rejected         language 3,000, adult 1",
         "quarantined      frames: undecodable 2",
         "gap              wss://a epoch 1 after 9: renumbered",
-        "labels           waiting 2,000, labelled 10, failed 1",
+        "labels           waiting 2,000, labelled 10, failed 3",
+        "failed           refusal 2, empty 1",
+        "spend            a: 2 calls, 1,520 tokens, 0.50 EUR; today 1,520 tokens, 0.25 EUR",
+        "spend            b: 1 calls, 110 tokens; today 110 tokens",
         "store            4 documents wait",
     ]

@@ -120,7 +120,7 @@ def test_a_task_of_ones_own_is_loaded_by_its_path(monkeypatch: pytest.MonkeyPatc
         ("a = " + "[" * 10_000, "not valid TOML in UTF-8, correct it: "),
         ("", "name: is missing; add it"),
         (GOOD.replace('version = "1"', ""), "version: is missing; add it"),
-        (GOOD.replace('version = "1"', "version = 1"), "version: Input should be a valid string"),
+        (GOOD.replace('version = "1"', "version = 1"), "version: must be text; put it in quotation marks"),
         (GOOD.replace('version = "1"', 'version = " "'), "version: is empty; say something there"),
         (GOOD.replace('"d"', '""'), "definition: is empty; say something there"),
         (GOOD + "colour = 1\n", "fields.0.colour: there is no such key in a task file; remove it, or correct"),
@@ -152,7 +152,7 @@ def test_a_task_of_ones_own_is_loaded_by_its_path(monkeypatch: pytest.MonkeyPatc
         (GOOD + CASE.replace('why = "w"', ""), "boundaries.0.why: is missing; add it"),
         (GOOD + CASE.replace('"x"', '"z"'), "boundaries.0.answer.a: there is no value 'z'; give it one of ['x', 'y']"),
         (GOOD + EXAMPLE.replace('"p"', '""'), "examples.0.post: is empty; say something there"),
-        (GOOD + EXAMPLE.replace('"x"', "1"), "examples.0.answer.a: Input should be a valid string"),
+        (GOOD + EXAMPLE.replace('"x"', "1"), "examples.0.answer.a: must be text; put it in quotation marks"),
         (
             GOOD + EXAMPLE + EXAMPLE.replace('a = "x"', ""),
             "examples.1.answer.a: is missing and applies; give it one of ['x', 'y']",
