@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeGuard
 
 from civicsky.errors import BadInput, Transient
 from civicsky.model import POSTS, now_us, post_uri
@@ -120,6 +120,7 @@ class Contexts:
             await asyncio.wait([self._fetching])
         for future in self._asked.values():
             future.cancel()
+        self._asked.clear()
 
     # ---- what is wanted ----
 
@@ -128,8 +129,10 @@ class Contexts:
         wanted: dict[str, str] = {}
         for part, field in _FIELDS.items():
             uri = fields.get(field)
-            if getattr(self._settings, part) and f"{{{part}}}" in task.context_format and _is_post(uri):
-                wanted |= {} if uri in wanted.values() else {part: uri}
+            if not getattr(self._settings, part) or f"{{{part}}}" not in task.context_format:
+                continue
+            if _is_post(uri) and uri not in wanted.values():
+                wanted[part] = uri
         return wanted
 
     def _text(self, post: Post | None) -> str:
@@ -153,11 +156,10 @@ class Contexts:
 
     async def _posts(self, uris: Iterable[str]) -> dict[str, Post | None]:
         """The posts by their URIs, None for one that is not there. Errors as for `of`."""
-        found: dict[str, Post | None] = {uri: None for uri in uris if self._is_gone(uri)}
-        asked = [uri for uri in uris if uri not in found]
-        for uri, kept in (await self._cache.contexts(asked)).items() if asked else ():
-            found[uri] = None if kept is None or self._is_gone(uri) else json.loads(kept)
-        futures = {uri: self._asked.get(uri) or self._ask(uri) for uri in asked if uri not in found}
+        there = [uri for uri in uris if not self._is_gone(uri)]
+        kept = await self._cache.contexts(there) if there else {}
+        found: dict[str, Post | None] = {uri: json.loads(post) if post else None for uri, post in kept.items()}
+        futures = {uri: self._asked.get(uri) or self._ask(uri) for uri in there if uri not in found}
         if futures:
             await asyncio.wait(futures.values())  # which does not cancel them when we are cancelled
         for uri, future in futures.items():
@@ -165,7 +167,7 @@ class Contexts:
             if isinstance(result, Exception):
                 raise result
             found[uri] = result
-        return found
+        return {uri: None if self._is_gone(uri) else found[uri] for uri in uris}
 
     def _ask(self, uri: str) -> "asyncio.Future[Post | Exception | None]":
         """Put a post in line for the next call."""
@@ -198,10 +200,9 @@ class Contexts:
             }
         )
         # What was deleted just now may have been scrubbed before we kept it.
-        late: dict[str, None] = {uri: None for uri, post in found.items() if post is not None and self._is_gone(uri)}
-        if late:
-            await self._cache.keep_contexts(late)
-        return found | late
+        if late := [uri for uri, post in found.items() if post is not None and self._is_gone(uri)]:
+            await self._cache.keep_contexts(dict.fromkeys(late))
+        return found
 
     def _is_gone(self, uri: str) -> bool:
         return uri in self._gone or _did(uri) in self._gone
@@ -278,16 +279,18 @@ async def texts_of(
         asked = []
         for part in _batches(list(texts), FOUND_AT_ONCE):
             documents = {document["_id"]: document for document in await store.find("posts", part)}
-            texts |= {uri: readable(doc) or None for uri, doc in documents.items() if doc["state"] == "live"}
+            texts |= {uri: readable(doc) or None for uri, doc in documents.items() if doc.get("state") == "live"}
             # What is hidden may be shown again by now: the API knows. What is deleted stays so.
-            asked += [uri for uri in part if uri not in documents or documents[uri]["state"] == "hidden"]
+            asked += [uri for uri in part if uri not in documents or documents[uri].get("state") == "hidden"]
     asked = [uri for uri in asked if _is_post(uri)] if appview else []
-    told(len(texts) - len(asked))
+    done = len(texts) - len(asked)
+    told(done)
     if appview is not None:
         api = _Api(appview)
         for part in _batches(asked, MAX_PER_CALL):
             texts |= {uri: readable(post) or None for uri, post in (await _patiently(api, part)).items()}
-            told(len(texts) - len(asked) + asked.index(part[-1]) + 1)
+            done += len(part)
+            told(done)
     return texts
 
 
@@ -312,12 +315,13 @@ def _cut(post: Post) -> Post:
     """What is kept of a post: what `record.readable` reads, each kind of text bounded."""
     room, alts = MAX_TEXT, list[str]()
     for alt in post["alts"]:
-        alts += [alt[:room]] if room else []
-        room -= len(alts[-1]) if room else 0
+        if room:
+            alts.append(alt[:room])
+            room -= len(alts[-1])
     return {"cid": post["cid"], "langs": post["langs"], "text": post["text"], "link": post["link"], "alts": alts}
 
 
-def _is_post(uri: object) -> bool:
+def _is_post(uri: object) -> TypeGuard[str]:
     return isinstance(uri, str) and _POST.fullmatch(uri) is not None
 
 
