@@ -1,5 +1,5 @@
 # Every target does all of its own set-up.
-.PHONY: demo test check fuzz soak mutants format lock
+.PHONY: demo test check fuzz soak mutants injections format lock
 
 SECONDS ?= 600
 
@@ -7,9 +7,12 @@ demo:
 	@tools/setup.sh demo
 	@.venv/bin/civicsky demo
 
+# Side by side, then those that want the machine for themselves (none of them may be among ARGS: exit code 5).
+JOBS ?= 3
 test:
 	@tools/setup.sh test
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest -n $(JOBS) -m "not alone" $(ARGS)
+	@.venv/bin/pytest -m alone $(ARGS) || [ $$? = 5 ]
 
 check:
 	@tools/setup.sh test
@@ -42,3 +45,8 @@ soak:
 mutants:
 	@tools/setup.sh test
 	.venv/bin/python tests/mutants/run.py $(ARGS)
+
+# How many of forty posts dictate their own label: to the local model, or to another: ARGS='--model-url URL --model NAME'
+injections:
+	@tools/setup.sh demo
+	@.venv/bin/python tests/injection/run.py $(ARGS)

@@ -1,7 +1,7 @@
 """What a person changes beside the stream, by short transactions, whether the service runs or not.
 
-`erase` takes posts away for good, `recheck` looks posts up again, `failed` lists what could not be handled, shows it,
-and tries it once more.
+`erase` takes posts away for good, `recheck` looks posts up again, `again` has them labelled once more, `failed` lists
+what could not be handled, shows it, and tries it once more.
 """
 
 import json
@@ -16,14 +16,16 @@ from civicsky.app import ledger_reader, open_labelling
 from civicsky.appview import AppView
 from civicsky.collecting import AHEAD_US
 from civicsky.decode import decode
-from civicsky.errors import BadInput, Failed, Refused, Transient, Usage
+from civicsky.errors import BadInput, Failed, Held, Refused, Transient, Usage
 from civicsky.journal import Journal, JournalReader
 from civicsky.ledger import Ledger
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
-from civicsky.model import POSTS, Arrival, Batch, Frame, Key, format_time, post_uri
+from civicsky.model import POSTS, Arrival, Batch, Frame, Key, format_time, parse_moment, post_uri
 from civicsky.recheck import Rechecks, recheck as look_up_again
+from civicsky.rounds import Rounds, Wish
 from civicsky.settings import Settings
+from civicsky.task import file_hash, load_tasks
 from civicsky.worker import Pool
 
 _POST: Final = re.compile(rf"at://(did:[^/]+)/{re.escape(POSTS)}/([^/]+)")
@@ -108,9 +110,8 @@ async def _follow(settings: Settings, folder: Path, dids: Collection[str]) -> st
             return ""
     except (Transient, Refused) as error:
         return str(error)
-    except Usage as busy:
-        if "is held by" not in str(busy):
-            raise
+    except Held:
+        pass
     return await _wait_for_service(folder, dids)
 
 
@@ -147,9 +148,7 @@ async def recheck(settings: Settings, names: Sequence[str], show: Callable[[int]
         try:
             with datadir.locked(folder, ("collect",)):
                 await look_up_again(rechecks, appview, _Shown(show), Stop(), delay_seconds=0, endless=False)
-        except Usage as busy:
-            if "is held by" not in str(busy):
-                raise
+        except Held:
             return False
     except (BadInput, Transient) as error:
         raise Failed(f"{error}; what is left is looked up when civicsky runs, or by `civicsky recheck`") from None
@@ -170,6 +169,49 @@ class _Shown(Metrics):
         """Count, and show."""
         super().add(name, n)
         self._show(self.counts["rechecked"])
+
+
+# ---- label again -----------------------------------------------------------------------------------------------------
+
+
+async def again(settings: Settings, names: Sequence[str], since: str, until: str, where: str) -> bool:
+    """Have labelled posts asked about once more under these tasks (none: all of the settings).
+
+    `since` and `until` are dates or times, `where` is FIELD=VALUE of the label that they have; empty means any. A round
+    that was asked for in the same words and is not done goes on. False when a running service does it. Raises `Usage`.
+    """
+    folder = datadir.existing(settings.data_dir)
+    files = load_tasks(settings.label.tasks)
+    tasks, texts = {task.name: task for task, _ in files}, {task.name: text for task, text in files}
+    for name in names:
+        if name not in tasks:
+            raise Usage(f"--task {name}: not among label.tasks ({', '.join(tasks)})")
+    chosen = [tasks[name] for name in names or tasks]
+    field, _, value = where.partition("=")
+    for task in chosen if where else ():
+        values = {one.name: one.values for one in task.fields}
+        if value not in values.get(field, ()):
+            known = "; ".join(f"{name}={'|'.join(some)}" for name, some in values.items())
+            raise Usage(f"--where {where}: the task {task.name} has no such field or value; it has {known}")
+    wish = Wish(_moment("--since", since), _moment("--until", until), field, value)
+    asked = f"{settings.label.model} {settings.label.way} "
+    ledger = await Ledger.open(folder / datadir.LEDGER)
+    try:
+        for task in chosen:
+            question = file_hash(asked + texts[task.name])[:16]
+            await Rounds(ledger.database).begin(task.name, wish._replace(question=question))
+    finally:
+        await ledger.close()
+    return not datadir.holding(folder, "label").held
+
+
+def _moment(flag: str, text: str) -> int | None:
+    if not text:
+        return None
+    moment = parse_moment(text)
+    if moment is None:
+        raise Usage(f"{flag} {text}: neither a date (2026-11-22, UTC) nor a time (2026-11-22T16:00:00Z)")
+    return moment
 
 
 # ---- failed ----------------------------------------------------------------------------------------------------------
@@ -208,7 +250,9 @@ async def failed_shown(folder: Path, name: str) -> dict[str, Any]:
             return {**found, "sha256": row["sha256"], "hex": row["bytes"].hex()}
         key = _key(found["uri"])
         post = (await reader.posts([key])).get(key)
-        return {**found, "fields": post.fields if post else None}
+        async with ledger_reader(folder) as ledger:
+            raw = await ledger.raw(key) if ledger else []
+        return {**found, "fields": post.fields if post else None, "answers": raw}
     finally:
         await reader.close()
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,22 +15,26 @@ import uvloop
 from civicsky import __version__, datadir, filter as filters, log
 from civicsky.appview import AppView
 from civicsky.collecting import collect, housekeep
+from civicsky.context import Contexts
 from civicsky.decode import decode
 from civicsky.document import Document
+from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Refused, Transient, Usage
 from civicsky.journal import Journal, JournalReader
-from civicsky.label import Model, Slot
+from civicsky.label import Slot, ways_of
 from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger, LedgerReader
 from civicsky.lifecycle import Stop, happened, signals
-from civicsky.local import LocalServer, find_weights, threads
+from civicsky.local import JSON_TOKENS, WORD_TOKENS, LocalServer, find_weights, threads
 from civicsky.metrics import Metrics
-from civicsky.model import format_time, now_us
+from civicsky.model import Spend, format_time, now_us
+from civicsky.prompt import prompt_hash
 from civicsky.recheck import Rechecks, recheck
-from civicsky.settings import Settings, effective
+from civicsky.rounds import Rounds
+from civicsky.settings import Label, Settings, effective
 from civicsky.source import Source
 from civicsky.store import Collection, Store, open_store
-from civicsky.task import Prompt, load_task, prompt_of
+from civicsky.task import Task, load_tasks
 from civicsky.worker import Pool
 
 Halves = Literal["both", "collect", "label"]
@@ -168,35 +172,46 @@ class Parts(NamedTuple):
 
     labelling: Labelling
     reader: JournalReader
+    ledger: Ledger
     store: Store
-    prompt: Prompt
+    tasks: Mapping[str, Task]
 
 
 async def open_labelling(
     stack: AsyncExitStack, folder: Path, settings: Settings, metrics: Metrics, stop: Stop, *, strict: bool
 ) -> Parts:
     """Open what the labelling half needs besides a model; `stack` closes it. The caller holds the lock `label`."""
-    task, text = load_task()
-    way = settings.label.way
-    if way == "auto":
-        way = "words" if settings.label.model == "local" else "schema"
-    prompt = prompt_of(task, text, way)
+    files = load_tasks(settings.label.tasks)
+    tasks = {task.name: task for task, _ in files}
     reader = await _opened(stack, JournalReader.open(folder / datadir.JOURNAL))
     ledger = await _opened(stack, Ledger.open(folder / datadir.LEDGER))
-    await ledger.register_task(task.name, task.version, prompt.hash, text)
+    for task, text in files:
+        for way in ways_of(settings.label):
+            await ledger.register_task(task.name, task.version, prompt_hash(task, way), text)
     store = await _opened(stack, open_store(settings.store, folder / datadir.POSTS))
-    return Parts(Labelling(reader, ledger, prompt, settings, metrics, stop, strict=strict), reader, store, prompt)
+    contexts = None
+    if settings.context.quote or settings.context.root or settings.context.parent:
+        appview = AppView(settings.appview)
+        stack.push_async_callback(appview.close)
+        contexts = Contexts(settings.context, settings.label.max_chars, appview, ledger)
+        stack.push_async_callback(contexts.close)
+    rounds = Rounds(ledger.database)
+    labelling = Labelling(reader, ledger, rounds, contexts, tasks, settings, metrics, stop, strict=strict)
+    return Parts(labelling, reader, ledger, store, tasks)
 
 
 async def _prepare_label(
     stack: AsyncExitStack, folder: Path, settings: Settings, metrics: Metrics, stop: Stop, *, strict: bool
 ) -> tuple[Labelling, Callable[[], Coroutine[Any, Any, None]]]:
     weights = find_weights(settings.label.gguf) if settings.label.model == "local" else None
-    labelling, reader, store, prompt = await open_labelling(stack, folder, settings, metrics, stop, strict=strict)
+    labelling, reader, ledger, store, tasks = await open_labelling(
+        stack, folder, settings, metrics, stop, strict=strict
+    )
+    abilities = await ledger.abilities(weights.name if weights else settings.label.model)
+    spent = await ledger.spent()
 
     async def work() -> None:
-        async with _model(settings, prompt, weights) as model, _slots(model, _calls(settings)) as slots:
-            log.event("label_way", stage="label", way=prompt.way, model=model.name, endpoint=model.endpoint)
+        async with model_slots(settings.label, tasks, weights, abilities, spent) as slots:
             try:
                 async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
                     arm = group.create_task(_arm(deadline, stop, settings, endless=strict), name="drain")
@@ -209,45 +224,38 @@ async def _prepare_label(
     return labelling, work
 
 
+@asynccontextmanager
+async def model_slots(
+    label: Label, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str], spent: Spend
+) -> AsyncIterator[list[Slot]]:
+    """Slots that ask the chosen model about these tasks; with `weights`, a local one that is started here.
+
+    `abilities` and `spent` are what is known of its servers, and of today's use of them.
+    """
+    async with AsyncExitStack() as stack:
+        local, count = None, label.slots
+        if weights is not None:
+            # It gains nothing from more calls than it has processors.
+            count = min(label.slots, threads())
+            words = sum(len(task.words) for task in tasks.values()) if label.way in {"auto", "words"} else 0
+            # A slot of the server for each question of each caller: then each finds its own preamble in a cache.
+            local = LocalServer(weights, count * max(1, words), WORD_TOKENS if words else JSON_TOKENS)
+            stack.push_async_callback(local.stop)
+            await local.start()
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            watch = group.create_task(local.supervise(), name="model")
+            stack.callback(watch.cancel)
+        endpoints = open_endpoints(label, local, abilities, spent)
+        slots = [Slot(endpoints, tasks, label) for _ in range(count)]
+        for slot in slots:
+            stack.push_async_callback(slot.close)
+        yield slots
+
+
 async def _arm(deadline: asyncio.Timeout, stop: Stop, settings: Settings, *, endless: bool) -> None:
     """Bound the time to finish. `civicsky label --drain` may take as long as it needs, until a signal comes."""
     await (stop.hurry if endless else stop.requested).wait()
     deadline.reschedule(asyncio.get_running_loop().time() + settings.limits.drain_seconds)
-
-
-@asynccontextmanager
-async def _model(settings: Settings, prompt: Prompt, weights: Path | None) -> AsyncIterator[Model]:
-    """The model's address; for the local one also its process."""
-    label = settings.label
-    if weights is None:
-        host = label.model_url.split("/v1")[0]
-        yield Model(label, prompt, lambda: label.model_url, label.model, host, label.api_key.get_secret_value())
-        return
-    # A slot of the server for each question of each caller: then every question finds its own preamble in a cache.
-    server = LocalServer(weights, _calls(settings) * max(1, len(prompt.task.words)))
-    try:
-        await server.start()
-        async with asyncio.TaskGroup() as group:
-            watch = group.create_task(server.supervise(), name="model")
-            yield Model(label, prompt, server.base_url, server.name, "local", server.api_key, server.fingerprint)
-            watch.cancel()
-    finally:
-        await server.stop()
-
-
-def _calls(settings: Settings) -> int:
-    """Calls in flight: the local model gains nothing from more than it has processors."""
-    return min(settings.label.slots, threads()) if settings.label.model == "local" else settings.label.slots
-
-
-@asynccontextmanager
-async def _slots(model: Model, count: int) -> AsyncIterator[list[Slot]]:
-    slots = [Slot(model) for _ in range(count)]
-    try:
-        yield slots
-    finally:
-        for slot in slots:
-            await slot.close()
 
 
 async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: Stop, *, strict: bool) -> None:

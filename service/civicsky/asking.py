@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from civicsky import faults, log
-from civicsky.errors import BadInput, Refused, Transient
+from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.model import Answer, Asked, Attempts, Job, LabelRow, Question, Spend, now_us, post_uri
@@ -28,6 +28,7 @@ class SlotShape(Protocol):
     def abilities(self) -> Mapping[str, str]: ...
     def question(self, task: str) -> Question: ...
     async def ask(self, task: str, posts: Sequence[Asked]) -> list[Answer | BadInput]: ...
+    async def is_well(self) -> tuple[bool, Spend]: ...
 
 
 class LedgerShape(Protocol):
@@ -39,6 +40,8 @@ class LedgerShape(Protocol):
         self, job: Job, reason: str, seconds: float, attempts: Attempts,
         *, dead: bool = False, spend: Spend | None = None, raw: str = "",
     ) -> bool: ...  # fmt: skip
+    async def still_due(self, jobs: Iterable[Job]) -> set[int]: ...
+    async def spent(self) -> Spend: ...
     async def remember(self, endpoint: str, model: str, ability: str) -> None: ...
 
 
@@ -53,6 +56,8 @@ class ContextsShape(Protocol):
     """See `context.Contexts`."""
 
     async def of(self, task: Task, fields: dict[str, Any]) -> str: ...
+    def forget(self, did: str, rkey: str = "") -> None: ...
+    def recall(self, did: str) -> None: ...
 
 
 class Item(NamedTuple):
@@ -61,6 +66,14 @@ class Item(NamedTuple):
     job: Job
     fields: dict[str, Any]
     """Of the post, as `record.extract` or the store's document has them."""
+
+
+def requests_of(items: Sequence[Item]) -> list[list[Item]]:
+    """The posts that share a request: of one task. One that came back is asked alone: it may be what spoilt others'."""
+    shared: dict[tuple[str, int], list[Item]] = {}
+    for item in items:
+        shared.setdefault((item.job.task, item.job.id if any(item.job.attempts) else 0), []).append(item)
+    return list(shared.values())
 
 
 class Asking:
@@ -80,6 +93,7 @@ class Asking:
         self._tasks, self._settings, self._metrics, self._stop = tasks, settings, metrics, stop
         self._answers = 0
         self._unusable = 0
+        self._was_spent = False
         self._remembered: dict[str, str] = {}
 
     @property
@@ -87,14 +101,35 @@ class Asking:
         """Whether the model gave one: then it is known how it is asked."""
         return self._answers > 0
 
+    async def is_spent(self) -> bool:
+        """Whether today's budget is spent. It can be passed by the calls that are in flight when it is reached."""
+        bounds = self._settings
+        if bounds.budget_tokens is None and bounds.budget_money is None:
+            return False
+        spend = await self._ledger.spent()
+        tokens = spend.tokens_in + spend.tokens_out
+        over = (bounds.budget_tokens is not None and tokens >= bounds.budget_tokens) or (
+            bounds.budget_money is not None and spend.cost >= bounds.budget_money
+        )
+        if over != self._was_spent:
+            self._was_spent = over
+            log.event("label_budget", stage="label", spent=over, tokens=tokens, cost=round(spend.cost, 4))
+        return over
+
     async def ask(self, slot: SlotShape, task: str, items: Sequence[Item]) -> None:
         """Have these posts labelled under one task, in one request; every one is kept, put off, or failed.
 
-        Raises `Refused` when no server will have us. When the run ends hurriedly, those not asked stay as they are.
+        Raises `Refused` when no server will have us. Those that are not asked stay as they are: when the run ends
+        hurriedly, or the budget is spent.
         """
         asked = await self._asked(task, items)
         left = await self._from_cache(slot.question(task), asked)
-        if not left or not await self._is_free(slot):
+        if not left or not await self._is_free(slot) or await self.is_spent():
+            return
+        # Its turn may have come hours later: what its author took back meanwhile is sent to nobody.
+        wanted = await self._ledger.still_due([job for job, _ in left])
+        left = [(job, text) for job, text in left if job.id in wanted]
+        if not left:
             return
         before = self._answers
         try:
@@ -102,11 +137,11 @@ class Asking:
         except Transient as error:
             self._note_down(error)
             seconds = max(slot.delay(), self._settings.pause_seconds)
+            at_fault = await self._is_at_fault(slot, error, before)
             for number, (job, _) in enumerate(left):
-                # Only a post that fails while others succeed is itself at fault.
-                attempts = _one_more(job.attempts, error) if self._answers > before else job.attempts
+                attempts = _one_more(job.attempts, error) if at_fault else job.attempts
                 dead = self._is_beyond(attempts)
-                await self._give_back(job, "unreachable", seconds, attempts, dead=dead,
+                await self._give_back(job, UNREACHABLE, seconds, attempts, dead=dead,
                                       spend=None if number else error.spend)  # fmt: skip
             return
         for (job, _), answer in zip(left, answers, strict=True):
@@ -118,12 +153,26 @@ class Asking:
                 await self._keep(job, answer)
         await self._remember(slot, slot.question(task).model)
 
+    async def _is_at_fault(self, slot: SlotShape, error: Transient, before: int) -> bool:
+        """Whether a call failed by its post: only when it was sent, and others succeed.
+
+        When there are no others, the server is asked: else a post that breaks it would be asked about for ever.
+        """
+        if error.spend is None or not error.spend.calls:
+            return False
+        if self._answers > before or error.busy or self._stop.hurried:
+            return self._answers > before
+        is_well, cost = await slot.is_well()
+        error.spend = error.spend.plus(cost)
+        return is_well
+
     async def _asked(self, task: str, items: Sequence[Item]) -> list[tuple[Job, Asked]]:
         """Each post as the model is to read it; without those whose surroundings cannot be fetched now."""
         asked: list[tuple[Job, Asked]] = []
         contexts = await asyncio.gather(*(self._context(task, item) for item in items))
         for item, context in zip(items, contexts, strict=True):
             if isinstance(context, str):
+                self._metrics.appview_why = "" if context else self._metrics.appview_why
                 asked.append((item.job, Asked(readable(item.fields)[: self._settings.max_chars], context)))
             else:
                 self._metrics.appview_why = str(context)
@@ -187,6 +236,12 @@ class Asking:
 
     async def _refuse(self, job: Job, bad: BadInput) -> None:
         """An answer of no use: one is that post's; many in a row are the server's."""
+        if bad.reason == UNREACHABLE:  # though others of the same call had answers
+            sent = isinstance(bad.spend, Spend) and bad.spend.calls > 0
+            attempts = job.attempts._replace(transport=job.attempts.transport + sent)
+            dead = self._is_beyond(attempts)
+            await self._give_back(job, bad.reason, self._settings.pause_seconds, attempts, dead=dead, spend=bad.spend)
+            return
         self._unusable += 1
         if self._unusable == UNUSABLE_IN_A_ROW:
             log.event("label_unusable", stage="label", reason=bad.reason, n=self._unusable)
@@ -202,11 +257,12 @@ class Asking:
         *, dead: bool, spend: Spend | None, raw: str = "",
     ) -> None:  # fmt: skip
         log.event("label_failed", stage="label", uri=post_uri(job.did, job.rkey), reason=reason, dead=dead)
-        kept = await self._ledger.put_off(job, reason, seconds, attempts, dead=dead, spend=spend, raw=raw)
-        if dead and job.is_probe:
-            await self._rounds.probed(job, None, reason)
-        elif dead and kept:
+        is_post = not job.is_probe
+        kept = await self._ledger.put_off(job, reason, seconds, attempts, dead=dead and is_post, spend=spend, raw=raw)
+        if dead and kept and is_post:
             self._metrics.add("failed")
+        elif dead and kept:
+            await self._rounds.probed(job, None, reason)
 
     async def _is_free(self, slot: SlotShape) -> bool:
         """Wait until a server may be called. False when the run ends hurriedly meanwhile."""
@@ -252,5 +308,6 @@ def _one_more(attempts: Attempts, error: Transient) -> Attempts:
 
 def _label_id(job: Job, answer: Answer) -> str:
     """The same question about the same text has the same id, also from another data directory: stores hold it once."""
-    parts = (post_uri(job.did, job.rkey), job.cid, job.task, answer.prompt_hash, answer.model_asked, answer.parameters)
+    parts = [post_uri(job.did, job.rkey), job.cid, job.task, answer.prompt_hash, answer.model_asked, answer.parameters]
+    parts += [answer.context_hash] if answer.context_hash else []
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

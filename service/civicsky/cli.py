@@ -88,11 +88,46 @@ def label(
     model_url: ModelUrl = None,
     model: ModelName = None,
     drain: Annotated[bool, typer.Option("--drain", help="End when nothing waits any more.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also ask once more about posts that were drawn before.")
+    ] = False,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME", help="With --again: under this task only.")
+    ] = None,
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="With --again: events from then on.")] = "",
+    until: Annotated[str, typer.Option("--until", metavar="TIME", help="With --again: events before that.")] = "",
+    where: Annotated[
+        str, typer.Option("--where", metavar="FIELD=VALUE", help="With --again: where the label says so.")
+    ] = "",
     config: Config = None,
 ) -> None:
     """Label what was collected, and go on as more comes."""
-    flags = {"data_dir": data_dir, **_label_flags(store, model_url, model)}
-    _serve(load(config, flags), "label", drain=drain)
+    settings = load(config, {"data_dir": data_dir, **_label_flags(store, model_url, model)})
+    if not again and (task or since or until or where):
+        raise typer.BadParameter("--task, --since, --until and --where choose for --again", param_hint="--again")
+    if again:
+        from civicsky import amend  # noqa: PLC0415
+
+        if not asyncio.run(amend.again(settings, task or [], since, until, where)):
+            print("the running service will do it")
+            return
+    _serve(settings, "label", drain=drain)
+
+
+@app.command()
+def plan(
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Reckon what a labelling will take, before any call."""
+    from civicsky.plan import as_text, gather  # noqa: PLC0415
+
+    found = asyncio.run(gather(load(config, {"data_dir": data_dir, **_label_flags(store, model_url, model)})))
+    print(json.dumps(found, indent=2) if as_json else as_text(found))
 
 
 @app.command()
@@ -236,6 +271,63 @@ def erase(
 
 
 @app.command()
+def evaluate(
+    gold: Annotated[Path, typer.Argument(metavar="GOLD", help="CSV or JSONL: posts and what people judged of them.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: evaluation-DATE.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="May be given several times.")
+    ] = None,
+    way: Annotated[
+        str, typer.Option("--way", metavar="WAY[,WAY]...", help="Ways of asking: schema, json, plain, words.")
+    ] = "",
+    model_url: ModelUrl = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="May be given several times.")
+    ] = None,
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Hold models' labels against people's, and write a report."""
+    from civicsky.evaluate import Wanted, evaluate as evaluated  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir, **_label_flags(store, model_url, None)})
+    log.configure(settings.log)
+    wanted = Wanted(gold, out, task or (), model or (), tuple(filter(None, way.replace(" ", "").split(","))))
+    done = asyncio.run(evaluated(settings, wanted, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
+    print(json.dumps(done.found, indent=1) if as_json else done.text)
+    if not done.whole:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def estimate(
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="May be given several times.")
+    ] = None,
+    field: Annotated[str, typer.Option("--field", metavar="NAME", help="Default: all fields.")] = "",
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Date (UTC) or RFC 3339 time.")] = "",
+    until: Annotated[str, typer.Option("--until", metavar="TIME", help="The same; not included.")] = "",
+    gold: Annotated[
+        Path | None, typer.Option("--gold", metavar="FILE", help="CSV or JSONL: posts and what people judged of them.")
+    ] = None,
+    by: Annotated[Literal["none", "day"], typer.Option("--by", help="One estimate, or one a day.")] = "none",
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Estimate which share of the posts has which label, with intervals."""
+    from civicsky.estimate import Wanted, as_json as in_json, as_text, estimate as estimated  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir, **_label_flags(store, None, None)})
+    log.configure(settings.log)
+    tables = asyncio.run(estimated(settings, Wanted(task or (), field or None, since, until, gold, by)))
+    print(json.dumps(in_json(tables), indent=1) if as_json else as_text(tables))
+
+
+@app.command()
 def demo(
     data_dir: Annotated[
         Path, typer.Option("--data-dir", metavar="DIR", help="Folder in which each demo makes its own.")
@@ -253,8 +345,13 @@ def config(
     as_json: AsJson = False,
 ) -> None:
     """Print the effective settings, secrets masked."""
-    shown = effective(load(config))
+    from civicsky.task import file_hash, load_tasks  # noqa: PLC0415
+
+    settings = load(config)
+    shown = effective(settings)
+    tasks = [(task.name, task.version, file_hash(text)) for task, text in load_tasks(settings.label.tasks)]
     if as_json:
+        shown["tasks"] = [dict(zip(("name", "version", "sha256"), task, strict=True)) for task in tasks]
         print(json.dumps(shown, indent=2))
         return
     for name, _default, variable in documented():
@@ -262,6 +359,8 @@ def config(
         for part in name.split("."):
             value = value[part]
         print(f"{name:28} = {json.dumps(value):36} # {variable}")
+    for name, version, digest in tasks:
+        print(f"task {name}, version {version}, SHA-256 of its file {digest}")
 
 
 @dev.command("serve-frames")
@@ -298,6 +397,16 @@ def serve_frames(
         return
 
 
+@dev.command("codebook")
+def codebook_of(
+    task: Annotated[str, typer.Argument(help="A task that ships, or the path of a task file (.toml).")],
+) -> None:
+    """Print a task as a section of a codebook, in Markdown."""
+    from civicsky.task import codebook, load_task  # noqa: PLC0415
+
+    print(codebook(load_task(task)[0]))
+
+
 @dev.command()
 def capture(
     file: Annotated[Path, typer.Argument(help="File to write.")],
@@ -313,6 +422,16 @@ def capture(
     log.configure(settings.log)
     n = asyncio.run(capture_frames(settings.source, max_frames, file))
     print(f"{n:,} frames in {file}")
+
+
+@dev.command("sample-gold")
+def sample_gold(file: Annotated[Path, typer.Argument(help="File to write (JSONL).")]) -> None:
+    """Write the packaged sample's own labels as a GOLD file for `civicsky evaluate`."""
+    from civicsky.gold import sample_rows  # noqa: PLC0415
+
+    rows = sample_rows()
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    print(f"{len(rows):,} items in {file}")
 
 
 @app.callback(invoke_without_command=True)

@@ -113,6 +113,10 @@ class Contexts:
         while len(self._gone) > MAX_GONE:
             del self._gone[next(iter(self._gone))]
 
+    def recall(self, did: str) -> None:
+        """An account that was hidden is shown again. What it deleted by itself stays gone."""
+        self._gone.pop(did, None)
+
     async def close(self) -> None:
         """End the call that is under way; whoever still waits for it is cancelled."""
         if self._fetching is not None:

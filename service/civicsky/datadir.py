@@ -11,7 +11,7 @@ from pathlib import Path
 from time import sleep
 from typing import Final, Literal, NamedTuple
 
-from civicsky.errors import Usage
+from civicsky.errors import Held, Usage
 from civicsky.model import format_time, now_us
 
 JOURNAL: Final = "journal.db"
@@ -91,7 +91,7 @@ def file_system(path: Path, mountinfo: str) -> str:
 
 @contextmanager
 def locked(folder: Path, roles: tuple[Role, ...]) -> Iterator[None]:
-    """Hold the locks of these roles. Raises `Usage`, naming the holder, when another process has one.
+    """Hold the locks of these roles. Raises `Held`, naming the holder, when another process has one.
 
     The kernel lets go of a lock when its process ends, however it ends.
     """
@@ -102,7 +102,7 @@ def locked(folder: Path, roles: tuple[Role, ...]) -> Iterator[None]:
             files.append(file)
             if not _taken(file):
                 holder = os.pread(file, 500, 0).decode(errors="replace").strip() or "another process"
-                raise Usage(
+                raise Held(
                     f"data directory {folder}: the role {role!r} is held by {holder}; "
                     "stop it, or use another --data-dir"
                 )

@@ -26,18 +26,18 @@ from civicsky import __version__, datadir, journal, ledger, log, store, tables
 from civicsky.appview import AppView
 from civicsky.coverage import cover
 from civicsky.decode import decode
+from civicsky.endpoint import open_endpoints
 from civicsky.errors import BadInput, CivicskyError
 from civicsky.journal import JournalReader
-from civicsky.label import Model, Slot
+from civicsky.label import Slot
 from civicsky.ledger import LedgerReader
 from civicsky.local import find_weights
 from civicsky.model import format_time, now_us
 from civicsky.recheck import Rechecks
-from civicsky.settings import Settings
+from civicsky.settings import Label as LabelSettings, Settings
 from civicsky.source import reach
 from civicsky.sqlite import Schema, defects, reading
 from civicsky.status import balance
-from civicsky.task import load_task, prompt_of
 
 State = Literal["ok", "problem", "unknown"]
 
@@ -531,12 +531,20 @@ async def _model(context: Context) -> list[Finding]:
         return _ok("model", "none is chosen; `civicsky collect` needs none")
     if label.model == "local":
         return _ok("model", f"local, {find_weights(label.gguf)}")
-    task, text = load_task()
-    endpoint = label.model_url.split("/v1")[0]
-    key = label.api_key.get_secret_value()
-    slot = Slot(Model(label, prompt_of(task, text, "schema"), lambda: label.model_url, label.model, endpoint, key))
+    parts = await asyncio.gather(*(_model_at(label, url) for url in dict.fromkeys((label.model_url, *label.more_urls))))
+    return [finding for part in parts for finding in part]
+
+
+async def _model_at(label: LabelSettings, url: str) -> list[Finding]:
+    """One of the model's servers, asked once, whatever its limits."""
+    unlimited = dict.fromkeys(("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day"))
+    endpoints = open_endpoints(label.model_copy(update={"model_url": url, "more_urls": (), **unlimited}))
+    endpoint = endpoints.servers[0].name
+    slot = Slot(endpoints, {}, label)
     try:
         listed = await slot.models()
+    except CivicskyError as error:
+        return [_troubled("model", error, _REMEDIES[_model])]
     finally:
         await slot.close()
     if listed and label.model not in listed:
@@ -623,13 +631,18 @@ async def _bounded(check: Check, context: Context, seconds: float) -> list[Findi
             return [Finding(name, "problem", what, "look at the network, or give it longer with --seconds")]
         return [Finding(name, "unknown", what, "give it longer with --seconds")]
     except CivicskyError as error:
-        what, _, remedy = str(error).partition("; ")
-        return [Finding(name, "problem", what, remedy or _REMEDIES.get(check, ""))]
+        return [_troubled(name, error, _REMEDIES.get(check, ""))]
     except OSError as error:
         return [Finding(name, "problem", str(error), "look at the folder and its permissions")]
     except Exception as error:  # noqa: BLE001  (a defect in one check must not hide what the others found)
         what = f"this check failed: {type(error).__name__}: {error}"
         return [Finding(name, "problem", what, "a defect of civicsky: please report it")]
+
+
+def _troubled(name: str, error: CivicskyError, remedy: str) -> Finding:
+    """What an error says; most name their own remedy."""
+    what, _, own = str(error).partition("; ")
+    return Finding(name, "problem", what, own or remedy)
 
 
 def _shown(finding: Finding, settings: Settings) -> Finding:

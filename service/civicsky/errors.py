@@ -6,6 +6,9 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
+UNREACHABLE = "unreachable"
+"""Why a post has no answer when nobody could be reached, as opposed to an answer of no use."""
+
 
 class CivicskyError(Exception):
     """Anything that ends a command with one line for the user.
@@ -20,6 +23,10 @@ class Usage(CivicskyError):
     """Wrong usage, settings, or place: trying again without a change cannot help. Exit code 2."""
 
     exit_code = EXIT_USAGE
+
+
+class Held(Usage):
+    """Another process has the lock that this one needs: perhaps it does the work itself."""
 
 
 class Failed(CivicskyError):

@@ -353,6 +353,18 @@ class JournalReader:
         )
         return {(row[0], row[1]): _post_row(row) for row in found}
 
+    async def newest(self, limit: int) -> list[PostRow]:
+        """The live posts that came in last."""
+        found = await self._db.rows(
+            f"SELECT {_POST_COLUMNS} FROM post WHERE state = 'live' ORDER BY id DESC LIMIT ?", (limit,)
+        )
+        return [_post_row(row) for row in found]
+
+    async def n_posts(self) -> int:
+        """How many posts it has, without tombstones."""
+        ((n,),) = await self._db.rows("SELECT count(*) FROM post WHERE state <> 'deleted'")
+        return int(n)
+
     async def positions(self) -> list[Position]:
         """Every host's position, the one that moved last first."""
         return [

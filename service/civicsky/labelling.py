@@ -45,7 +45,6 @@ class LedgerShape(asking.LedgerShape, Protocol):
     async def due(self, tasks: Sequence[str], held: Iterable[int], limit: int) -> list[Job]: ...
     async def waiting(self, tasks: Sequence[str]) -> int: ...
     async def backlog(self, before: int) -> int: ...
-    async def spent(self) -> Spend: ...
     async def spent_a_post(self) -> tuple[int, Spend]: ...
     async def prune(self, context_days: float, raw_days: float) -> None: ...
     async def outgoing(self, limit: int) -> list[Outgoing]: ...
@@ -102,6 +101,7 @@ class Labelling:
     ) -> None:
         self._reader, self._ledger, self._rounds, self._tasks = reader, ledger, rounds, tuple(tasks)
         self._settings, self._metrics, self._stop, self._strict = settings, metrics, stop, strict
+        self._contexts = contexts
         self._asking = Asking(ledger, rounds, contexts, tasks, settings.label, metrics, stop)
         self._queue: Queue[Item] = Queue(settings.queue.items, settings.queue.bytes)
         self._held: set[int] = set()
@@ -109,7 +109,6 @@ class Labelling:
         self._followed_all = False
         self._labelled_all = False
         self._drawing, self._draw_anew = Drawing(), Every(MINUTE)
-        self._is_spent = False
 
     async def run(self, slots: Sequence[SlotShape], store: StoreShape) -> None:
         """Until `stop`, and then until what is held (with `drain`: all that waits) is labelled and stored."""
@@ -165,20 +164,25 @@ class Labelling:
             if self._draw_anew.is_due():
                 self._drawing = await self._drawn_now()
             rows = await self._reader.posts({(change.rkey, change.did) for change in changes if change.rkey})
+            for change in changes:  # before the ledger scrubs its cache, for what is being fetched now
+                if self._contexts and change.kind in {"delete", "hide", "remove"}:
+                    self._contexts.forget(change.did, change.rkey)
+                elif self._contexts and change.kind == "show":
+                    self._contexts.recall(change.did)
             await self._ledger.follow(changes, rows.values(), self._tasks, self._drawing)
         return len(changes)
 
     async def _drawn_now(self) -> Drawing:
         """How many posts of a day are drawn: what the user wants, less what waits, and no more than can be paid."""
         wish, label = self._settings.sample, self._settings.label
-        posts, spend = await self._ledger.spent_a_post()
+        labels, spend = await self._ledger.spent_a_post()
         affordable = None
         for budget, spent in (
             (label.budget_tokens, spend.tokens_in + spend.tokens_out),
             (label.budget_money, spend.cost),
         ):
-            if budget and posts and spent:
-                affordable = min(affordable or float("inf"), budget / (spent / posts))
+            if budget and labels and spent:
+                affordable = min(affordable or float("inf"), budget / (spent / labels * len(self._tasks)))
         today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         backlog = await self._ledger.backlog(int(today.timestamp() * 1e6))
         return Drawing(allowance(wish.posts_per_day, affordable, backlog), wish.unit)
@@ -190,7 +194,7 @@ class Labelling:
         with suppress(Closed):
             while not self._stop.hurried:
                 followed = self._followed_all
-                spent = await self._note_budget()
+                spent = await self._asking.is_spent()
                 fed = 0 if spent else await self._feed_some(store)
                 idle = not fed and followed and not self._held
                 if idle and (spent or not await self._ledger.waiting(self._tasks)):
@@ -199,21 +203,6 @@ class Labelling:
                     await self._rest()
         # What is left in the queue of a hurried end is safe on disk.
         await self._queue.close(discard=self._stop.hurried)
-
-    async def _note_budget(self) -> bool:
-        """Whether today's budget is spent."""
-        label = self._settings.label
-        if label.budget_tokens is None and label.budget_money is None:
-            return False
-        spend = await self._ledger.spent()
-        tokens = spend.tokens_in + spend.tokens_out
-        over = (label.budget_tokens is not None and tokens >= label.budget_tokens) or (
-            label.budget_money is not None and spend.cost >= label.budget_money
-        )
-        if over != self._is_spent:
-            self._is_spent = over
-            log.event("label_budget", stage="label", spent=over, tokens=tokens, cost=round(spend.cost, 4))
-        return over
 
     async def _feed_some(self, store: StoreShape) -> int:
         """Put jobs that are due into the queue; gives how many."""
@@ -269,8 +258,8 @@ class Labelling:
                 except Closed:
                     return
                 try:
-                    for task in dict.fromkeys(item.job.task for item in items):
-                        await self._asking.ask(slot, task, [item for item in items if item.job.task == task])
+                    for together in asking.requests_of(items):
+                        await self._asking.ask(slot, together[0].job.task, together)
                 finally:
                     self._held -= {item.job.id for item in items}
                     self.wake()
@@ -292,7 +281,8 @@ class Labelling:
         while True:
             if prune.is_due():
                 await self._ledger.prune(self._settings.context.cache_days, self._settings.label.raw_days)
-            if self._settings.label.anchors and self._asking.has_answers:
+            # Before it is known how the servers are asked, it is not known what was asked of them.
+            if self._settings.label.anchors and (slots[0].abilities() or self._asking.has_answers):
                 questions = [slots[0].question(task) for task in self._tasks]
                 now = (datetime.now(UTC).toordinal(), questions)
                 if now != planned and await self._rounds.plan_probes(
@@ -300,7 +290,7 @@ class Labelling:
                 ):
                     self.wake()
                 planned = now
-            await asyncio.sleep(MINUTE)
+            await asyncio.sleep(MINUTE if planned else self._settings.ledger.poll_seconds)
 
     # ---- store ----
 

@@ -114,6 +114,7 @@ class Ledger:
 
     def __init__(self, database: Database, sample_key: bytes) -> None:
         self._db, self._sample_key = database, sample_key
+        self._scrubbed = False
 
     @classmethod
     async def open(cls, path: Path) -> "Ledger":
@@ -159,12 +160,6 @@ class Ledger:
             # A post is put before it can be deleted, so this does not depend on when we look.
             known = {(change.rkey, change.did) for change in changes if change.kind == "put"}
             drawn = await self._draw(db, present, drawing)
-            for key, row in present.items():
-                await self._project(db, key, row.state, row.cid, row.event_at, known=key in known)
-                if row.state == "deleted":
-                    await self._erase(db, row.rkey, row.did)
-                else:
-                    await self._want(db, row, tasks, drawn.get(key))
             for change in changes:
                 key = (change.rkey, change.did)
                 if change.kind == "delete" and key not in present:
@@ -172,7 +167,18 @@ class Ledger:
                     await self._erase(db, *key)
                 elif change.kind in _STATES:
                     await self._change_account(db, change.did, _STATES[change.kind])
+            # The rows were read after the changes, so they come last: an account that was removed may be back.
+            for key, row in present.items():
+                known_now = key in known or row.fields is not None
+                await self._project(db, key, row.state, row.cid, row.event_at, known=known_now)
+                if row.state == "deleted":
+                    await self._erase(db, row.rkey, row.did)
+                else:
+                    await self._want(db, row, tasks, drawn.get(key))
             await db.execute("INSERT OR REPLACE INTO position VALUES ('journal', ?)", (changes[-1].n,))
+        if self._scrubbed:  # contexts, reasons and answers of no use are texts
+            await self._db.truncate_log()
+            self._scrubbed = False
 
     async def _draw(self, db: Connection, present: Mapping[Key, PostRow], drawing: Drawing) -> dict[Key, float]:
         """The posts that are to be labelled, each with the probability with which it was drawn."""
@@ -223,12 +229,23 @@ class Ledger:
         found = await self._db.rows(
             "SELECT job.id, job.did, job.rkey, job.cid, task, run, attempts, broken, busy, p_sampled FROM job "
             "JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
-            f"WHERE job.state = 'pending' AND next_at <= ? AND doc.state = 'live' AND task IN ({_marks(tasks)}) "
-            "ORDER BY priority, job.id LIMIT ?",
-            (now_us(), *tasks, limit + len(mine)),
+            f"WHERE job.state = 'pending' AND (next_at <= ? OR next_at > ?) AND doc.state = 'live' "
+            f"AND task IN ({_marks(tasks)}) ORDER BY priority, job.id LIMIT ?",
+            # Nothing is put off for more than a day: what lies further ahead is of a clock that was wrong.
+            (now_us(), now_us() + 2 * _DAY_US, *tasks, limit + len(mine)),
         )
         jobs = [Job(*row[:6], Attempts(*row[6:9]), row[9]) for row in found]  # type: ignore[call-arg,unused-ignore]
         return [job for job in jobs if job.id not in mine][:limit]
+
+    async def still_due(self, jobs: Iterable[Job]) -> set[int]:
+        """Of these those still wanted: a post may be deleted, edited or hidden while it waits its turn."""
+        numbers = [job.id for job in jobs]
+        found = await self._db.rows(
+            "SELECT job.id FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
+            f"WHERE job.id IN ({_marks(numbers)}) AND job.state = 'pending' AND doc.state = 'live'",
+            numbers,
+        )
+        return {number for (number,) in found}
 
     async def waiting(self, tasks: Sequence[str]) -> int:
         """Jobs of these tasks that can be done, now or after a pause."""
@@ -264,8 +281,11 @@ class Ledger:
                 "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ? AND state = 'pending'",
                 (label.attempts, job.id),
             )
-            if wanted.rowcount and label.answer.cached_from != label.label_id:  # else it is there, and was paid for
-                await db.execute("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", _packed(label))
+            if wanted.rowcount:
+                if label.answer.cached_from == label.label_id:  # it is there, and was paid for: now it is the newest
+                    await db.execute("UPDATE label SET at = ? WHERE label_id = ?", (label.at, label.label_id))
+                else:
+                    await db.execute("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", _packed(label))
                 await db.execute(
                     "DELETE FROM raw WHERE rkey = ? AND did = ? AND task = ?", (job.rkey, job.did, job.task)
                 )
@@ -341,6 +361,7 @@ class Ledger:
         async with self._db.transaction() as db:
             await db.execute("DELETE FROM context WHERE at < ?", (now_us() - int(context_days * _DAY_US),))
             await db.execute("DELETE FROM raw WHERE at < ?", (now_us() - int(raw_days * _DAY_US),))
+        await self._db.truncate_log()  # or it would go on holding what is forgotten, and what was deleted
 
     # ---- the store ----
 
@@ -373,7 +394,8 @@ class Ledger:
         found: dict[Key, list[Unlabelled]] = {}
         for row in await self._db.rows_by_key(
             "SELECT did, rkey, cid, task, reason, p_sampled FROM job "
-            f"WHERE state = 'dead' AND run = {STREAM} AND (rkey, did) IN (VALUES {{keys}})",
+            # Also of rounds: under a task that was added later there is nothing else.
+            f"WHERE state = 'dead' AND run >= {STREAM} AND (rkey, did) IN (VALUES {{keys}})",
             keys,
         ):
             failure = Unlabelled(*row)
@@ -421,7 +443,8 @@ class Ledger:
             (state, now_us(), did),
         )
         if state != "live":
-            await db.execute("DELETE FROM context WHERE did = ?", (did,))
+            gone = await db.execute("DELETE FROM context WHERE did = ?", (did,))
+            self._scrubbed |= gone.rowcount > 0
         if state == "deleted":
             for rkey, author in await rows(db, "SELECT rkey, did FROM doc WHERE did = ?", (did,)):
                 await self._erase(db, rkey, author)
@@ -452,11 +475,29 @@ class Ledger:
             "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND state IN ('pending', 'dead')", key
         )
         await db.execute("UPDATE job SET state = 'erased' WHERE rkey = ? AND did = ? AND state = 'done'", key)
+        # A copy has the same text, and the source's id leads to the post: it must not tell whose text it also was.
+        copies = await rows(
+            db,
+            "SELECT copy.label_id, copy.rkey, copy.did FROM label AS source JOIN label AS copy USING (key) "
+            "WHERE source.rkey = ? AND source.did = ? AND copy.answer ->> '$.cached_from' = source.label_id",
+            key,
+        )
+        for label_id, *post in copies:
+            await db.execute(
+                f"UPDATE label SET answer = json_set(answer, '$.cached_from', '{ERASED}') WHERE label_id = ?",
+                (label_id,),
+            )
+            await touch(db, *post)
         # The key goes too: who guesses a short text could prove by its hash that it was the post's.
-        await db.execute("UPDATE label SET answer = NULL, key = NULL WHERE rkey = ? AND did = ?", key)
+        gone = await db.execute(
+            "UPDATE label SET answer = NULL, key = NULL WHERE rkey = ? AND did = ? AND answer IS NOT NULL", key
+        )
+        self._scrubbed |= gone.rowcount > 0
         for table in ("anchor", "probe", "raw"):
-            await db.execute(f"DELETE FROM {table} WHERE rkey = ? AND did = ?", key)
-        await db.execute("DELETE FROM context WHERE uri = ?", (post_uri(did, rkey),))
+            gone = await db.execute(f"DELETE FROM {table} WHERE rkey = ? AND did = ?", key)
+            self._scrubbed |= gone.rowcount > 0
+        gone = await db.execute("DELETE FROM context WHERE uri = ?", (post_uri(did, rkey),))
+        self._scrubbed |= gone.rowcount > 0
 
 
 async def touch(db: Connection, rkey: str, did: str) -> None:
@@ -476,6 +517,8 @@ async def keep_spend(db: Connection, spend: Spend, *, posts: int) -> None:
     )
 
 
+ERASED: Final = "erased"
+"""What a copied answer says of its source once that was deleted."""
 _STATES: Final = {"hide": "hidden", "show": "live", "remove": "deleted"}
 """What a change of an account makes of its posts."""
 _DAY_US: Final = 24 * HOUR_US
@@ -498,6 +541,11 @@ class LedgerReader:
     async def close(self) -> None:
         """Release the file."""
         await self._db.close()
+
+    @property
+    def database(self) -> Database:
+        """For `rounds`."""
+        return self._db
 
     async def position(self) -> int:
         """The last change of the journal that was taken over."""
@@ -561,9 +609,21 @@ class LedgerReader:
         found = await self._db.rows("SELECT hour, seen, drawn FROM hour WHERE hour >= ?", (since,))
         return {hour: Hour(seen, drawn) for hour, seen, drawn in found}
 
-    async def spent_a_post(self) -> tuple[int, Spend]:
-        """As `Ledger.spent_a_post`."""
-        return await _spent_a_post(self._db)
+    async def spent_a_post(self, model: str | None = None) -> tuple[int, Spend]:
+        """As `Ledger.spent_a_post`, of one model if it is named."""
+        return await _spent_a_post(self._db, model=model)
+
+    async def seconds_a_call(self, labels: int = 1000) -> tuple[int, float]:
+        """(calls, seconds that one took on average) of so many labels at most, those that were paid for.
+
+        A label's id is a hash, so the first ones are as good as drawn by lot.
+        """
+        ((calls, seconds),) = await self._db.rows(
+            "SELECT coalesce(sum(calls), 0), coalesce(sum(ms), 0) / 1000.0 FROM (SELECT answer ->> '$.calls' AS calls, "
+            "answer ->> '$.latency_ms' AS ms FROM label WHERE answer IS NOT NULL AND calls > 0 LIMIT ?)",
+            (labels,),
+        )
+        return int(calls), seconds / max(1, calls)
 
     async def raw(self, key: Key) -> list[dict[str, Any]]:
         """Answers of no use about a post, as they came."""
@@ -593,11 +653,11 @@ async def _waiting(db: Database, tasks: Sequence[str] | None = None) -> int:
     return int(n)
 
 
-async def _spent_a_post(db: Database, days: int = 7) -> tuple[int, Spend]:
+async def _spent_a_post(db: Database, days: int = 7, model: str | None = None) -> tuple[int, Spend]:
     ((posts, *sums),) = await db.rows(
-        f"SELECT coalesce(sum(posts), 0), {_SUMS} FROM spend "
-        "WHERE day IN (SELECT DISTINCT day FROM spend ORDER BY day DESC LIMIT ?)",
-        (days,),
+        f"SELECT coalesce(sum(posts), 0), {_SUMS} FROM spend WHERE ?1 IN (model, '') "
+        "AND day IN (SELECT DISTINCT day FROM spend WHERE ?1 IN (model, '') ORDER BY day DESC LIMIT ?2)",
+        (model or "", days),
     )
     return int(posts), Spend("", *sums)
 

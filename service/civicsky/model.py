@@ -95,6 +95,11 @@ def parse_time(text: str) -> int | None:
     return micros if 0 <= micros < _YEAR_10000 else None
 
 
+def parse_moment(text: str) -> int | None:
+    """A date (its beginning, UTC) or an RFC 3339 time that a person typed, as microseconds; None when it is neither."""
+    return parse_time(f"{text}T00:00:00Z" if len(text) == len("2026-11-22") else text)
+
+
 def format_time(micros: int) -> str:
     """Microseconds since 1970 UTC as RFC 3339 with milliseconds: 2026-11-22T13:12:25.063Z."""
     moment = datetime.fromtimestamp(micros // 1000 / 1000, UTC)
@@ -295,6 +300,17 @@ class Spend(NamedTuple):
     cost: float = 0.0
     """In `label.currency`, by the price table; 0 for a model that has no price there."""
 
+    def plus(self, other: "Spend") -> "Spend":
+        """Both together, of the same model."""
+        return Spend(
+            self.model,
+            self.calls + other.calls,
+            self.tokens_in + other.tokens_in,
+            self.tokens_out + other.tokens_out,
+            self.tokens_reasoning + other.tokens_reasoning,
+            self.cost + other.cost,
+        )
+
 
 class Asked(NamedTuple):
     """One post as a model is to read it."""
@@ -359,7 +375,8 @@ class Answer(NamedTuple):
     reason: str | None = None
     """The model's one sentence, if the task asks for it; it may quote the post."""
     cached_from: str | None = None
-    """The label whose answer this is: the same question about the same text was paid for before."""
+    """The label whose answer this is: the same question about the same text was paid for before. `erased`: it was
+    deleted since; its name would tell whose text this also was."""
 
     @property
     def spend(self) -> Spend:

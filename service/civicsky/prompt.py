@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any, Final, Literal, NamedTuple
 
@@ -116,6 +117,7 @@ def word_messages(words: Words, asked: Asked) -> list[Message]:
     return [*turns, {"role": "user", "content": context + words.ask.replace("{post}", _line(asked.text))}]
 
 
+@lru_cache(maxsize=64)
 def _preamble(task: Task, *, many: bool) -> str:
     parts = [_RULES, task.definition.strip(), "\n".join(["Fields:", *map(_question, task.fields)])]
     if task.boundaries:
@@ -200,9 +202,7 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-_MARK: Final = re.compile(
-    r"<(?=[|\uff5c/A-Za-z_]|0x)|[|\uff5c](?=>)|\[(?=/?[A-Za-z_]\w*\]|\||e~)|\](?=~)",
-)
+_MARK: Final = re.compile(r"<(?=[|\uff5c/A-Za-z_]|0x)|[|\uff5c](?=>)|\[(?=/?[A-Za-z_]\w*\]|\||e~)|\](?=~)")
 """Where a mark of a chat template begins or ends: <|im_end|>, <s>, </s>, <<SYS>>, <start_of_turn>, [INST], [/INST],
 [|user|], ]~b], [e~[. A blank behind it makes it harmless: a model's marks are these exact characters. `<3` and `[1]`
 stay as they are."""
@@ -237,7 +237,9 @@ def parse_many(task: Task, content: str, ids: Sequence[str]) -> dict[str, Parsed
     items = [item for item in whole[0][1] if isinstance(item, tuple)]
     # An item that names two ids counts for both.
     named = Counter(value for item in items for key, value in item if key == "id" and isinstance(value, str))
-    found: dict[str, Parsed | BadInput] = {name: BadInput("doubled" if named[name] else "missing") for name in ids}
+    found: dict[str, Parsed | BadInput] = {
+        name: BadInput("doubled") if named[name] else BadInput("missing") for name in ids
+    }
     for item in items:
         name = dict(item).get("id")
         if isinstance(name, str) and name in found and named[name] == 1:

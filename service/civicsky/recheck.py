@@ -1,4 +1,4 @@
-"""Looks posts up again whose deletion we may have missed: after a gap, after a `#sync`, or when asked.
+"""Looks posts up again whose deletion we may have missed: after a gap or what may be one, a `#sync`, or when asked.
 
 A deletion made during a gap never comes through the stream. The public API is asked for each post that the journal
 still holds, newest first, and what is gone is applied like a deletion.
@@ -69,6 +69,14 @@ class Found(NamedTuple):
     """Posts of which the API gives no usable answer."""
 
 
+class Round(NamedTuple):
+    """A round as it was when its page was taken. Asked for once more meanwhile, it is another one: `at` has changed."""
+
+    id: int
+    at: int
+    down_to: int
+
+
 class Rechecks:
     """The rounds that are asked for, in the journal's database."""
 
@@ -85,26 +93,27 @@ class Rechecks:
         ((at,),) = await self._db.rows("SELECT min(at) FROM recheck WHERE why <> 'asked'")
         return None if at is None else int(at)
 
-    async def next_page(self, asked_before: int, limit: int = RECHECK_PAGE) -> tuple[int, list[Checked]] | None:
+    async def next_page(self, asked_before: int, limit: int = RECHECK_PAGE) -> tuple[Round, list[Checked]] | None:
         """The next posts of the oldest round that was asked for before then; rounds that are done are taken away."""
         while found := await self._db.rows(
-            "SELECT id, name, before_id, down_to FROM recheck WHERE at <= ? ORDER BY id LIMIT 1", (asked_before,)
+            "SELECT id, at, down_to, name, before_id FROM recheck WHERE at <= ? ORDER BY id LIMIT 1", (asked_before,)
         ):
-            number, name, before_id, down_to = found[0]
+            *values, name, before_id = found[0]
+            taken = Round(*values)
             column = "rkey = ? AND did" if name.startswith("at://") else "did"
             did, _, rest = name.removeprefix("at://").partition("/")
             values = [rest.rpartition("/")[2], did] if rest else [did]
             page = await self._db.rows(
                 "SELECT id, rkey, did, coalesce(rev, ''), cid, state FROM post WHERE id < ? AND id >= ? "
                 f"AND state <> 'deleted' {f'AND {column} = ?' if name else ''} ORDER BY id DESC LIMIT {limit}",
-                (before_id, down_to, *(values if name else [])),
+                (before_id, taken.down_to, *(values if name else [])),
             )
             if page:
-                return number, [Checked(*row) for row in page]
-            await self._db.execute("DELETE FROM recheck WHERE id = ?", (number,))
+                return taken, [Checked(*row) for row in page]
+            await self._db.execute("DELETE FROM recheck WHERE id = ? AND at = ? AND down_to = ?", taken)
         return None
 
-    async def apply(self, number: int, page: Sequence[Checked], found: Found) -> None:
+    async def apply(self, taken: Round, page: Sequence[Checked], found: Found) -> None:
         """Write down what was found. A post that changed meanwhile is left alone: the stream knows better."""
         now = now_us()
         async with self._db.transaction("journal") as db:
@@ -136,7 +145,10 @@ class Rechecks:
             for name in ("changed", "present", "doubtful"):
                 counts["recheck", name, ""] = getattr(found, name)
             await add_counts(db, counts)
-            await db.execute("UPDATE recheck SET before_id = ? WHERE id = ?", (page[-1].id, number))
+            # Asked for once more since the page was taken, the round begins anew: what was found may be out of date.
+            await db.execute(
+                "UPDATE recheck SET before_id = ? WHERE id = ? AND at = ?", (page[-1].id, taken.id, taken.at)
+            )
 
     async def control(self, page: Sequence[Checked]) -> list[str]:
         """AT-URIs of other posts, to see whether the API knows anything at all."""
@@ -203,7 +215,7 @@ async def recheck(
                 return
             await happened(stop.requested, min(5.0, delay_seconds or 0.2))
             continue
-        number, page = next_page
+        taken, page = next_page
         try:
             found = await look_up(appview, page, await rechecks.control(page))
         except (Transient, BadInput, Refused) as error:
@@ -221,7 +233,7 @@ async def recheck(
                 continue
         _note(metrics, "")
         pause, alone = PAUSE_SECONDS, max(0, alone - 1)
-        await rechecks.apply(number, page, found)
+        await rechecks.apply(taken, page, found)
         metrics.add("rechecked", len(page))
         if found.gone or found.accounts or found.changed:
             log.event(

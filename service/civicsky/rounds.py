@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
+from civicsky.ledger import keep_spend
 from civicsky.model import STREAM, Answer, Job, LabelRow, format_time, now_us
 from civicsky.sqlite import Connection, Database, rows
 
@@ -15,6 +16,11 @@ PAGE: Final = 500
 AFTER_FRESH: Final = 1
 """Priority of rounds and probes; posts as they come have 0."""
 DAY_US: Final = 24 * 3_600_000_000
+_WAITING: Final = (
+    "SELECT count(*) FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
+    "WHERE run = round.id AND job.state = 'pending' AND doc.state = 'live'"
+)
+"""Posts of a round that can be asked about. A hidden one may stay so for ever."""
 
 
 class Wish(NamedTuple):
@@ -27,6 +33,8 @@ class Wish(NamedTuple):
     field: str = ""
     """Only posts whose newest label of the task has `value` in this field."""
     value: str = ""
+    question: str = ""
+    """A hash of what is asked, and of whom. After a change of that an unfinished round is another one."""
 
 
 class Rounds:
@@ -38,13 +46,22 @@ class Rounds:
     # ---- label --again ----
 
     async def begin(self, task: str, wish: Wish) -> int:
-        """Have posts labelled once more under a task; gives the round's number."""
+        """Have posts labelled once more under a task; gives the round's number.
+
+        A round with the same wish that is not done yet is that round: asking for it again goes on with it.
+        """
         async with self._db.transaction() as db:
+            same = await rows(
+                db,
+                f"SELECT id FROM round WHERE task = ? AND wish = ? AND (NOT listed OR ({_WAITING}) > 0)",
+                (task, json.dumps(wish._asdict())),
+            )
+            if same:
+                return int(same[0][0])
             cursor = await db.execute(
                 "INSERT INTO round (started, task, wish) VALUES (?,?,?)", (now_us(), task, json.dumps(wish._asdict()))
             )
-            assert cursor.lastrowid is not None
-            return cursor.lastrowid
+            return cursor.lastrowid or 0
 
     async def extend(self, tasks: Collection[str]) -> int:
         """List one more page of the oldest round of these tasks that is not listed yet; gives how many posts it read.
@@ -109,11 +126,13 @@ class Rounds:
         return added
 
     async def probed(self, job: Job, answer: Answer | None, reason: str = "") -> bool:
-        """Keep what the model said this time, or why it said nothing; the job is gone then.
+        """Keep what the model said this time and what that cost, or why it said nothing; the job is gone then.
 
         False when nobody wants it any more.
         """
         async with self._db.transaction("ledger") as db:
+            if answer:
+                await keep_spend(db, answer.spend, posts=0)
             gone = await db.execute("DELETE FROM job WHERE id = ? AND state = 'pending'", (job.id,))
             if not gone.rowcount:
                 return False
@@ -172,7 +191,7 @@ async def listed(database: Database) -> list[dict[str, Any]]:
          "listed": bool(is_listed), "waiting": waiting}
         for number, task, started, wish, posts, is_listed, waiting in await database.rows(
             "SELECT id, task, started, wish, posts, listed, "
-            "(SELECT count(*) FROM job WHERE run = round.id AND state = 'pending') FROM round ORDER BY id DESC"
+            f"({_WAITING}) FROM round ORDER BY id DESC"
         )
     ]  # fmt: skip
 
@@ -191,8 +210,9 @@ async def _list(db: Connection, number: int, task: str, wish: Wish, page: Sequen
         cursor = await db.execute(
             "INSERT OR IGNORE INTO job (rkey, did, cid, task, run, state, priority, p_sampled) "
             f"SELECT ?1,?2,?3,?4,?5,'pending',{AFTER_FRESH},?6 WHERE NOT EXISTS ("
-            # What waits for its first label anyway is not asked twice.
-            "SELECT 1 FROM job WHERE rkey = ?1 AND did = ?2 AND cid = ?3 AND task = ?4 AND state = 'pending')",
+            # What waits for a label anyway is not asked twice; a probe makes none.
+            "SELECT 1 FROM job WHERE rkey = ?1 AND did = ?2 AND cid = ?3 AND task = ?4 AND state = 'pending' "
+            f"AND run >= {STREAM})",
             (rkey, did, cid, task, number, drawn[0][0]),
         )
         added += max(0, cursor.rowcount)

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 HOUR_US: Final = 3_600_000_000
 HOURS_A_DAY: Final = 24
-LEAST_SHARE: Final = 0.05
+LEAST_SHARE: Final = 0.25
 """However much waits, so much of the day's number is still drawn: else a whole day would have no estimate."""
 
 
@@ -42,7 +42,7 @@ def probability(posts_per_day: float, hours: Mapping[int, Hour], hour: int) -> f
     left = HOURS_A_DAY - hour % HOURS_A_DAY
     today = range(hour - hour % HOURS_A_DAY, hour)
     drawn = sum(hours[at].drawn for at in today if at in hours)
-    part = max(posts_per_day - drawn, posts_per_day * LEAST_SHARE) / left
+    part = max((posts_per_day - drawn) / left, posts_per_day * LEAST_SHARE / HOURS_A_DAY)
     past = [hours[at].seen for at in range(hour - HOURS_A_DAY, hour) if at in hours]
     expected = sum(past) / len(past) if past else 0.0
     so_far = hours[hour].seen if hour in hours else 0

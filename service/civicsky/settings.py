@@ -154,8 +154,8 @@ class Label(Group):
     api_key: SecretStr = SecretStr("")
     """The server's key. Never a flag: set CIVICSKY_LABEL__API_KEY or a settings file of mode 600."""
     way: Literal["auto", "schema", "json", "plain", "words"] = "auto"
-    """How the question is put: a JSON answer held to a schema, JSON mode, JSON only asked for, or one word read from the
-    first token's log-probabilities. auto: `words` for the local model, else the strictest that the server can."""
+    """How the question is put: a JSON answer held to a schema, JSON mode, JSON only asked for, or one word read from
+    the first token's log-probabilities. auto: `words` for the local model, else the strictest that the server can."""
     slots: int = Field(4, ge=1, le=256)
     """Calls in flight at most, each with a connection of its own."""
     posts_per_request: int = Field(1, ge=1, le=50)
@@ -294,7 +294,7 @@ class AppView(Group):
     per_second: float = Field(5, gt=0)
     """Calls a second at most: half of the 3,000 in 5 minutes that the API allows an address."""
     recheck: bool = True
-    """Look posts up again by itself after a gap and after a `#sync`."""
+    """Look posts up again by itself after a gap, after a resume of which nobody can tell, and after a `#sync`."""
     recheck_after_seconds: float = Field(600, ge=0)
     """How long to wait before that: the API lags behind the stream, and would miss posts that are only new."""
 
@@ -492,12 +492,14 @@ def _explain_no_json() -> str:
     for name, group in _groups().items():
         for field, default in group:
             variable = _as_written(f"{ENV_PREFIX}{name}__{field}".upper())
-            if isinstance(default, tuple) and variable and not _is_json(os.environ[variable]):
-                return (
-                    f"environment variable {variable}: {name}.{field}: not JSON, as a list must be: "
-                    'CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'
+            if isinstance(default, tuple | dict) and variable and not _is_json(os.environ[variable]):
+                kind = (
+                    'a list must be: CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'
+                    if isinstance(default, tuple)
+                    else 'a table must be: CIVICSKY_LABEL__PRICES={"MODEL": {"input": 0.05, "output": 0.08}}'
                 )
-    raise AssertionError  # pragma: no cover - only lists are read as JSON
+                return f"environment variable {variable}: {name}.{field}: not JSON, as {kind}"
+    raise AssertionError  # pragma: no cover - only lists and tables are read as JSON
 
 
 def _is_json(text: str) -> bool:

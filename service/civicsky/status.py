@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
-from civicsky import datadir
+from civicsky import datadir, rounds
 from civicsky.coverage import Stretch, cover
 from civicsky.journal import JournalReader
 from civicsky.ledger import LedgerReader
+from civicsky.log import harmless
 from civicsky.model import FrameOutcome, Gap, PostOutcome, format_time, now_us
+from civicsky.share import Share
 
 Counts = Counter[tuple[str, str, str]]
 
@@ -132,6 +134,7 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.4%}"
 
 
+_DRIFTS: Final = 7
 _COLUMNS: Final = 72
 _FULL: Final = 0.999
 
@@ -185,9 +188,20 @@ async def _ledger(folder: Path, last_change: int) -> dict[str, Any]:
         return {"changes_to_follow": last_change, "waiting": 0, "labelled": 0, "failed": 0}
     ledger = await LedgerReader.open(folder / datadir.LEDGER)
     try:
-        return {"changes_to_follow": last_change - await ledger.position(), **await ledger.summary()}
+        return {
+            "changes_to_follow": last_change - await ledger.position(),
+            **await ledger.summary(),
+            "rounds": await rounds.listed(ledger.database),
+            "drift": [_with_interval(row) for row in await rounds.drift(ledger.database)],
+        }
     finally:
         await ledger.close()
+
+
+def _with_interval(row: dict[str, Any]) -> dict[str, Any]:
+    """The flip rate of the probes, with its 95 % interval."""
+    share = Share(row["flipped"], row["n"])
+    return {**row, "flip_rate": share.hits / share.n if share.n else None, "interval": share.interval()}
 
 
 def as_text(status: dict[str, Any]) -> str:
@@ -208,6 +222,31 @@ def as_text(status: dict[str, Any]) -> str:
         lines.append(f"gap              {gap['host']} epoch {gap['epoch']} after {gap['after_seq']}: {gap['cause']}")
     waiting = status["waiting"] + status["changes_to_follow"]
     lines.append(f"labels           waiting {waiting:,}, labelled {status['labelled']:,}, failed {status['failed']:,}")
+    lines += _asked_text(status)
     if status.get("unstored"):
         lines.append(f"store            {status['unstored']:,} documents wait")
     return "\n".join(lines)
+
+
+def _asked_text(status: dict[str, Any]) -> list[str]:
+    """What was drawn, what it cost, what is asked again, and whether the model still says the same."""
+    lines = []
+    drawn = status.get("sample", {"seen": 0, "drawn": 0})
+    if drawn["seen"]:
+        lines.append(f"sample           {drawn['drawn']:,} of {drawn['seen']:,} posts drawn for labelling")
+    for spend in status.get("spend", ()):
+        tokens = spend["tokens_in"] + spend["tokens_out"]
+        lines.append(
+            f"spend            {harmless(spend['model'])}: {spend['calls']:,} calls, {tokens:,} tokens, "
+            f"{spend['cost']:,.4f}; today {spend['tokens_today']:,} tokens, {spend['cost_today']:,.4f}"
+        )
+    for one in status.get("rounds", ()):
+        state = "listing" if not one["listed"] else "waiting" if one["waiting"] else "done"
+        lines.append(
+            f"again            round {one['round']} of {one['task']}: {one['posts']:,} posts, "
+            f"{one['waiting']:,} wait, {state}"
+        )
+    for row in status.get("drift", ())[:_DRIFTS]:
+        share = Share(row["flipped"], row["n"])
+        lines.append(f"drift            {row['day']}  {row['task']}: labels changed {share}")
+    return lines

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -116,6 +117,9 @@ class Task(_Part):
     """Whether the model gives one sentence of reason after its answer."""
 
     _not_empty = field_validator("version", "definition")(_said)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.version))
 
     @field_validator("name")
     @classmethod
@@ -264,6 +268,47 @@ def context_text(task: Task, parts: Mapping[str, str]) -> str:
         elif parts.get(name):
             lines.append(before + parts[name] + after)
     return "\n".join(lines).strip()
+
+
+def codebook(task: Task) -> str:
+    """The task in Markdown, from the texts that the model is given: definition, fields, boundary cases, examples."""
+    definition = textwrap.fill(_cell(task.definition), 126, break_long_words=False, break_on_hyphens=False)
+    parts = [f"Version {task.version}. The definition:", textwrap.indent(definition, "> ")]
+    fields = [
+        [
+            f"`{field.name}`",
+            ", ".join(f"`{value}`" for value in field.values),
+            _cell(field.description),
+            "only when " + " and ".join(f"`{name}` is `{value}`" for name, value in field.only_if.items())
+            if field.only_if
+            else "always",
+        ]
+        for field in task.fields
+    ]
+    parts.append(_table(["field", "values", "question", "exists"], fields))
+    if task.boundaries:
+        cases = [[_cell(case.post), _said_of(case.answer), _cell(case.why)] for case in task.boundaries]
+        parts += ["Cases on the boundary:", _table(["post", "answer", "why"], cases)]
+    if task.examples:
+        shown = [[_cell(one.post), _said_of(one.answer), _cell(one.reason or "")] for one in task.examples]
+        head = ["post", "answer", "reason"] if task.reason else ["post", "answer"]
+        parts += ["Examples:", _table(head, [row[: len(head)] for row in shown])]
+    return "\n\n".join(parts)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, *rows]
+    drawn = ["| " + " | ".join(cells) + " |" for cells in lines]
+    return "\n".join([drawn[0], "|---" * len(head) + "|", *drawn[1:]])
+
+
+def _said_of(answer: dict[str, str]) -> str:
+    return ", ".join(f"`{name}`: {_cell(value)}" for name, value in answer.items())
+
+
+def _cell(text: str) -> str:
+    """On one line, without what Markdown would take for its own."""
+    return re.sub(r"[\\|<>*_`\[\]]", r"\\\g<0>", " ".join(text.split()))
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------

@@ -294,9 +294,10 @@ def test_databases_of_an_older_format(tmp_path: Path) -> None:
         file = tmp_path / packed.stem
         file.write_bytes(gzip.decompress(packed.read_bytes()))
         file.chmod(0o600)
-    line = the_problem(doctor(tmp_path))
-    assert "journal.db was written by an older civicsky" in line
-    assert "its service brings it up when it starts next" in line
+    lines = problems(doctor(tmp_path))
+    for line, name in zip(lines, ("journal.db", "ledger.db"), strict=True):
+        assert f"{name} was written by an older civicsky" in line
+        assert "its service brings it up when it starts next" in line
 
 
 def test_a_database_of_a_newer_format(folder: Path) -> None:
@@ -459,7 +460,7 @@ def test_a_relay_that_is_another_kind_of_server(folder: Path, model: tuple[str, 
     address = model[0].removesuffix("/v1").replace("http://", "ws://")
     with appview_server() as api:
         line = the_problem(doctor(folder, "--relay", address, offline=False, appview__url=api.url))
-    assert f"relay {address} cannot be had: HTTP 200" in line
+    assert f"relay {address} cannot be had: HTTP 404" in line
 
 
 @pytest.mark.parametrize(
@@ -495,6 +496,22 @@ def test_a_model_with_another_key_or_name(
     assert says in line
     assert ended.code == (1 if state == "problem" else 0)
     assert "hunter2" not in ended.out
+
+
+def test_each_of_several_servers_is_looked_at_whatever_the_limits(folder: Path, tmp_path: Path, relay: str) -> None:
+    with (
+        model_server(tmp_path / "one", "--key", "right") as well,
+        model_server(tmp_path / "two", "--key", "another") as strict,
+        appview_server() as api,
+    ):
+        ended = doctor(
+            folder, "--relay", relay, "--model-url", well, "--model", "mock", "--verbose", offline=False,
+            appview__url=api.url, label__api_key="right", label__more_urls=json.dumps([strict]),
+            label__requests_per_minute=1,
+        )  # fmt: skip
+    line = the_problem(ended)
+    assert f"{strict.removesuffix('/v1')} refuses the key (HTTP 401); set CIVICSKY_LABEL__API_KEY" in line
+    assert f"mock at {well.removesuffix('/v1')}\n" in ended.out
 
 
 @pytest.mark.parametrize(("status", "says"), [(403, "refuses us (HTTP 403)"), (400, "something else than the public")])

@@ -1,6 +1,7 @@
 """The table of faults: one line that says what, where, and what to do; and the rest of the service goes on."""
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -32,6 +33,9 @@ from support.command import (
 
 WINDOW: dict[str, Any] = {"source__start": "window", "limits__drain_seconds": 20}
 NOWHERE = "http://127.0.0.1:1/v1"
+
+
+TOXICITY = Path(__file__).parents[1] / "tasks" / "toxicity.toml"
 
 
 def one_line(ended: Ended) -> str:
@@ -102,6 +106,28 @@ def test_config_masks_secrets() -> None:
     assert ended.code == 0
     assert "hunter" not in ended.out + ended.err
     assert "**********" in ended.out
+
+
+def test_config_tells_the_tasks_and_their_files_hashes() -> None:
+    both = json.dumps(["civic", str(TOXICITY)])
+    digest = hashlib.sha256(TOXICITY.read_bytes()).hexdigest()
+    ended = run("config", label__tasks=both)
+    assert ended.code == 0
+    assert f"task toxicity, version 1, SHA-256 of its file {digest}" in ended.out.splitlines()
+    told = json.loads(run("config", "--json", label__tasks=both).out)["tasks"]
+    assert [task["name"] for task in told] == ["civic", "toxicity"]
+    assert told[1] == {"name": "toxicity", "version": "1", "sha256": digest}
+
+
+def test_config_checks_the_task_files(tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text(TOXICITY.read_text(encoding="utf-8").replace('toxic = "yes"', 'toxic = "maybe"'))
+    ended = run("config", label__tasks=json.dumps([str(file)]))
+    assert (ended.code, ended.out) == (2, "")
+    assert f"task file {file}: examples.0.answer.toxic: there is no value 'maybe'; give it one of" in one_line(ended)
+    ended = run("config", label__tasks='["civics"]')
+    assert ended.code == 2
+    assert "task 'civics': no such task ships with civicsky; name one of ['civic'], or the path" in one_line(ended)
 
 
 # ---- the data directory ----------------------------------------------------------------------------------------------
@@ -227,10 +253,14 @@ def test_a_model_that_refuses_ends_label_and_parks_run(
 
 def test_an_overloaded_model_uses_up_no_attempts(folder: Path, tmp_path: Path) -> None:
     with model_server(tmp_path / "log", "--status", "503") as url:
-        process = start("label", "--data-dir", folder, "--model-url", url, "--model", "mock", label__pause_seconds=0.01)
+        process = start(
+            "label", "--data-dir", folder, "--model-url", url, "--model", "mock",
+            label__pause_seconds=0.01, label__pause_max_seconds=0.1,
+        )  # fmt: skip
         ended = end_when(process, lambda: len((tmp_path / "log").read_text()) > 65 * 20, "20 requests")
     assert ended.code == 0
-    assert query(folder / "ledger.db", "SELECT count(*) FROM job WHERE state = 'dead' OR attempts > 0") == [(0,)]
+    tried = "SELECT count(*) FROM job WHERE state = 'dead' OR attempts > 0 OR broken > 0 OR busy > 0"
+    assert query(folder / "ledger.db", tried) == [(0,)]
 
 
 def test_unusable_answers_end_as_failed_with_their_reason(folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from conftest import Client, Mongod, _loadable, skip
 from support import fake_relay, model_server
 from support.command import environment, finish, query, start, until
-from support.converge import cursors, differences, documents, ended, get, has_all, is_told, post
+from support.converge import cursors, differences, documents, ended, get, has_converged, post
 
 EVENTS = 1500
 QUICK: dict[str, Any] = {
@@ -74,10 +74,6 @@ def labelled(folder: Path) -> int:
     return int(rows[0][0]) if rows else 0
 
 
-def is_there(folder: Path, control: str, relay: str) -> bool:
-    return is_told(folder) and has_all(folder, control, [relay])
-
-
 def test_a_model_that_is_killed_and_comes_back_costs_no_post(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with world(tmp_path) as (relay, control, model):
@@ -91,7 +87,7 @@ def test_a_model_that_is_killed_and_comes_back_costs_no_post(tmp_path: Path) -> 
             last = get(control + "/state")["last_seq"][0]
             until(lambda: cursors(folder, [relay])[0] >= last, "collecting to go on without the model")  # noqa: B023
             model.start()
-        until(lambda: is_there(folder, control, relay), "the end of the stream")
+        until(lambda: has_converged(folder, control, [relay]), "the end of the stream")
         process.send_signal(signal.SIGTERM)
         assert finish(process).code == 0
         assert differences(folder, control, [relay], documents(folder)) == []
@@ -111,7 +107,7 @@ def test_a_mongod_that_is_killed_and_comes_back_has_every_document_once(tmp_path
                 mongod.stop()
                 until(lambda: labelled(folder) >= done + 20, "labelling to go on without MongoDB")  # noqa: B023
                 mongod.start()
-            until(lambda: is_there(folder, control, relay), "the end of the stream")
+            until(lambda: has_converged(folder, control, [relay]), "the end of the stream")
             process.send_signal(signal.SIGTERM)
             assert finish(process).code == 0
             with Client(mongod.uri) as db:
@@ -149,7 +145,7 @@ def test_a_full_disk_ends_with_1_and_the_next_start_goes_on(small_disk: Path, tm
         ballast.unlink()
         ended(folder, control, [relay])
         process = run(folder, relay, control, model)
-        until(lambda: is_there(folder, control, relay), "the end of the stream")
+        until(lambda: has_converged(folder, control, [relay]), "the end of the stream")
         process.send_signal(signal.SIGTERM)
         assert finish(process).code == 0
         assert differences(folder, control, [relay], documents(folder)) == []
@@ -161,8 +157,9 @@ def test_a_relay_process_that_is_gone_and_comes_back_is_resumed_without_a_gap(tm
         process = run(folder, relay, control, model)
         until(lambda: labelled(folder) >= 20, "some labels")
         post(control + "/knob", [{"name": "down", "seconds": 1}, {"name": "down", "seconds": 1, "after": 100}])
+        post(control + "/make", {"events": 200})  # the world may be at its end already
         until(lambda: get(control + "/state")["fired"].get("down") == 2, "two outages")
-        until(lambda: is_there(folder, control, relay), "the end of the stream")
+        until(lambda: has_converged(folder, control, [relay]), "the end of the stream")
         process.send_signal(signal.SIGTERM)
         assert finish(process).code == 0
         assert differences(folder, control, [relay], documents(folder)) == []

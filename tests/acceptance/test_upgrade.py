@@ -13,15 +13,18 @@ VERSIONS = sorted((Path(__file__).parents[1] / "upgrades").iterdir())
 
 
 def posts(folder: Path) -> dict[str, Any]:
+    """State and text of every post, and for a live one whether it has a label."""
     docs = [json.loads(doc) for (doc,) in query(folder / "posts.db", "SELECT doc FROM posts")]
     return {
-        doc["_id"]: (
-            doc["state"],
-            doc.get("text"),
-            doc["labels"]["civic"]["fields"] if doc["state"] == "live" else None,
-        )
+        doc["_id"]: (doc["state"], doc.get("text"), "civic" in doc["labels"] if doc["state"] == "live" else None)
         for doc in docs
     }
+
+
+def labels(folder: Path) -> dict[tuple[str, str], Any]:
+    """The labels under this version's prompt, and those that an earlier version left: by post and prompt."""
+    docs = [json.loads(doc) for (doc,) in query(folder / "posts.db", "SELECT doc FROM labels")]
+    return {(doc["uri"], doc["prompt"]): doc["fields"] for doc in docs if doc["state"] == "live"}
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
@@ -44,6 +47,14 @@ def test_databases_of_an_earlier_version_are_taken_up_and_end_as_a_fresh_run_doe
         )  # fmt: skip
         assert ended.code == 0, ended.err
     assert posts(old) == posts(fresh)
+    # What was labelled stays as it was, with the prompt of its time; what waited is labelled as in a fresh directory.
+    new, former = labels(fresh), labels(old)
+    assert len({prompt for _, prompt in former}) == 2
+    assert former.keys() & new.keys()
+    for name in former.keys() & new.keys():
+        assert former[name] == new[name]
+    tasks = query(old / "ledger.db", "SELECT prompt_hash FROM task")
+    assert {prompt for _, prompt in former} <= {prompt for (prompt,) in tasks}, "each label's task file is kept"
     after = json.loads(run("status", "--json", "--data-dir", old).out)
     assert after["balances"][1]["outcomes"]["stale"] > 200, "what the other relay repeats is recognised"
     assert all(balance["closes"] for balance in after["balances"])

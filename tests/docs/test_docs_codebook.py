@@ -12,7 +12,9 @@ from civicsky import app, filter as filters
 from civicsky.document import label_document, post_document
 from civicsky.journal import Journal, JournalReader
 from civicsky.model import (
+    STREAM,
     Answer,
+    Asked,
     BadReason,
     FieldLabel,
     FrameOutcome,
@@ -25,11 +27,12 @@ from civicsky.model import (
     RejectReason,
     Resume,
 )
+from civicsky.prompt import messages
 from civicsky.record import extract
 from civicsky.settings import Journal as JournalSettings
 from civicsky.store import SqliteStore
-from civicsky.task import load_task
-from docs.pages import ROOT, named, page, quoted, section
+from civicsky.task import Boundary, codebook, load_task
+from docs.pages import ROOT, named, page, quoted, rows, section
 
 CODEBOOK = "docs/codebook.md"
 OUT = Outgoing("did:plc:a", "r", 1, "live", 2, known=True)
@@ -55,8 +58,9 @@ def fields_of_a_post() -> dict[str, Any]:
 
 
 def a_label() -> LabelRow:
-    answer = Answer({"civic": FieldLabel("civic", 0.5)}, "words", "m", "m", None, "{}", "local", "0", 1, 1, 1, 1)
-    return LabelRow("id", OUT.did, OUT.rkey, "cid", "civic", "1", "hash", 1.0, 3, 1, answer)
+    fields = {"civic": FieldLabel("civic", 0.5)}
+    answer = Answer(fields, "words", "hash", "m", "m", None, "{}", "local", "0", 1, 1, 1, 1)
+    return LabelRow("id", OUT.did, OUT.rkey, "cid", "civic", "2", STREAM, 1.0, 3, 1, answer)
 
 
 def a_post() -> dict[str, Any]:
@@ -138,8 +142,8 @@ async def test_every_field_of_runs_and_coverage_is_told(tmp_path: Path) -> None:
     await reader.close()
     assert set(named(section(CODEBOOK, "Runs"))) == set(app._run_document(run)) | {"v"}
     told = set(named(section(CODEBOOK, "Coverage")))
-    rows = [{"kind": "held", **held._asdict()}, {"kind": "gap", **gap._asdict()}]
-    assert told == {"v"}.union(*map(app._coverage_document, rows))
+    documents = [{"kind": "held", **held._asdict()}, {"kind": "gap", **gap._asdict()}]
+    assert told == {"v"}.union(*map(app._coverage_document, documents))
     assert set(named(section(CODEBOOK, "How a connection follows on"))) == set(get_args(Resume))
 
 
@@ -152,13 +156,26 @@ async def test_every_column_of_the_view_for_quick_questions_is_told(tmp_path: Pa
     assert quoted(told.replace("(of `civic`)", "")) == columns
 
 
-def test_the_tasks_definition_is_quoted_word_by_word() -> None:
-    lines = [line.removeprefix(">") for line in page(CODEBOOK).splitlines() if line.startswith(">")]
-    assert " ".join(" ".join(lines).split()) == " ".join(load_task()[0].definition.split())
+def test_the_task_is_told_in_the_words_that_the_model_is_given() -> None:
+    task, _ = load_task("civic")
+    assert codebook(task) in section(CODEBOOK, "The task `civic`"), (
+        "`civicsky dev codebook civic` prints what belongs there"
+    )
+    for ways in (messages(task, [Asked("")]), messages(task, [Asked("")], ["a"])):
+        given = " ".join(ways[0]["content"].split())
+        told = section(CODEBOOK, "The task `civic`").replace("\\", "").replace("\n> ", " ")
+        for text in (
+            task.definition.strip(),
+            *(" ".join(field.description.split()) for field in task.fields),
+            *(text for case in task.boundaries for text in (case.post, case.why)),
+            *(example.post for example in task.examples),
+        ):
+            assert text in told
+            assert text in given.replace('\\"', '"')
 
 
 def test_every_field_and_value_of_the_task_is_told_in_its_order() -> None:
-    task, _ = load_task()
+    task, _ = load_task("civic")
     told = named(section(CODEBOOK, "The task `civic`"))
     assert list(told) == [field.name for field in task.fields]
     for field in task.fields:
@@ -166,13 +183,29 @@ def test_every_field_and_value_of_the_task_is_told_in_its_order() -> None:
         assert quoted(values) == list(field.values)
         assert question == " ".join(field.description.split())
         assert quoted(exists) == [word for pair in field.only_if.items() for word in pair]
-    assert f"Version {task.version}," in section(CODEBOOK, "The task `civic`")
+    assert f"Version {task.version}." in section(CODEBOOK, "The task `civic`")
+
+
+def test_a_task_of_ones_own_can_be_printed_for_a_codebook() -> None:
+    task, _ = load_task(str(ROOT / "tests/tasks/toxicity.toml"))
+    odd = Boundary(post="a | b\n*c* <d>", answer={"toxic": "no"}, why="[e](f) `g`")
+    text = codebook(task.model_copy(update={"boundaries": (odd,)}))
+    assert [row[0] for row in rows(text)] == [
+        *("field", "`toxic`"),
+        *("post", r"a \| b \*c\* \<d\>"),
+        *("post", "You are too stupid to be let near a keyboard.", "Thank you, that was kind of you."),
+    ]
+    assert r"\[e\](f) \`g\`" in text
+    assert "It insults the person who is spoken to." in text
 
 
 def test_every_reason_for_a_missing_label_is_told() -> None:
     sources = "".join(
-        (ROOT / "service/civicsky" / name).read_text(encoding="utf-8") for name in ("label.py", "task.py")
+        file.read_text(encoding="utf-8")
+        for name in ("endpoint", "label", "prompt")
+        for file in (ROOT / "service/civicsky").glob(f"{name}.py")
     )
-    reasons = set(re.findall(r'BadInput\("([a-z_]+)"\)', sources))
+    raised = re.findall(r"(?:BadInput|_unusable)\(([^)]*)", re.sub(r"'[^'\n]*'", "", sources))
+    reasons = set(re.findall(r'"([a-z_]+)"', " ".join(raised)))
     assert len(reasons) > 5
     assert set(named(section(CODEBOOK, "Why a post has no label"))) == reasons | {"unreachable", "text_gone"}

@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import BaseModel
 
 from civicsky.settings import CONFIG_VARIABLE, Group, Settings, documented, load
+from civicsky.task import Task
 from docs.pages import blocks, named, page, section
 
 CONFIGURATION = "docs/configuration.md"
@@ -35,6 +38,30 @@ def test_the_example_is_a_settings_file_that_can_be_loaded(tmp_path: Path) -> No
     file = tmp_path / "civicsky.toml"
     file.write_text(example, encoding="utf-8")
     assert load(file) != load()
+
+
+def keys(part: type[BaseModel], prefix: str = "") -> dict[str, bool]:
+    """Every key of a task file, and whether it must be there."""
+    found = {}
+    for name, info in part.model_fields.items():
+        found[prefix + name] = info.is_required()
+        for inner in get_args(info.annotation):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                found |= keys(inner, f"{name}.")
+    return found
+
+
+def test_every_key_of_a_task_file_is_told_and_no_other() -> None:
+    told = named(section(CONFIGURATION, "Task files"))
+    assert {name: cells[0] == "yes" for name, cells in told.items()} == keys(Task)
+    assert len(keys(Task)) > 20
+    for name, (_, meaning) in told.items():
+        assert len(meaning) > 8, f"{name} has no meaning in {CONFIGURATION}"
+
+
+def test_the_example_of_a_task_file_is_the_one_that_the_tests_run() -> None:
+    (example,) = blocks(section(CONFIGURATION, "Task files"), "toml")
+    assert example.strip() == page("tests/tasks/toxicity.toml").strip()
 
 
 def test_every_secret_is_named_as_one() -> None:

@@ -15,7 +15,10 @@ from docs.pages import ROOT, named, page, quoted, rows, section
 
 OPERATIONS = "docs/operations.md"
 IN_EVERY_COMMAND = {"--help"}
-NO_SETTINGS = {"--json", "--drain", "--limit", "--offline", "--seconds", "--verbose"}
+NO_SETTINGS = {
+    "--json", "--drain", "--limit", "--offline", "--seconds", "--verbose",
+    "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
+}  # fmt: skip
 
 
 def commands(group: typer.core.TyperGroup, name: str = "civicsky") -> dict[str, set[str]]:
@@ -102,7 +105,7 @@ def test_every_file_of_the_data_directory_is_told() -> None:
 
 
 def test_every_page_of_the_documentation_is_led_to_by_another() -> None:
-    pages = ["architecture", "configuration", "operations", "codebook", "development"]
+    pages = ["architecture", "configuration", "operations", "codebook", "research", "development"]
     everything = "\n".join(page(f"docs/{name}.md") for name in pages) + page("README.md") + page("CONTRIBUTING.md")
     for name in pages:
         assert f"{name}.md" in everything

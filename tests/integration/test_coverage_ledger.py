@@ -106,6 +106,7 @@ async def test_a_mere_jump_in_numbers_is_no_gap(tmp_path: Path) -> None:
     await two_runs(tmp_path, first, second)
     assert query(tmp_path / "journal.db", HELD) == [(1, "first"), (1, "in_time")]
     assert query(tmp_path / "journal.db", GAPS) == []
+    assert query(tmp_path / "journal.db", "SELECT 1 FROM recheck") == []
 
 
 async def test_a_quiet_relays_long_silence_is_unverified_and_no_gap(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 from civicsky.decode import decode
 from civicsky.errors import BadInput
 from support import command
+from support.converge import covers
 from support.fake import all_taken, cursors
 from support.fake_relay import FakeRelay, Options
 from support.host import PATH, Numbering
@@ -348,6 +349,17 @@ def _is_decodable(data: bytes | str) -> bool:
         return isinstance(data, bytes) and bool(decode(data))
     except BadInput:
         return False
+
+
+def test_a_cursor_of_a_former_numbering_does_not_cover_the_stream() -> None:
+    relay = FakeRelay(World(5), Options(events=50))
+    relay.world.take(50)
+    last = relay.state()["last_seq"][0]
+    assert covers(relay.state(), {0: last})
+    assert not covers(relay.state(), {0: last - 1})
+    relay.hosts[0].renumber()
+    assert relay.state()["last_seq"][0] < last
+    assert not covers(relay.state(), {0: last})
 
 
 def test_every_knob_is_known_by_name() -> None:

@@ -13,13 +13,14 @@ import pytest
 
 from civicsky.appview import AppView
 from civicsky.journal import Journal
-from civicsky.recheck import Checked, Rechecks, look_up
+from civicsky.recheck import Checked, Rechecks, Round, look_up
 from civicsky.settings import AppView as AppViewSettings, Journal as JournalSettings
-from civicsky.tables import RECHECK_PAGE, ask_recheck
+from civicsky.tables import RECHECK_PAGE, ask_recheck, ask_recheck_of
 from support.appview_server import AppViewServer, Trouble, appview_server
 from support.command import cursor, end_when, query, run, start, until
-from support.fake import all_taken, begin, compare, cursors, events, playing
-from support.led import Led, all_told, balance_closes, did_of, in_journal, led_relay, states, uri
+from support.converge import has_converged
+from support.fake import begin, compare, cursors, events, playing
+from support.led import NOW, Led, balance_closes, did_of, in_journal, led_relay, states, uri
 
 QUICK: dict[str, Any] = {"worker__batch_seconds": 0.05, "appview__per_second": 1000}
 
@@ -238,6 +239,24 @@ def test_a_sync_asks_about_its_own_account_only(relay: Led, appview: AppViewServ
     assert set(asked(appview)) == {uri(rkey(n), did_of(0)) for n in (1, 4)}
 
 
+def test_after_a_silence_that_nobody_can_tell_from_a_gap_posts_are_looked_up(
+    relay: Led, appview: AppViewServer, tmp_path: Path
+) -> None:
+    """Six posts are no measure for hours in which the relay sent nothing, or left it out."""
+    collected(tmp_path, relay, 6, 3)
+    know(appview, tmp_path)
+    del appview.posts[uri(rkey(2), did_of(1))]
+    process = start(
+        "collect", "--relay", relay.url, "--data-dir", tmp_path, appview__url=appview.url,
+        appview__recheck_after_seconds=0, **QUICK,
+    )  # fmt: skip
+    relay.delete(rkey(9), at=NOW)  # of a post that we never had
+    end_when(process, lambda: in_journal(tmp_path)[rkey(2)] == ("deleted", None), "the post to be found gone")
+    assert query(tmp_path / "journal.db", "SELECT resume FROM held ORDER BY id") == [("first",), ("unverified",)]
+    assert query(tmp_path / "journal.db", "SELECT 1 FROM gap") == []
+    assert set(asked(appview)) == {uri(rkey(n), did_of((n - 1) % 3)) for n in range(1, 7)}
+
+
 def test_nothing_is_asked_when_that_is_switched_off(relay: Led, appview: AppViewServer, tmp_path: Path) -> None:
     collected(tmp_path, relay, 2, 1)
     process = start(
@@ -257,11 +276,8 @@ async def test_after_a_gap_all_three_databases_hold_what_there_is(tmp_path: Path
             tmp_path, relay, "--model-url", model[0], "--model", "mock", verb="run", appview__recheck="true",
             appview__recheck_after_seconds=0.5,
         )  # fmt: skip
-        rounds = "SELECT count(*) FROM recheck"
         ended = await asyncio.to_thread(
-            end_when, process,
-            lambda: relay.is_quiet and all_taken(tmp_path, relay) and all_told(tmp_path)
-            and query(tmp_path / "journal.db", rounds) == [(0,)],
+            end_when, process, lambda: has_converged(tmp_path, relay.control, [relay.hosts[0].address]),
             "all to be held and looked up",
         )  # fmt: skip
         plain = relay.oracle(cursors=cursors(tmp_path, relay))
@@ -279,7 +295,7 @@ async def test_after_a_gap_all_three_databases_hold_what_there_is(tmp_path: Path
 # ---- what happens meanwhile ------------------------------------------------------------------------------------------
 
 
-async def a_page(rechecks: Rechecks) -> tuple[int, list[Checked]]:
+async def a_page(rechecks: Rechecks) -> tuple[Round, list[Checked]]:
     page = await rechecks.next_page(2**62)
     assert page is not None
     return page
@@ -296,17 +312,45 @@ async def test_a_post_that_changed_between_question_and_answer_is_left_alone(
     try:
         rechecks = Rechecks(journal.database)
         await rechecks.ask([])
-        number, page = await a_page(rechecks)
+        taken, page = await a_page(rechecks)
         found = await look_up(client, page, [])
         assert len(found.gone) == 2
         with closing(sqlite3.connect(tmp_path / "journal.db")) as db, db:
             db.execute("UPDATE post SET rev = '3zzzzzzzzzzzz', cid = 'new' WHERE rkey = ?", (rkey(2),))
-        await rechecks.apply(number, page, found)
+        await rechecks.apply(taken, page, found)
     finally:
         await client.close()
         await journal.close()
     assert {name: state for name, (state, _) in in_journal(tmp_path).items()} == {rkey(1): "deleted", rkey(2): "live"}
     assert counted(tmp_path) == {"deleted": 1}
+
+
+async def test_an_account_whose_second_sync_comes_between_question_and_answer_is_looked_up_again(
+    relay: Led, appview: AppViewServer, tmp_path: Path
+) -> None:
+    """The answer on its way does not know yet what the second one took away."""
+    await asyncio.to_thread(collected, tmp_path, relay, 2, 1)
+    await asyncio.to_thread(know, appview, tmp_path)
+    journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
+    client = AppView(AppViewSettings(url=appview.url, per_second=1000))
+    try:
+        rechecks = Rechecks(journal.database)
+        async with journal.database.transaction() as db:
+            await ask_recheck_of(db, did_of(0))
+        taken, page = await a_page(rechecks)
+        found = await look_up(client, page, [])
+        del appview.posts[uri(rkey(2), did_of(0))]
+        async with journal.database.transaction() as db:
+            await ask_recheck_of(db, did_of(0))
+        await rechecks.apply(taken, page, found)
+        taken, page = await a_page(rechecks)
+        assert [post.rkey for post in page] == [rkey(2), rkey(1)]
+        await rechecks.apply(taken, page, await look_up(client, page, []))
+        assert await rechecks.next_page(2**62) is None
+    finally:
+        await client.close()
+        await journal.close()
+    assert {name: state for name, (state, _) in in_journal(tmp_path).items()} == {rkey(1): "live", rkey(2): "deleted"}
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -27,6 +27,8 @@ from support.command import CIVICSKY, LAST_SEQ, model_server, sample_relay
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "service" / "civicsky"
 PATIENCE = 400
+LONGEST = 1800
+"""Seconds for all tests of a mutant. One may hang beyond pytest's own bound: in the end of its process."""
 
 
 class Mutant(NamedTuple):
@@ -89,11 +91,14 @@ def starts(home: Path, folder: Path, relay: str, model: str) -> str:
 
 def test(home: Path, mutant: Mutant) -> tuple[int, str]:
     """pytest's exit code and output, for the mutant's test."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", str(PATIENCE),
-         *shlex.split(mutant.killed_by)],
-        env=environment(home, mutant), cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", str(PATIENCE),
+             *shlex.split(mutant.killed_by)],
+            env=environment(home, mutant), cwd=ROOT, capture_output=True, text=True, check=False, timeout=LONGEST,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return -1, f"its tests did not end within {LONGEST} s"
     return ran.returncode, ran.stdout
 
 

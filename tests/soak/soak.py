@@ -30,7 +30,7 @@ from civicsky.faults import PLACES
 from conftest import Client, Mongod
 from support import fake_relay, model_server
 from support.command import CIVICSKY, environment, is_up, query
-from support.converge import differences, ended, get, has_all, is_told, post
+from support.converge import differences, ended, get, has_converged, post
 
 CRASH, HANG = "CRASHMARK", "HANGMARK"
 TIMES = 3
@@ -41,7 +41,7 @@ SETTINGS = {
     "source__start": "window", "source__backoff_seconds": 0.1, "source__backoff_max_seconds": 1,
     "source__liveness_seconds": 3, "source__connect_seconds": 3, "source__failover_attempts": 3,
     "source__prefer_seconds": 20, "source__max_frame_bytes": 6_000_000, "worker__processes": 2,
-    "worker__job_seconds": 1, "journal__gap_seconds": 0.2, "label__slots": 8,
+    "worker__job_seconds": 1, "journal__gap_seconds": 0.2, "label__slots": 8, "sample__posts_per_day": 0,
     "label__pause_seconds": 0.2, "label__pause_max_seconds": 1,
     "store__timeout_seconds": 2, "store__retry_max_seconds": 1, "store__mongo_database": "soak",
     "appview__per_second": 1000, "appview__recheck_after_seconds": 1, "limits__drain_seconds": 30,
@@ -310,7 +310,7 @@ def run(soak: Soak, minutes: float) -> float:
 
 def converge(soak: Soak) -> list[str]:
     """Let the stream end and everything be labelled and stored; what differs from the oracle."""
-    until(lambda: is_told(soak.data) and has_all(soak.data, soak.control, soak.hosts), "the end of the stream", 900)
+    until(lambda: has_converged(soak.data, soak.control, soak.hosts), "the end of the stream", 900)
     soak.stop(signal.SIGTERM, 0)
     with Client(soak.mongod.uri) as db:
         stored = {doc["_id"]: _plain(doc) for doc in db["soak"]["posts"].find()}

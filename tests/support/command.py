@@ -1,5 +1,6 @@
 """Runs the installed command and the servers around it, as processes."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -11,6 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 BIN = Path(sys.executable).parent
 CIVICSKY = str(BIN / "civicsky")
@@ -153,3 +155,13 @@ def is_up(pid: int) -> bool:
                 if fd.readlink().suffix == ".lock":
                     return True
     return False
+
+
+def tell(model: str, **told: Any) -> dict[str, Any]:
+    """Have the deterministic model behave otherwise from now on; its state. See `support.model_server.Told`."""
+    request = Request(  # noqa: S310  (our own address)
+        model.removesuffix("/v1") + "/control", json.dumps(told).encode(), {"Content-Type": "application/json"}
+    )
+    with urlopen(request, timeout=30) as answer:  # noqa: S310
+        state: dict[str, Any] = json.load(answer)
+        return state

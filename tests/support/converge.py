@@ -5,6 +5,7 @@ Everything is read from the files, as another process wrote them.
 
 import json
 import sqlite3
+import ssl
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,16 +22,18 @@ from support.command import query
 from support.model_server import answer_for
 
 TASK = load_task("civic")[0]
+CLIENT = httpx.Client(timeout=60, trust_env=False, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+"""For loopback: loading the certificates of the world costs more than a question."""
 
 
 def get(address: str, **asked: Any) -> Any:
     """A JSON answer of the relay's control server."""
-    return httpx.get(address, params=asked, timeout=60, trust_env=False).raise_for_status().json()
+    return CLIENT.get(address, params=asked).raise_for_status().json()
 
 
 def post(address: str, told: Any) -> None:
     """Tell the relay's control server something."""
-    httpx.post(address, json=told, timeout=60, trust_env=False).raise_for_status()
+    CLIENT.post(address, json=told).raise_for_status()
 
 
 def ended(folder: Path, control: str, hosts: Sequence[str]) -> None:
@@ -45,16 +48,32 @@ def cursors(folder: Path, hosts: Sequence[str]) -> dict[int, int]:
     return {number: found[host] for number, host in enumerate(hosts) if found.get(host)}
 
 
-def has_all(folder: Path, control: str, hosts: Sequence[str]) -> bool:
-    """Whether all that the relay has is collected, from any host, and no lookup waits."""
-    state = get(control + "/state")
-    if not state["quiet"] or query(folder / "journal.db", "SELECT 1 FROM recheck LIMIT 1"):
+def has_converged(folder: Path, control: str, hosts: Sequence[str]) -> bool:
+    """Whether all that the relay has is collected, from any host, looked up, labelled and stored.
+
+    Each step is looked at only after the one before it was over: what is over stays so, since nothing new can come to
+    it. In any other order a batch that commits between two looks would not be waited for.
+    """
+    return _has_all(folder, control, hosts) and _is_told(folder)
+
+
+def covers(state: dict[str, Any], held: dict[int, int]) -> bool:
+    """Whether one of these cursors, by host, stands for all that the relay has made.
+
+    One of a former numbering, which may lie above the present one, does not.
+    """
+    return any(state["last_seq"][host] <= cursor <= state["head_seq"][host] for host, cursor in held.items())
+
+
+def _has_all(folder: Path, control: str, hosts: Sequence[str]) -> bool:
+    held = cursors(folder, hosts)
+    if not held or query(folder / "journal.db", "SELECT 1 FROM recheck LIMIT 1"):
         return False
-    return any(cursor >= state["last_seq"][host] for host, cursor in cursors(folder, hosts).items())
+    state = get(control + "/state")
+    return state["quiet"] and covers(state, held)
 
 
-def is_told(folder: Path) -> bool:
-    """Whether all that was collected is labelled and stored."""
+def _is_told(folder: Path) -> bool:
     try:
         followed = query(folder / "ledger.db", "SELECT n FROM position")
         last = query(folder / "journal.db", "SELECT seq FROM sqlite_sequence WHERE name = 'change'")

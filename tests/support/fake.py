@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from support import command
+from support.converge import covers
 from support.fake_relay import FakeRelay, Options
 from support.host import Host
 from support.misbehave import Knob
@@ -53,8 +54,8 @@ def cursors(folder: Path, relay: FakeRelay) -> dict[int, int]:
 
 
 def all_taken(folder: Path, relay: FakeRelay) -> bool:
-    last = relay.state()["last_seq"]
-    return any(cursor >= last[host] for host, cursor in cursors(folder, relay).items())
+    held = cursors(folder, relay)
+    return covers(relay.state(), held)
 
 
 def compare(folder: Path, told: dict[str, Any], *, least: int = 100) -> None:

@@ -160,12 +160,13 @@ def all_told(folder: Path) -> bool:
     return (
         bool(last)
         and query(folder / "ledger.db", "SELECT n FROM position") == last
-        and query(folder / "ledger.db", "SELECT count(*) FROM doc WHERE v > stored_v") == [(0,)]
         and query(
             folder / "ledger.db",
             "SELECT count(*) FROM job JOIN doc USING (rkey, did) WHERE job.state = 'pending' AND doc.state = 'live'",
         )
         == [(0,)]
+        # Last, since a label makes a document new.
+        and query(folder / "ledger.db", "SELECT count(*) FROM doc WHERE v > stored_v") == [(0,)]
     )
 
 

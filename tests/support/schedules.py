@@ -1,6 +1,6 @@
 """Seeded schedules of stops, kills and misbehaviour; each ends in the oracle's state or is wrong.
 
-    python tests/support/schedules.py --seeds 0:100 --folder DIR [--installed]
+    python tests/support/schedules.py --seeds FIRST:END[:STEP] --folder DIR [--installed]
 
 Without --installed the service's code is loaded once, and each of its lives is a fork of this process, made before any
 loop, thread or database exists here; records are then judged in the process itself instead of in a pool. With it, each
@@ -33,7 +33,7 @@ from civicsky.model import PostOp, Verdict
 from civicsky.settings import Filter, Worker
 from support import fake_relay
 from support.command import CIVICSKY, environment, is_up
-from support.converge import cursors, differences, documents, ended, get, has_all, is_told
+from support.converge import cursors, differences, documents, ended, get, has_converged
 from support.misbehave import GAPS
 
 EVENTS = 500
@@ -47,6 +47,7 @@ SMALL = {
     "source__liveness_seconds": 0.8, "source__connect_seconds": 2, "source__failover_attempts": 2,
     "source__prefer_seconds": 0.5, "worker__batch_frames": 32, "worker__batch_seconds": 0.02, "worker__processes": 1,
     "ledger__poll_seconds": 0.05, "store__batch_documents": 40, "label__slots": 4, "log__minute_seconds": 1,
+    "sample__posts_per_day": 0,
     "appview__per_second": 1000, "appview__recheck_after_seconds": 0, "limits__drain_seconds": 20,
 }  # fmt: skip
 KNOBS: tuple[dict[str, Any], ...] = (
@@ -224,6 +225,7 @@ def run(schedule: Schedule, folder: Path, model: str, start: Callable[..., Life]
             args += ["--relay", host]
         env = environment(**SMALL, appview__url=control)
         fired, wrong = [], []
+        life: Life | None = None
         try:
             for end in schedule.ends:
                 life = start(args, env, f"{end.place}:{end.n}:{end.how}" if end.place else "", folder / "err")
@@ -231,7 +233,7 @@ def run(schedule: Schedule, folder: Path, model: str, start: Callable[..., Life]
                 ended(folder, control, hosts)
             life = start(args, env, "", folder / "err")
             _wait(
-                lambda: life.poll() is not None or (_is_there(folder, control, hosts) and is_up(life.pid)),
+                lambda: life.poll() is not None or (has_converged(folder, control, hosts) and is_up(life.pid)),
                 "the end of the stream",
             )
             code = life.end(signal.SIGTERM)
@@ -239,6 +241,8 @@ def run(schedule: Schedule, folder: Path, model: str, start: Callable[..., Life]
             wrong += differences(folder, control, hosts, documents(folder))
         except (AssertionError, OSError) as error:
             wrong.append(f"{type(error).__name__}: {error}")
+            if life is not None and life.poll() is None:
+                life.end(signal.SIGKILL)
         return {
             **asdict(schedule), "fired": fired, "acted": get(control + "/state")["fired"], "wrong": wrong[:20],
             "posts": len(documents(folder)),
@@ -251,10 +255,9 @@ def run(schedule: Schedule, folder: Path, model: str, start: Callable[..., Life]
 def _live(life: Life, end: End, folder: Path, control: str, hosts: list[str]) -> str:
     """One life to its end; how it ended."""
     if end.place:
-        _wait(lambda: life.poll() is not None or _is_there(folder, control, hosts), "a crash point")
-        if life.poll() is None:  # there was nothing left to do at that place
-            assert life.end(signal.SIGKILL) == -signal.SIGKILL
-            return "at rest"
+        _wait(lambda: life.poll() is not None or has_converged(folder, control, hosts), "a crash point")
+        if life.poll() is None and life.end(signal.SIGKILL) == -signal.SIGKILL:
+            return "at rest"  # there was nothing left to do at that place
         assert life.code == (-signal.SIGKILL if end.how == "kill" else 0), f"{end}: ended with {life.code}"
         return f"{end.place}:{end.how}"
     reached = sum(cursors(folder, hosts).values()) + end.n
@@ -262,7 +265,7 @@ def _live(life: Life, end: End, folder: Path, control: str, hosts: list[str]) ->
         lambda: (
             life.poll() is not None
             or (
-                (sum(cursors(folder, hosts).values()) >= reached or _is_there(folder, control, hosts))
+                (sum(cursors(folder, hosts).values()) >= reached or has_converged(folder, control, hosts))
                 and is_up(life.pid)
             )
         ),
@@ -274,26 +277,21 @@ def _live(life: Life, end: End, folder: Path, control: str, hosts: list[str]) ->
     return f"outside:{end.how}"
 
 
-def _is_there(folder: Path, control: str, hosts: list[str]) -> bool:
-    return is_told(folder) and has_all(folder, control, hosts)
-
-
 def _wait(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited in vain for {what}")
+            raise AssertionError(f"did not converge in {PATIENCE:g} s: waited in vain for {what}")
         time.sleep(0.04)
 
 
 def main() -> int:
     """Run the schedules of these seeds; 1 when one of them ends wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", required=True, help="FIRST:END")
+    parser.add_argument("--seeds", required=True, help="FIRST:END[:STEP]")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--installed", action="store_true")
     told = parser.parse_args()
-    first, _, end = told.seeds.partition(":")
     told.folder.mkdir(parents=True, exist_ok=True)
     filters.load()
     model = subprocess.Popen(
@@ -303,7 +301,7 @@ def main() -> int:
     try:
         assert model.stdout is not None
         address = model.stdout.readline().split()[0]
-        for seed in range(int(first), int(end)):
+        for seed in range(*map(int, told.seeds.split(":"))):
             folder = told.folder / str(seed)
             folder.mkdir()
             done = run(draw(seed), folder, address, spawn if told.installed else fork)

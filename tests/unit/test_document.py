@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from civicsky.document import BACKDATED_US, label_document, post_document
-from civicsky.model import Answer, FieldLabel, LabelRow, Outgoing, PostRow, PostState
+from civicsky.document import BACKDATED_US, label_document, post_changes, post_document
+from civicsky.model import Answer, FieldLabel, LabelRow, Outgoing, PostRow, PostState, Unlabelled
 from unit.recorded import DID
 
 URI = f"at://{DID}/app.bsky.feed.post/3k"
@@ -27,6 +27,7 @@ FIELDS: dict[str, Any] = {
 ANSWER = Answer(
     fields={"civic": FieldLabel("civic", 0.9), "lean": FieldLabel("unclear", None)},
     way="words",
+    prompt_hash="hash",
     model_asked="asked",
     model_named="named",
     fingerprint="print",
@@ -37,6 +38,13 @@ ANSWER = Answer(
     tokens_out=2,
     latency_ms=33,
     calls=2,
+    context_hash="cd",
+    tokens_reasoning=1,
+    cost=0.25,
+    currency="EUR",
+    server="llama.cpp 1",
+    reason="It is about a law.",
+    cached_from="id0",
 )
 
 
@@ -68,7 +76,7 @@ def label(**changes: Any) -> LabelRow:
         "cid": "bafy1",
         "task": "civic",
         "task_version": "1",
-        "prompt_hash": "hash",
+        "run": 2,
         "p_sampled": 0.5,
         "at": EVENT_AT + 9_000_000,
         "attempts": 3,
@@ -127,6 +135,7 @@ def test_a_posts_document_has_every_field() -> None:
                 "at": "2026-11-22T12:30:54.740Z",
             }
         },
+        "unlabelled": {},
     }
 
 
@@ -184,6 +193,29 @@ def test_the_last_label_of_each_task_is_the_posts() -> None:
     assert {task: of["label_id"] for task, of in document["labels"].items()} == {"civic": "c", "other": "b"}
 
 
+def failure(task: str = "civic", cid: str = "bafy1") -> Unlabelled:
+    return Unlabelled(DID, "3k", cid, task, "refusal", 0.5)
+
+
+def test_a_post_that_was_drawn_and_got_no_label_says_why_and_with_which_probability_it_was_drawn() -> None:
+    document = post_document(out(), row(), [label()], [failure("toxicity")])
+    assert document is not None
+    assert document["unlabelled"] == {"toxicity": {"reason": "refusal", "p_sampled": 0.5}}
+    assert document["labels"].keys() == {"civic"}
+
+
+def test_a_failure_under_a_former_text_or_one_that_has_a_label_by_now_is_not_told() -> None:
+    for of in (row(), None):
+        failures = [failure(), failure("toxicity", "bafy0")]
+        changes = (
+            post_document(out(), of, [label()], failures)
+            if of
+            else post_changes(out()._replace(cid="bafy1"), [label()], failures)
+        )
+        assert changes is not None
+        assert changes["unlabelled"] == {}
+
+
 # ---- labels ----------------------------------------------------------------------------------------------------------
 
 
@@ -197,20 +229,26 @@ def test_a_labels_document_has_all_that_is_needed_to_defend_it(state: PostState)
         "cid": "bafy1",
         "task": "civic",
         "task_version": "1",
+        "run": 2,
         "prompt": "hash",
         "fields": LABEL_FIELDS,
+        "reason": "It is about a law.",
         "p_sampled": 0.5,
         "model": "named",
         "model_asked": "asked",
         "fingerprint": "print",
+        "server": "llama.cpp 1",
         "way": "words",
         "parameters": '{"temperature":0}',
         "endpoint": "http://model",
         "input_hash": "ab",
-        "context_hash": None,
+        "context_hash": "cd",
         "tokens_in": 11,
         "tokens_out": 2,
-        "cost": None,
+        "tokens_reasoning": 1,
+        "cost": 0.25,
+        "currency": "EUR",
+        "cached_from": "id0",
         "latency_ms": 33,
         "calls": 2,
         "attempts": 3,

@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from civicsky.report import Share, printable, rejects_text
+from civicsky.report import printable, rejects_text
+from civicsky.share import Share
 from unit.recorded import truth
 
 # Wilson's interval with z = 1.959964, worked out by hand:

@@ -146,7 +146,7 @@ def test_variables_that_only_look_like_ours_are_left_alone(monkeypatch: pytest.M
 BAD = [
     ("label.slots", "0", "greater than or equal to 1"),
     ("label.slots", '"many"', "valid integer"),
-    ("label.way", '"guess"', "'auto', 'schema' or 'words'"),
+    ("label.way", '"guess"', "'auto', 'schema', 'json', 'plain' or 'words'"),
     ("label.margin", "1.5", "less than or equal to 1"),
     ("label.model_url", '"localhost:8000"', "'localhost:8000' is not an http:// or https:// address"),
     ("appview.url", '"public.api.bsky.app"', "'public.api.bsky.app' is not an http:// or https:// address"),
@@ -163,6 +163,11 @@ BAD = [
     ("worker.processes", "-1", "greater than or equal to 0"),
     ("store.kind", '"postgres"', "'auto', 'sqlite' or 'mongo'"),
     ("limits.max_posts", "0", "greater than or equal to 1"),
+    ("label.tasks", "[]", "at least one task is needed"),
+    ("label.posts_per_request", "51", "less than or equal to 50"),
+    ("label.currency", '"usd"', "should match pattern"),
+    ("label.more_urls", '["localhost:8000"]', "'localhost:8000' is not an http:// or https:// address"),
+    ("sample.unit", '"day"', "'post', 'author' or 'thread'"),
 ]
 
 
@@ -200,12 +205,30 @@ def test_a_bad_value_of_a_flag_is_named_and_blamed_on_no_file(file: Path, key: s
     assert why in told
 
 
-def test_a_list_of_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CIVICSKY_SOURCE__RELAYS", "wss://relay.example")
-    assert complaint() == (
-        "environment variable CIVICSKY_SOURCE__RELAYS: source.relays: not JSON, as a list must be: "
-        'CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'
-    )
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("source.relays", "wss://relay.example", 'a list must be: CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'),
+        ("label.tasks", "civic", 'a list must be: CIVICSKY_SOURCE__RELAYS=["wss://bsky.network"]'),
+        ("label.prices", "0.05", 'a table must be: CIVICSKY_LABEL__PRICES={"MODEL": {"input": 0.05, "output": 0.08}}'),
+        ("label.prices", "m=1", 'a table must be: CIVICSKY_LABEL__PRICES={"MODEL": {"input": 0.05, "output": 0.08}}'),
+    ],
+)
+def test_a_list_or_a_table_of_the_environment_must_be_json(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, why: str
+) -> None:
+    variable = "CIVICSKY_" + name.upper().replace(".", "__")
+    monkeypatch.setenv(variable, value)
+    assert complaint().startswith(f"environment variable {variable}: {name}: ")
+    if value != "0.05":  # that is JSON, but no table
+        assert complaint() == f"environment variable {variable}: {name}: not JSON, as {why}"
+
+
+def test_a_price_table_of_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIVICSKY_LABEL__PRICES", '{"m": {"input": 0.05, "output": 0.08}}')
+    assert load().label.prices["m"].output == 0.08
+    monkeypatch.setenv("CIVICSKY_LABEL__PRICES", '{"m": {"input": -1, "output": 0.08}}')
+    assert complaint().startswith("environment variable CIVICSKY_LABEL__PRICES: label.prices.m.input: ")
 
 
 @pytest.mark.parametrize(
@@ -360,7 +383,7 @@ def fields_of_source() -> dict[str, dict[str, str | None]]:
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
     groups = [type(info.default) for info in Settings.model_fields.values() if isinstance(info.default, Group)]
-    assert len(groups) == 11
+    assert len(groups) == 13
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)
         assert (group.__doc__ or "").endswith(".")
@@ -386,35 +409,52 @@ def test_every_setting_is_listed_with_its_default_and_its_variable() -> None:
     assert list(rows)[1].startswith("source.")
 
 
+OTHER_VALUES = {
+    "alts": "False",
+    "at_bound": "shed",
+    "currency": "EUR",
+    "format": "json",
+    "keep": "all",
+    "kind": "mongo",
+    "level": "debug",
+    "margin": "0.125",
+    "model_url": "http://one.example/v1",
+    "more_urls": '["http://one.example/v1"]',
+    "parent": "True",
+    "posts_per_request": "7",
+    "prices": '{"m": {"input": 1.0, "output": 2.0, "cached": null}}',
+    "processes": "7",
+    "quote": "True",
+    "recheck": "False",
+    "reject_sample": "0.125",
+    "relays": '["ws://one.example"]',
+    "root": "True",
+    "shed_share": "0.125",
+    "start": "window",
+    "tasks": '["civic", "toxicity.toml"]',
+    "unit": "thread",
+    "url": "http://api.example",
+    "way": "words",
+}
+"""A value that is not the default, for the settings that 107 does not suit."""
+
+
 @pytest.mark.parametrize(("name", "variable"), [(name, variable) for name, _, variable in documented()])
 def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
     group, _, field = name.rpartition(".")
-    kinds: dict[str, str] = {
-        "relays": '["ws://one.example"]',
-        "start": "window",
-        "keep": "all",
-        "model_url": "http://one.example/v1",
-        "way": "words",
-        "kind": "mongo",
-        "url": "http://api.example",
-        "level": "debug",
-        "format": "json",
-        "margin": "0.125",
-        "reject_sample": "0.125",
-        "at_bound": "shed",
-        "shed_share": "0.125",
-        "recheck": "False",
-    }
-    value = kinds.get(field, "107")
-    monkeypatch.setenv(variable, value if field != "processes" else "7")
+    value = OTHER_VALUES.get(field, "107")
+    monkeypatch.setenv(variable, value)
     settings = load()
-    changed = effective(settings)[group][field] if group else effective(settings)[field]
-    default = effective(Settings.model_construct())[group][field] if group else "civicsky-data"
     if field in {"api_key", "mongo_uri"}:
         assert getattr(getattr(settings, group), field).get_secret_value() == "107"
+        return
+    changed = effective(settings)[group][field] if group else effective(settings)[field]
+    default = effective(Settings.model_construct())[group][field] if group else "civicsky-data"
+    assert changed != default
+    if isinstance(changed, list | dict):
+        assert changed == json.loads(value)
     else:
-        assert changed != default
-        assert str(changed) in {value, "107", "107.0", "7", "['ws://one.example']"}
+        assert str(changed) in {value, "107.0"}
 
 
 # ---- what follows from settings --------------------------------------------------------------------------------------

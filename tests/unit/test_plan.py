@@ -1,0 +1,244 @@
+"""What a labelling will take, against figures that were worked out by hand."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from civicsky.coverage import Stretch
+from civicsky.errors import Usage
+from civicsky.model import Asked, Spend
+from civicsky.plan import (
+    Load,
+    Traffic,
+    as_text,
+    assumed_traffic,
+    busy,
+    drawn,
+    estimated_load,
+    gather,
+    half_width,
+    held_since,
+    measured_load,
+    measured_traffic,
+    money,
+    rendered,
+    sample_posts,
+    way_of,
+)
+from civicsky.prompt import messages, word_messages
+from civicsky.settings import Label, Price, Sample, Settings
+from civicsky.task import Task, load_task
+
+HOUR = 3_600_000_000
+CIVIC, _ = load_task("civic")
+SHORT = Task.model_validate(
+    {
+        "name": "short", "version": "1", "definition": "d",
+        "fields": [{"name": "a", "values": ["yes", "no"], "description": "b"}],
+    }
+)  # fmt: skip
+
+
+def label(**values: Any) -> Label:
+    return Label.model_validate({"model": "m", **values})
+
+
+def settings(*, sample: dict[str, Any] | None = None, **own: Any) -> Settings:
+    return Settings(label=label(**own), sample=Sample.model_validate(sample or {}))
+
+
+def test_the_assumed_traffic_is_that_of_375_frames_a_second() -> None:
+    # 375 x 0.09 = 33.75 posts a second, 45 % of them kept
+    found = assumed_traffic(only_english=True)
+    assert found[:2] == pytest.approx((2_916_000, 1_312_200))
+    assert found.hours is None
+    assert assumed_traffic(only_english=False)[:2] == pytest.approx((2_916_000, 2_916_000))
+
+
+def test_traffic_is_what_was_counted_by_the_time_that_was_held() -> None:
+    hours = [
+        Counter({("post", "kept"): 60, ("post", "rejected"): 30, ("post", "stale"): 500, ("frame", "commit"): 900}),
+        Counter({("post", "kept"): 20, ("post", "shed"): 20, ("post", "rejected"): 30, ("post", "deleted"): 7}),
+    ]
+    # 100 kept or shed and 60 rejected in 2.5 h
+    assert measured_traffic(hours, int(2.5 * HOUR)) == Traffic(160 / 2.5 * 24, 100 / 2.5 * 24, 2.5)
+
+
+def test_less_than_an_hour_tells_nothing_of_a_day() -> None:
+    hours = [Counter({("post", "kept"): 60})]
+    assert measured_traffic(hours, HOUR - 1) is None
+    assert measured_traffic(hours, HOUR) == Traffic(1440, 1440, 1)
+
+
+def test_only_what_was_held_counts_and_only_the_last_days_of_it() -> None:
+    day = 24 * HOUR
+    stretches = [
+        Stretch(0, day, "held"), Stretch(day, 2 * day, "not_replayed"), Stretch(2 * day, 2 * day + HOUR, "held"),
+        Stretch(2 * day + HOUR, 3 * day, "unverified"),
+    ]  # fmt: skip
+    assert held_since(stretches, 7) == (-4 * day, day + HOUR)
+    assert held_since(stretches, 2.5) == (day // 2, day // 2 + HOUR)
+    assert held_since([], 7) == (0, 0)
+
+
+def test_tokens_are_a_quarter_of_the_characters_that_would_be_sent() -> None:
+    posts = [Asked("x" * 40), Asked("y" * 60)]
+    fixed = sum(len(message["content"]) for message in messages(SHORT, [Asked("")]))
+    load = estimated_load(SHORT, label(), posts, 0)
+    # 40 and 60 characters: 50 on average. The longest answer is {"a": "yes"}: 12 characters.
+    assert load == Load(1, (fixed + 50) / 4, 12 / 4)
+
+
+def test_each_part_of_a_context_counts_as_long_as_a_post() -> None:
+    posts = [Asked("x" * 40), Asked("y" * 60)]
+    without, with_context = (estimated_load(SHORT, label(), posts, parts) for parts in (0, 1.5))
+    assert with_context.tokens_in - without.tokens_in == pytest.approx(1.5 * 50 / 4)
+
+
+def test_posts_that_share_a_request_share_its_beginning() -> None:
+    posts = [Asked("x" * 40)] * 4
+    load = estimated_load(SHORT, label(posts_per_request=4), posts, 0)
+    sent = messages(SHORT, posts, ["00000001", "00000002", "00000003", "00000004"])
+    assert load.requests == 1 / 4
+    assert load.tokens_in == sum(len(message["content"]) for message in sent) / 4 / 4
+
+
+def test_an_answer_is_never_taken_to_be_longer_than_it_may_be() -> None:
+    assert estimated_load(SHORT, label(max_tokens=1), [Asked("x")], 0).tokens_out == 1
+    reasoned = SHORT.model_copy(update={"reason": True})
+    assert estimated_load(reasoned, label(), [Asked("x")], 0).tokens_out > 20
+
+
+def test_words_are_a_request_and_a_token_each() -> None:
+    load = estimated_load(CIVIC, label(way="words"), [Asked("x" * 10)], 0)
+    sent = [message["content"] for words in CIVIC.words for message in word_messages(words, Asked("x" * 10))]
+    assert load == Load(len(CIVIC.words), len("".join(sent)) / 4, len(CIVIC.words))
+
+
+def test_what_labels_took_so_far_counts_once_there_are_enough() -> None:
+    assert measured_load(99, Spend("m", 99, 1, 1)) is None
+    assert measured_load(200, Spend("m", 220, 180_000, 4_000)) == Load(1.1, 900, 20, 200)
+
+
+def test_money_is_by_the_price_of_a_million_tokens() -> None:
+    assert money(None, 1, 1) is None
+    # 18 M read at 0.05 and 0.4 M written at 0.08
+    assert money(Price(input=0.05, output=0.08), 18_000_000, 400_000) == pytest.approx(0.9 + 0.032)
+
+
+@pytest.mark.parametrize(
+    ("own", "sample", "posts", "why"),
+    [
+        ({}, {}, 20_000, "sample.posts_per_day"),
+        ({}, {"posts_per_day": 0}, 50_000, "all"),
+        ({}, {"posts_per_day": 90_000}, 50_000, "all"),
+        ({"budget_tokens": 9_000_000}, {}, 9_000, "label.budget_tokens"),
+        ({"budget_tokens": 90_000_000}, {}, 20_000, "sample.posts_per_day"),
+        ({"budget_money": 1.0}, {}, 10_000, "label.budget_money"),
+        ({"budget_tokens": 9_000_000, "budget_money": 0.5}, {"posts_per_day": 0}, 5_000, "label.budget_money"),
+    ],
+)
+def test_the_least_of_wish_budgets_and_traffic_is_drawn(
+    own: dict[str, Any], sample: dict[str, Any], posts: float, why: str
+) -> None:
+    """50,000 posts are kept; one takes 1,000 tokens and 0.0001."""
+    found = drawn(settings(sample=sample, **own), 50_000, 0, 1_000, 0.0001)
+    assert found.posts == pytest.approx(posts)
+    assert found.why == why
+
+
+def test_a_budget_pays_for_the_probes_too() -> None:
+    assert drawn(settings(budget_tokens=9_000_000), 50_000, 200, 1_000, None).posts == 9_000 - 200
+    assert drawn(settings(budget_tokens=100_000), 50_000, 200, 1_000, None).posts == 0
+
+
+async def test_what_is_drawn_costs_no_more_than_the_budget(tmp_path: Any) -> None:
+    own = settings(prices={"m": {"input": 1.0, "output": 2.0}}, budget_money=3.0)
+    plan = await gather(own.model_copy(update={"data_dir": tmp_path}))
+    assert plan["sample"]["bounded_by"] == "label.budget_money"
+    assert plan["cost"]["a_day"] == pytest.approx(3.0)
+
+
+def test_a_budget_of_money_bounds_nothing_without_a_price() -> None:
+    assert drawn(settings(budget_money=1.0), 50_000, 0, 1_000, None).why == "sample.posts_per_day"
+
+
+def test_the_slowest_of_slots_and_limits_makes_the_hours() -> None:
+    # 20,000 requests of 2 s over 4 slots: 10,000 s
+    assert dict(busy(label(), 20_000, 18_000_000, 2)) == {"label.slots": pytest.approx(10_000 / 3600)}
+    limited = label(requests_per_minute=100, tokens_per_minute=150_000, more_urls=("http://b/v1",))
+    bounds = dict(busy(limited, 20_000, 18_000_000, 2))
+    # two servers: 200 requests and 300,000 tokens a minute
+    assert bounds["label.requests_per_minute"] == pytest.approx(20_000 / 200 / 60)
+    assert bounds["label.tokens_per_minute"] == pytest.approx(60 / 60)
+    assert busy(limited, 20_000, 180_000_000, 2)[0].name == "label.tokens_per_minute"
+
+
+def test_a_limit_a_day_that_is_too_small_takes_more_than_a_day() -> None:
+    slowest = busy(label(requests_per_day=14_400), 20_000, 1, 1)[0]
+    assert slowest.name == "label.requests_per_day"
+    assert slowest.hours == pytest.approx(100 / 3)
+
+
+def test_half_an_interval_is_that_of_the_binomial() -> None:
+    assert half_width(20_000) == pytest.approx(0.00693, abs=5e-6)
+    assert half_width(100) == pytest.approx(0.098, abs=5e-5)
+    assert half_width(0) is None
+
+
+def test_the_way_is_the_one_that_is_tried_first() -> None:
+    assert way_of(CIVIC, label()) == "schema"
+    assert way_of(CIVIC, label(model="local")) == "words"
+    assert way_of(SHORT, label(model="local")) == "schema"
+    assert way_of(CIVIC, label(way="plain")) == "plain"
+    with pytest.raises(Usage, match="no words"):
+        way_of(SHORT, label(way="words"))
+
+
+def test_the_prompts_shown_are_those_that_are_sent() -> None:
+    posts = [Asked(f"post {n}") for n in range(9)]
+    assert [one["messages"] for one in rendered(CIVIC, label(), posts)] == [messages(CIVIC, [one]) for one in posts[:3]]
+    by_words = [one["messages"] for one in rendered(CIVIC, label(way="words"), posts)]
+    assert by_words == [word_messages(words, one) for one in posts[:3] for words in CIVIC.words]
+    together = rendered(CIVIC, label(posts_per_request=4), posts)
+    assert [sum(f"post {n}" in one["messages"][1]["content"] for n in range(9)) for one in together] == [4, 4, 1]
+    assert all("post id=" in one["messages"][1]["content"] for one in together), "the last one, too"
+
+
+def test_the_sample_has_the_posts_that_the_demo_keeps() -> None:
+    assert len(sample_posts()) > 380
+    assert all(post["text"] or post["link"] or post["alts"] for post in sample_posts())
+
+
+async def test_a_plan_without_a_data_directory_says_that_it_assumes(tmp_path: Any) -> None:
+    own = settings(prices={"m": {"input": 1.0, "output": 2.0}}, anchors=100)
+    plan = await gather(own.model_copy(update={"data_dir": tmp_path / "none"}))
+    assert not list(tmp_path.iterdir()), "nothing is made"
+    assert (plan["traffic"]["basis"], plan["tokens"]["basis"], plan["prompts_of"]) == ("assumed", "estimated", "sample")
+    assert plan["requests_a_day"] == 20_100
+    tokens = plan["tokens"]
+    assert tokens["in_a_day"] == pytest.approx(20_100 * tokens["in_a_label"])
+    assert plan["cost"]["a_day"] == pytest.approx((tokens["in_a_day"] + 2 * tokens["out_a_day"]) / 1e6)
+    assert plan["cost"]["a_month"] == pytest.approx(30 * plan["cost"]["a_day"])
+    disk = plan["disk"]
+    assert disk["journal"]["a_day"] == pytest.approx(1_312_200 * 1_500)
+    assert disk["journal"]["steady"] == pytest.approx(7 * disk["journal"]["a_day"])
+    assert disk["ledger"]["a_day"] == pytest.approx(1_312_200 * 240 + 20_000 * 1_840)
+    assert "assumed" in as_text(plan)
+
+
+async def test_a_model_without_a_price_has_no_cost(tmp_path: Any) -> None:
+    plan = await gather(settings().model_copy(update={"data_dir": tmp_path}))
+    assert plan["cost"]["a_day"] is None
+    assert "no price given for m: set label.prices" in as_text(plan)
+
+
+async def test_nothing_of_a_prompt_moves_the_cursor_and_nothing_is_cut(tmp_path: Any) -> None:
+    plan = await gather(settings(way="words").model_copy(update={"data_dir": tmp_path}))
+    evil = "a\x1b[2J\u202eb" + "c" * 3000
+    plan["prompts"][0]["messages"][0]["content"] = evil
+    text = as_text(plan)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "c" * 3000 in text
