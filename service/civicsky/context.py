@@ -7,7 +7,7 @@ the labelling half; `texts_of` gives the texts of posts that are known by their 
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Literal, Protocol, TypeGuard
 
@@ -26,7 +26,7 @@ NEW_US: Final = 600_000_000
 FOUND_AT_ONCE: Final = 500
 """Documents of the store in memory at most, each of a few kB."""
 PAUSES: Final = (1.0, 2.0, 4.0, 8.0)
-"""Seconds before an API that cannot be asked now is asked again by `texts_of`."""
+"""Seconds before an API that cannot be asked now is asked again by `records_of`."""
 MAX_PAUSE_SECONDS: Final = 60.0
 
 _FIELDS: Final = {"parent": "reply_parent", "root": "reply_root", "quote": "quote_uri"}
@@ -194,7 +194,8 @@ class Contexts:
     async def _fetch_some(self, uris: Sequence[str]) -> dict[str, Post | None]:
         """Fetch and keep posts."""
         posts, doubtful = await self._api.posts(uris)
-        found = {uri: None if self._is_gone(uri) else posts.get(uri) for uri in uris}
+        kept = {uri: _cut(post) for uri, post in posts.items()}
+        found = {uri: None if self._is_gone(uri) else kept.get(uri) for uri in uris}
         now = now_us()
         await self._cache.keep_contexts(
             {
@@ -260,7 +261,7 @@ class _Api:
                 raise
             return error
         self._control = uris[:1]
-        return {uri: _cut(post) for uri, post in posts.items()}
+        return posts
 
 
 async def texts_of(
@@ -272,8 +273,7 @@ async def texts_of(
     """What a model would read of each of these posts (see `record.readable`): from the store, else from the public API.
 
     None for a post that is deleted, that neither has, or that shows nothing, and for what is no post's AT-URI with the
-    author's DID. `told` is given how many are done, batch by batch. While the API cannot be asked, it is tried again a
-    few times; asked to wait for more than a minute, we do not.
+    author's DID. `told` is given how many are done, batch by batch. Of the API as `records_of`.
 
     Raises `Transient` or `Refused` when the store cannot be read or the API not be asked.
     """
@@ -290,16 +290,28 @@ async def texts_of(
     done = len(texts) - len(asked)
     told(done)
     if appview is not None:
-        api = _Api(appview)
-        for part in _batches(asked, MAX_PER_CALL):
-            texts |= {uri: readable(post) or None for uri, post in (await _patiently(api, part)).items()}
+        async for part, posts in records_of(asked, appview):
+            texts |= {uri: readable(post) or None for uri, post in posts.items()}
             done += len(part)
             told(done)
     return texts
 
 
+async def records_of(
+    uris: Iterable[str], appview: AppViewShape
+) -> AsyncIterator[tuple[Sequence[str], dict[str, Post]]]:
+    """Any number of posts as `appview.records` gives them, in batches: each what was asked for, and what is there.
+
+    What is no post's AT-URI with the author's DID is passed over, and what the API fails at while it answers for others
+    counts as not there. While the API cannot be asked, it is tried again a few times; asked to wait for more than a
+    minute, we do not. Raises `Transient` or `Refused` when it cannot be asked.
+    """
+    api = _Api(appview)
+    for part in _batches([uri for uri in dict.fromkeys(uris) if _is_post(uri)], MAX_PER_CALL):
+        yield part, await _patiently(api, part)
+
+
 async def _patiently(api: _Api, uris: Sequence[str]) -> dict[str, Post]:
-    """The posts that are there; an API that cannot answer now is asked again."""
     for pause in PAUSES:
         try:
             return (await api.posts(uris))[0]

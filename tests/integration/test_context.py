@@ -9,7 +9,7 @@ import pytest
 
 from civicsky import context
 from civicsky.appview import AppView
-from civicsky.context import MAX_GONE, MAX_PER_CALL, NEW_US, Contexts, texts_of
+from civicsky.context import MAX_GONE, MAX_PER_CALL, NEW_US, Contexts, records_of, texts_of
 from civicsky.errors import Failed, Refused, Transient
 from civicsky.ledger import Ledger
 from civicsky.model import now_us, post_uri
@@ -465,6 +465,17 @@ async def test_texts_are_asked_for_again_when_the_api_cannot_just_now(
     with pytest.raises(Transient, match="HTTP 429"):
         await texts_of(posts[:2], None, api)
     assert len(server.next) == 1, "one that asks us to wait for long is not asked again"
+
+
+async def test_records_come_whole_and_only_of_posts(server: AppViewServer, api: AppView, posts: list[str]) -> None:
+    server.write(posts[0], "quotes", quote=posts[1])
+    del server.posts[posts[2]]
+    server.stumbles[posts[3]] = Trouble(400)
+    got = [batch async for batch in records_of([*posts[:30], "no address", posts[0]], api)]
+    assert [asked_for for asked_for, _ in got] == [posts[:25], posts[25:30]]
+    records = got[0][1] | got[1][1]
+    assert set(records) == set(posts[:30]) - {posts[2], posts[3]}
+    assert (records[posts[0]]["quote_uri"], records[posts[0]]["did"]) == (posts[1], DID)
 
 
 async def test_a_text_that_the_api_stumbles_over_costs_no_other(
