@@ -7,9 +7,9 @@ the labelling half; `texts_of` gives the texts of posts that are known by their 
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeGuard
 
 from civicsky.errors import BadInput, Transient
 from civicsky.model import POSTS, now_us, post_uri
@@ -26,7 +26,7 @@ NEW_US: Final = 600_000_000
 FOUND_AT_ONCE: Final = 500
 """Documents of the store in memory at most, each of a few kB."""
 PAUSES: Final = (1.0, 2.0, 4.0, 8.0)
-"""Seconds before an API that cannot be asked now is asked again by `texts_of`."""
+"""Seconds before an API that cannot be asked now is asked again by `records_of`."""
 MAX_PAUSE_SECONDS: Final = 60.0
 
 _FIELDS: Final = {"parent": "reply_parent", "root": "reply_root", "quote": "quote_uri"}
@@ -126,6 +126,7 @@ class Contexts:
             await asyncio.wait([self._fetching])
         for future in self._asked.values():
             future.cancel()
+        self._asked.clear()
 
     # ---- what is wanted ----
 
@@ -133,9 +134,11 @@ class Contexts:
         """The AT-URIs of the parts that are wanted and named, each URI once."""
         wanted: dict[str, str] = {}
         for part, field in _FIELDS.items():
-            uri = str(fields.get(field) or "")
-            if getattr(self._settings, part) and f"{{{part}}}" in task.context_format and _is_post(uri):
-                wanted |= {} if uri in wanted.values() else {part: uri}
+            uri = fields.get(field)
+            if not getattr(self._settings, part) or f"{{{part}}}" not in task.context_format:
+                continue
+            if _is_post(uri) and uri not in wanted.values():
+                wanted[part] = uri
         return wanted
 
     def _text(self, post: Post | None) -> str:
@@ -159,11 +162,10 @@ class Contexts:
 
     async def _posts(self, uris: Iterable[str]) -> dict[str, Post | None]:
         """The posts by their URIs, None for one that is not there. Errors as for `of`."""
-        found: dict[str, Post | None] = {uri: None for uri in uris if self._is_gone(uri)}
-        asked = [uri for uri in uris if uri not in found]
-        for uri, kept in (await self._cache.contexts(asked)).items() if asked else ():
-            found[uri] = None if kept is None or self._is_gone(uri) else json.loads(kept)
-        futures = {uri: self._asked.get(uri) or self._ask(uri) for uri in asked if uri not in found}
+        there = [uri for uri in uris if not self._is_gone(uri)]
+        kept = await self._cache.contexts(there) if there else {}
+        found: dict[str, Post | None] = {uri: json.loads(post) if post else None for uri, post in kept.items()}
+        futures = {uri: self._asked.get(uri) or self._ask(uri) for uri in there if uri not in found}
         if futures:
             await asyncio.wait(futures.values())  # which does not cancel them when we are cancelled
         for uri, future in futures.items():
@@ -171,7 +173,7 @@ class Contexts:
             if isinstance(result, Exception):
                 raise result
             found[uri] = result
-        return found
+        return {uri: None if self._is_gone(uri) else found[uri] for uri in uris}
 
     def _ask(self, uri: str) -> "asyncio.Future[Post | Exception | None]":
         """Put a post in line for the next call."""
@@ -196,7 +198,8 @@ class Contexts:
     async def _fetch_some(self, uris: Sequence[str]) -> dict[str, Post | None]:
         """Fetch and keep posts."""
         posts, doubtful = await self._api.posts(uris)
-        found = {uri: None if self._is_gone(uri) else posts.get(uri) for uri in uris}
+        kept = {uri: _cut(post) for uri, post in posts.items()}
+        found = {uri: None if self._is_gone(uri) else kept.get(uri) for uri in uris}
         now = now_us()
         await self._cache.keep_contexts(
             {
@@ -206,10 +209,9 @@ class Contexts:
             }
         )
         # What was deleted just now may have been scrubbed before we kept it.
-        late: dict[str, None] = {uri: None for uri, post in found.items() if post is not None and self._is_gone(uri)}
-        if late:
-            await self._cache.keep_contexts(late)
-        return found | late
+        if late := [uri for uri, post in found.items() if post is not None and self._is_gone(uri)]:
+            await self._cache.keep_contexts(dict.fromkeys(late))
+        return found
 
     def _is_gone(self, uri: str) -> bool:
         return uri in self._gone or _did(uri) in self._gone
@@ -263,7 +265,7 @@ class _Api:
                 raise
             return error
         self._control = uris[:1]
-        return {uri: _cut(post) for uri, post in posts.items()}
+        return posts
 
 
 async def texts_of(
@@ -275,8 +277,7 @@ async def texts_of(
     """What a model would read of each of these posts (see `record.readable`): from the store, else from the public API.
 
     None for a post that is deleted, that neither has, or that shows nothing, and for what is no post's AT-URI with the
-    author's DID. `told` is given how many are done, batch by batch. While the API cannot be asked, it is tried again a
-    few times; asked to wait for more than a minute, we do not.
+    author's DID. `told` is given how many are done, batch by batch. Of the API as `records_of`.
 
     Raises `Transient` or `Refused` when the store cannot be read or the API not be asked.
     """
@@ -286,21 +287,35 @@ async def texts_of(
         asked = []
         for part in _batches(list(texts), FOUND_AT_ONCE):
             documents = {document["_id"]: document for document in await store.find("posts", part)}
-            texts |= {uri: readable(doc) or None for uri, doc in documents.items() if doc["state"] == "live"}
+            texts |= {uri: readable(doc) or None for uri, doc in documents.items() if doc.get("state") == "live"}
             # What is hidden may be shown again by now: the API knows. What is deleted stays so.
-            asked += [uri for uri in part if uri not in documents or documents[uri]["state"] == "hidden"]
+            asked += [uri for uri in part if uri not in documents or documents[uri].get("state") == "hidden"]
     asked = [uri for uri in asked if _is_post(uri)] if appview else []
-    told(len(texts) - len(asked))
+    done = len(texts) - len(asked)
+    told(done)
     if appview is not None:
-        api = _Api(appview)
-        for part in _batches(asked, MAX_PER_CALL):
-            texts |= {uri: readable(post) or None for uri, post in (await _patiently(api, part)).items()}
-            told(len(texts) - len(asked) + asked.index(part[-1]) + 1)
+        async for part, posts in records_of(asked, appview):
+            texts |= {uri: readable(post) or None for uri, post in posts.items()}
+            done += len(part)
+            told(done)
     return texts
 
 
+async def records_of(
+    uris: Iterable[str], appview: AppViewShape
+) -> AsyncIterator[tuple[Sequence[str], dict[str, Post]]]:
+    """Any number of posts as `appview.records` gives them, in batches: each what was asked for, and what is there.
+
+    What is no post's AT-URI with the author's DID is passed over, and what the API fails at while it answers for others
+    counts as not there. While the API cannot be asked, it is tried again a few times; asked to wait for more than a
+    minute, we do not. Raises `Transient` or `Refused` when it cannot be asked.
+    """
+    api = _Api(appview)
+    for part in _batches([uri for uri in dict.fromkeys(uris) if _is_post(uri)], MAX_PER_CALL):
+        yield part, await _patiently(api, part)
+
+
 async def _patiently(api: _Api, uris: Sequence[str]) -> dict[str, Post]:
-    """The posts that are there; an API that cannot answer now is asked again."""
     for pause in PAUSES:
         try:
             return (await api.posts(uris))[0]
@@ -320,12 +335,13 @@ def _cut(post: Post) -> Post:
     """What is kept of a post: what `record.readable` reads, each kind of text bounded."""
     room, alts = MAX_TEXT, list[str]()
     for alt in post["alts"]:
-        alts += [alt[:room]] if room else []
-        room -= len(alts[-1]) if room else 0
+        if room:
+            alts.append(alt[:room])
+            room -= len(alts[-1])
     return {"cid": post["cid"], "langs": post["langs"], "text": post["text"], "link": post["link"], "alts": alts}
 
 
-def _is_post(uri: object) -> bool:
+def _is_post(uri: object) -> TypeGuard[str]:
     return isinstance(uri, str) and _POST.fullmatch(uri) is not None
 
 

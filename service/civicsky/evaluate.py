@@ -4,6 +4,7 @@ It needs no data directory and runs wherever a model can be reached. In its fold
 kept as it comes; see `answers`), `figures.json` and `report.html`.
 """
 
+import asyncio
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from civicsky import __version__, datadir, evaluation_report, figures
 from civicsky.answers import Asking, Kept
 from civicsky.app import model_slots
 from civicsky.appview import AppView
-from civicsky.context import MAX_PER_CALL, Contexts, texts_of
+from civicsky.context import Contexts, records_of, texts_of
 from civicsky.errors import BadInput, Failed, Usage
 from civicsky.gold import MAX_BYTES, Gold, Item, read_gold, without_shown
 from civicsky.local import find_weights
@@ -219,10 +220,10 @@ async def _contexts(
     contexts = Contexts(wanted, settings.label.max_chars, appview, _Memory())
     found: dict[tuple[str, str], str] = {}
     try:
-        for at in range(0, len(uris), MAX_PER_CALL):
-            for uri, fields in (await appview.records(list(uris)[at : at + MAX_PER_CALL])).items():
-                for one in loaded:
-                    found[one.name, uris[uri]] = await contexts.of(one.task, fields)
+        async for _, posts in records_of(uris, appview):
+            for one in loaded:
+                given = await asyncio.gather(*(contexts.of(one.task, fields) for fields in posts.values()))
+                found |= {(one.name, uris[uri]): context for uri, context in zip(posts, given, strict=True)}
     finally:
         await contexts.close()
     return found

@@ -442,9 +442,9 @@ class Ledger:
             "WHERE did = ?3 AND state NOT IN ('deleted', ?1)",
             (state, now_us(), did),
         )
-        if state != "live":
-            gone = await db.execute("DELETE FROM context WHERE did = ?", (did,))
-            self._scrubbed |= gone.rowcount > 0
+        # Of an account that is shown again, what is kept says only that its posts were not there.
+        gone = await db.execute("DELETE FROM context WHERE did = ?", (did,))
+        self._scrubbed |= gone.rowcount > 0
         if state == "deleted":
             for rkey, author in await rows(db, "SELECT rkey, did FROM doc WHERE did = ?", (did,)):
                 await self._erase(db, rkey, author)

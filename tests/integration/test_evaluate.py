@@ -36,7 +36,7 @@ import pytest
 
 from civicsky.gold import read_gold, sample_rows
 from civicsky.task import load_task
-from support.appview_server import AppViewServer, appview_server
+from support.appview_server import AppViewServer, Trouble, appview_server
 from support.command import Ended, model_server, run, start, until
 
 LEANS = {"L": "left-leaning", "M": "moderate", "R": "right-leaning", "U": "unclear"}
@@ -314,6 +314,23 @@ def test_what_stands_around_a_post_is_given_where_the_settings_want_it(tmp_path:
     assert [json.loads(ended.out)["variants"][0]["with_context"] for ended in (plain, quoting)] == [0, 1]
     assert json.loads(quoting.out)["variants"][0]["asked_now"] == 1
     assert len(asked(log)) == 3
+
+
+def test_contexts_are_fetched_together_and_a_post_that_the_api_fails_at_costs_no_other(tmp_path: Path) -> None:
+    gold, log, out = tmp_path / "gold.csv", tmp_path / "log", tmp_path / "out"
+    mine, quoted = ([f"at://did:plc:{who}/app.bsky.feed.post/3kq{n:02}" for n in range(10)] for who in ("me", "other"))
+    gold.write_text("uri,text,civic\n" + "".join(f"{uri},mine {n},true\n" for n, uri in enumerate(mine)))
+    with appview_server() as api, model_server(log) as url:
+        for uri, other in zip(mine, quoted, strict=True):
+            api.write(uri, "not as judged", quote=other)
+            api.write(other, "what is quoted")
+        api.stumbles = dict.fromkeys((mine[3], quoted[5]), Trouble(500))
+        ended = evaluate(gold, url, api, "--out", out, "--way", "json", "--json", context__quote=True)
+        calls = [call.query["uris"] for call in api.named("getPosts")]
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["variants"][0]["with_context"] == 8
+    there = {uri for n, uri in enumerate(quoted) if n != 3}
+    assert there in [set(uris) for uris in calls], "the posts around all of them in one call"
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,14 @@ async def test_a_deletion_reaches_contexts_raw_answers_anchors_and_probes(ledger
     assert query(tmp_path / "ledger.db", "SELECT DISTINCT answer, key FROM label") == [(None, None)]
 
 
+async def test_what_was_not_there_while_its_account_was_hidden_is_looked_up_again(ledger: Ledger) -> None:
+    uris = [post_uri(did, "1") for did in ("did:plc:q", "did:plc:r")]
+    await ledger.follow([Change(1, "hide", "did:plc:q", "", "", NOON)], [], ("civic",), Drawing())
+    await ledger.keep_contexts(dict.fromkeys(uris))
+    await ledger.follow([Change(2, "show", "did:plc:q", "", "", NOON)], [], ("civic",), Drawing())
+    assert await ledger.contexts(uris) == {uris[1]: None}
+
+
 async def test_what_a_hidden_account_wrote_is_no_context(ledger: Ledger) -> None:
     uri = post_uri("did:plc:q", "1")
     await ledger.keep_contexts({uri: "{}", "at://did:plc:r/app.bsky.feed.post/1": None})

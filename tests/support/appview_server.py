@@ -57,6 +57,11 @@ class AppViewServer:
         """uri -> cid of posts that are in every answer, asked for or not."""
         self.next: deque[Trouble] = deque()
         """For the next calls, one each."""
+        self.stumbles: dict[str, Trouble] = {}
+        """What becomes of each call that names this post."""
+        self.answering = threading.Event()
+        """While it is not set, calls come in and wait for their answers."""
+        self.answering.set()
         self.packed = True
         """Whether answers are gzip, where the caller takes it."""
         self.refusals: dict[str, dict[str, str]] = {}
@@ -141,7 +146,9 @@ class Handler(BaseHTTPRequestHandler):
             told.called.set()
             told.at_once += 1
             told.most_at_once = max(told.most_at_once, told.at_once)
-            trouble = told.next.popleft() if told.next else None
+            stumbling = [told.stumbles[uri] for uri in query.get("uris", ()) if uri in told.stumbles]
+            trouble = told.next.popleft() if told.next else stumbling[0] if stumbling else None
+        told.answering.wait()
         try:
             with suppress(ConnectionError):
                 if trouble is None:
@@ -201,6 +208,7 @@ def appview_server() -> Iterator[AppViewServer]:
         yield told
     finally:
         told.ended.set()
+        told.answering.set()
         server.shutdown()
         thread.join()
         server.server_close()
