@@ -241,7 +241,7 @@ def _asked_text(status: dict[str, Any]) -> list[str]:
         tokens = spend["tokens_in"] + spend["tokens_out"]
         unit = harmless(status.get("currency") or "")
         cost, today = (
-            f", {spend[name]:,.4f} {unit}".rstrip() if spend["cost"] else "" for name in ("cost", "cost_today")
+            f", {spend[name]:,.2f} {unit}".rstrip() if spend["cost"] else "" for name in ("cost", "cost_today")
         )
         lines.append(
             f"spend            {harmless(spend['model'])}: {spend['calls']:,} calls, {tokens:,} tokens{cost}; "
