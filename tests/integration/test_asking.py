@@ -254,10 +254,6 @@ class Around:
     def forget(self, did: str, rkey: str = "") -> None:
         self.forgotten.append((did, rkey))
 
-    @property
-    def why(self) -> str:
-        return ""
-
     def recall(self, did: str) -> None:
         self.recalled.append(did)
 
