@@ -245,6 +245,7 @@ class Around:
 
     def __init__(self, *errors: Exception) -> None:
         self.errors, self.forgotten, self.recalled = list(errors), list[tuple[str, str]](), list[str]()
+        self.why = ""
 
     async def of(self, _task: Task, fields: Mapping[str, Any]) -> str:
         if self.errors and fields["text"] == "in a thread":
