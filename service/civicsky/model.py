@@ -61,6 +61,12 @@ SHA-256 is not its CID's. not_a_record: the block is not a map. wrong_type: `$ty
 bad_text: `text` is not a string. worker_crashed, worker_timeout: decoding this record alone killed or hung a worker.
 """
 
+FeedOutcome = Literal["new", "known", "rejected", "failed"]
+"""What became of one item of a fetched feed; each has exactly one."""
+
+FeedReason = Literal[RejectReason, BadReason, "deleted"]
+"""Why an item of a feed was rejected, or failed. deleted: its author deleted it, as far as we know, and that wins."""
+
 GapCause = Literal["renumbered", "outdated_cursor", "undecodable", "too_large", "not_replayed"]
 """Why frames were missed. renumbered: the host's numbers are not those of our cursor. outdated_cursor: it said that
 its window begins later. undecodable: the same ten frames twice. too_large: a message beyond every bound.
@@ -253,6 +259,17 @@ class Position:
     event_at: int | None = None
 
 
+class Seen(NamedTuple):
+    """That a feed showed a post, for the first time."""
+
+    name: str
+    """The feed's name, as in the settings, or its AT-URI."""
+    rank: int
+    """From 1."""
+    at: int
+    """When the feed was fetched."""
+
+
 class PostRow(NamedTuple):
     """A post as the journal holds it."""
 
@@ -262,11 +279,36 @@ class PostRow(NamedTuple):
     cid: str
     state: PostState
     host: str
+    """The relay that brought it; empty when only a feed showed it. Then `rev` is None."""
     event_at: int
+    """Of a post that only a feed showed: when the public API indexed it."""
     received_at: int
     p_kept: float
     fields: dict[str, Any] | None
     """None for a tombstone."""
+    seen: tuple[Seen, ...] = ()
+    """The feeds that showed it, the first one first."""
+    moderation: tuple[dict[str, str], ...] = ()
+    """Labels of moderation services, as the public API last gave them: {source, value, at}."""
+
+
+class Snapshot(NamedTuple):
+    """What the public API counted of a post at one time."""
+
+    n: int
+    """Rising, in the journal."""
+    did: str
+    rkey: str
+    at: int
+    """When it was asked."""
+    why: str
+    """The feed's name, or the age at which labelled posts are counted (`24h`, `7d`)."""
+    rank: int | None
+    """In the feed, from 1."""
+    likes: int
+    reposts: int
+    replies: int
+    quotes: int
 
 
 class Change(NamedTuple):

@@ -323,6 +323,42 @@ class AppView(Group):
         return contact.strip()
 
 
+class Feeds(Group):
+    """Feeds of the public API, such as the most liked posts: the second way in."""
+
+    lists: dict[str, str] = {
+        "today": "at://did:plc:tenurhgjptubkk5zf5qhi3og/app.bsky.feed.generator/catch-up",
+        "week": "at://did:plc:tenurhgjptubkk5zf5qhi3og/app.bsky.feed.generator/catch-up-weekly",
+    }
+    """Feeds by a name of your own: an AT-URI, or the feed's web address. What ships are the most liked posts of the
+    last 24 hours and of the last 7 days, by SkyFeed."""
+    daily: tuple[str, ...] = ("today",)
+    """What `civicsky fetch` fetches when no feed is named."""
+    label_all: bool = True
+    """Label every post that a feed showed, beside the sample (`p_sampled` is 1); false: they are drawn like others."""
+    poll_seconds: float = Field(2, gt=0)
+    """How often the collecting half looks for fetched files."""
+    inbox_days: float = Field(30, ge=0)
+    """Days that fetched files are kept for `civicsky fetch --from-local`; no longer than `journal.tombstone_days` knows
+    what was deleted."""
+
+
+class Authors(Group):
+    """Profiles of the authors of labelled posts. Off by default: personal data that many studies do not need."""
+
+    fetch: bool = False
+    """Look the authors of labelled posts up in the public API, 25 in a call."""
+    calls_per_minute: float = Field(4, gt=0)
+    """Calls a minute at most: 4 are 100 authors a minute."""
+    refresh_days: float = Field(30, gt=0)
+    """Days after which a profile is looked up again."""
+    lists: dict[str, Path] = {}
+    """Lists of your own: a flag's name to a CSV file with a column `did` or `handle`, such as news = "news.csv"."""
+    respect: Literal["flag", "drop"] = "flag"
+    """What exports and reports do about authors who ask not to be shown to the public (`!no-unauthenticated`): flag
+    their posts, or leave them out."""
+
+
 class Log(Group):
     """The log, on standard error."""
 
@@ -377,6 +413,8 @@ class Settings(BaseSettings):
     ledger: Ledger = Ledger()
     store: Store = Store()
     appview: AppView = AppView()
+    feeds: Feeds = Feeds()
+    authors: Authors = Authors()
     log: Log = Log()
     limits: Limits = Limits()
 

@@ -20,8 +20,7 @@ from civicsky.model import format_time
 from civicsky.settings import Store as StoreSettings
 from civicsky.sqlite import Database, Schema, open_writer, rows
 
-Collection = Literal["posts", "labels", "runs", "coverage"]
-COLLECTIONS: Final[tuple[Collection, ...]] = ("posts", "labels", "runs", "coverage")
+Collection = Literal["posts", "labels", "snapshots", "authors", "runs", "coverage", "hours"]
 _IDS_A_QUERY: Final = 500
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -31,9 +30,11 @@ class Put(NamedTuple):
 
     written: int
     stale: int
-    """The store has the same or a newer version."""
+    """The store has a newer version."""
     refused: dict[str, str]
     """`_id` -> why the store cannot hold it."""
+    duplicate: int = 0
+    """The store has this very version: it was written before."""
 
 
 class Store(Protocol):
@@ -54,6 +55,10 @@ class Store(Protocol):
 
         Gives what was refused, and why. Errors as for `put`.
         """
+        ...
+
+    async def remove(self, collection: Collection, uris: Sequence[str]) -> None:
+        """Remove all documents whose `uri` is one of these. Errors as for `put`."""
         ...
 
     def documents(self, collection: Collection) -> AsyncIterator[Document]:
@@ -99,6 +104,13 @@ SCHEMA: Final = Schema(
         + "CREATE INDEX posts_by_author ON posts (did);CREATE INDEX posts_by_time ON posts (event_at);"
         + "CREATE INDEX labels_by_post ON labels (uri);"
         + _VIEW,
+        "".join(
+            f"CREATE TABLE {name} (_id TEXT PRIMARY KEY, v INTEGER NOT NULL, doc TEXT NOT NULL"
+            + "".join(f", {column} TEXT AS (doc ->> '$.{column}') VIRTUAL" for column in columns)
+            + ");"
+            for name, columns in {"snapshots": ("uri", "at", "why"), "authors": ("did", "handle"), "hours": ()}.items()
+        )
+        + "CREATE INDEX snapshots_by_post ON snapshots (uri);",
     ),
 )
 
@@ -124,15 +136,18 @@ class SqliteStore:
             else f"INSERT INTO {collection} (_id, v, doc) VALUES (?1,?2,?3) "
             "ON CONFLICT DO UPDATE SET v = excluded.v, doc = excluded.doc WHERE v < excluded.v"
         )
-        written = 0
+        written = duplicate = 0
         async with self._db.transaction() as db:
             for document in documents:
                 packed = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
                 cursor = await db.execute(sql, (document["_id"], document["v"], packed))
                 written += max(0, cursor.rowcount)
+                if not cursor.rowcount:
+                    there = await rows(db, f"SELECT v FROM {collection} WHERE _id = ?", (document["_id"],))
+                    duplicate += there == [(document["v"],)]
         if any(document.get("state") == "deleted" for document in documents):
             await self._db.truncate_log()
-        return Put(written, len(documents) - written, {})
+        return Put(written, len(documents) - written - duplicate, {}, duplicate)
 
     async def change(self, collection: Collection, changes: Sequence[Document]) -> dict[str, str]:
         """See `Store.change`."""
@@ -150,6 +165,12 @@ class SqliteStore:
                         f"UPDATE {collection} SET v = ?, doc = ? WHERE _id = ?", (change["v"], packed, change["_id"])
                     )
         return {}
+
+    async def remove(self, collection: Collection, uris: Sequence[str]) -> None:
+        """See `Store.remove`."""
+        if uris:
+            async with self._db.transaction() as db:
+                await db.executemany(f"DELETE FROM {collection} WHERE uri = ?", [(uri,) for uri in uris])
 
     async def documents(self, collection: Collection) -> AsyncIterator[Document]:
         """See `Store.documents`."""
@@ -245,7 +266,9 @@ class MongoStore:
             await self._prepare(database)
             result = await database[collection].bulk_write(requests, ordered=False)
         except BulkWriteError as error:
-            put = self._sort_out(documents, error.details)
+            put, behind = self._sort_out(documents, error.details)
+            put = put._replace(duplicate=await self._same(database[collection], behind))
+            put = put._replace(stale=put.stale - put.duplicate)
             return await self._remove_refused_tombstones(database[collection], documents, put)
         except (InvalidDocument, DocumentTooLarge, OverflowError, UnicodeEncodeError) as error:
             return await self._bisect(collection, documents, str(error), only_existing=only_existing)
@@ -267,10 +290,20 @@ class MongoStore:
         try:
             await self._connect()[collection].bulk_write(requests, ordered=False)
         except BulkWriteError as error:
-            return self._sort_out(changes, error.details).refused
+            return self._sort_out(changes, error.details)[0].refused
         except PyMongoError as error:
             raise self._translated(error) from None
         return {}
+
+    async def remove(self, collection: Collection, uris: Sequence[str]) -> None:
+        """See `Store.remove`."""
+        from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+        try:
+            for part in _parts(uris):
+                await self._connect()[collection].delete_many({"uri": {"$in": part}})
+        except PyMongoError as error:
+            raise self._translated(error) from None
 
     async def check(self) -> None:
         """Find out whether we may write, by a change of nothing. Errors as for `Store.put`."""
@@ -317,6 +350,7 @@ class MongoStore:
         for name in ("did", "event_at", "state", "reply_root", "reply_parent", "quote_uri"):
             await posts.create_index(name)
         await database["labels"].create_index("uri")
+        await database["snapshots"].create_index("uri")
         self._ready = True
 
     async def _bisect(
@@ -328,7 +362,12 @@ class MongoStore:
         middle = len(documents) // 2
         left = await self.put(collection, documents[:middle], only_existing=only_existing)
         right = await self.put(collection, documents[middle:], only_existing=only_existing)
-        return Put(left.written + right.written, left.stale + right.stale, left.refused | right.refused)
+        return Put(
+            left.written + right.written,
+            left.stale + right.stale,
+            left.refused | right.refused,
+            left.duplicate + right.duplicate,
+        )
 
     async def _remove_refused_tombstones(self, collection: Any, documents: Sequence[Document], put: Put) -> Put:
         """A rule of the user's (a validator) may refuse a tombstone: then the deleted text must go all the same."""
@@ -338,15 +377,33 @@ class MongoStore:
         for name, v in gone.items():
             await collection.delete_one({"_id": name, "v": {"$lt": v}})
         left = {name: why for name, why in put.refused.items() if name not in gone}
-        return Put(put.written + len(gone), put.stale, left)
+        return put._replace(written=put.written + len(gone), refused=left)
 
-    def _sort_out(self, documents: Sequence[Document], details: Any) -> Put:
-        """Part of an unordered write failed. A duplicate key means that the store has a version as new as ours."""
-        stale, refused = 0, {}
+    async def _same(self, collection: Any, documents: Sequence[Document]) -> int:
+        """How many of these documents are in the store in this very version."""
+        from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+        versions = {document["_id"]: document["v"] for document in documents}
+        n = 0
+        try:
+            for part in _parts(list(versions)):
+                async for found in collection.find({"_id": {"$in": part}}, {"v": 1}):
+                    n += found["v"] == versions[found["_id"]]
+        except PyMongoError as error:
+            raise self._translated(error) from None
+        return n
+
+    def _sort_out(self, documents: Sequence[Document], details: Any) -> tuple[Put, list[Document]]:
+        """Part of an unordered write failed; what became of it, and the documents that were not newer.
+
+        A duplicate key means that the store has a version as new as ours.
+        """
+        behind: list[Document] = []
+        refused: dict[str, str] = {}
         for failure in details.get("writeErrors", []):
             code = failure.get("code")
             if code == _DUPLICATE:
-                stale += 1
+                behind.append(documents[failure["index"]])
             elif code in _UNAUTHORIZED or _QUOTA in str(failure.get("errmsg", "")).lower():
                 raise Refused(f"store: MongoDB at {self.where} refuses to write: {failure.get('errmsg')}"[:300])
             elif code in _UNFIT:
@@ -356,7 +413,7 @@ class MongoStore:
         if details.get("writeConcernErrors"):
             # Written, but not yet known to be safe: the same write again will say "stale" when it was.
             raise Transient(f"MongoDB at {self.where} did not confirm a write in time")
-        return Put(len(documents) - stale - len(refused), stale, refused)
+        return Put(len(documents) - len(behind) - len(refused), len(behind), refused), behind
 
     def _translated(self, error: Exception) -> Exception:
         from pymongo.errors import ConfigurationError, OperationFailure  # noqa: PLC0415

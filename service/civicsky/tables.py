@@ -74,6 +74,59 @@ CREATE UNIQUE INDEX recheck_once ON recheck (name) WHERE why = 'sync';
 CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 INSERT INTO secret VALUES ('shed', randomblob(32));
 """,
+        """
+CREATE TABLE fetched (
+  file TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, uri TEXT NOT NULL, at INTEGER NOT NULL,
+  complete INTEGER NOT NULL, why TEXT NOT NULL, items INTEGER NOT NULL, imported_at INTEGER, outcomes TEXT NOT NULL)
+  WITHOUT ROWID;
+CREATE TABLE inboxed (did TEXT NOT NULL, rkey TEXT NOT NULL, file TEXT NOT NULL, PRIMARY KEY (did, rkey, file))
+  WITHOUT ROWID;
+CREATE INDEX inboxed_by_file ON inboxed (file);
+CREATE TABLE scrub (file TEXT NOT NULL, did TEXT NOT NULL, rkey TEXT NOT NULL, PRIMARY KEY (file, did, rkey))
+  WITHOUT ROWID;
+CREATE TABLE seen (
+  rkey TEXT NOT NULL, did TEXT NOT NULL, name TEXT NOT NULL, rank INTEGER NOT NULL, at INTEGER NOT NULL,
+  PRIMARY KEY (rkey, did, name)) WITHOUT ROWID;
+CREATE TABLE snapshot (
+  n INTEGER PRIMARY KEY AUTOINCREMENT, rkey TEXT NOT NULL, did TEXT NOT NULL, at INTEGER NOT NULL, why TEXT NOT NULL,
+  rank INTEGER, likes INTEGER NOT NULL, reposts INTEGER NOT NULL, replies INTEGER NOT NULL, quotes INTEGER NOT NULL,
+  UNIQUE (rkey, did, at, why));
+CREATE TABLE moderation (
+  rkey TEXT NOT NULL, did TEXT NOT NULL, at INTEGER NOT NULL, labels TEXT NOT NULL, PRIMARY KEY (rkey, did))
+  WITHOUT ROWID;
+CREATE TRIGGER post_gone_scrub AFTER UPDATE OF state ON post WHEN new.state = 'deleted' BEGIN
+  INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE did = new.did AND rkey = new.rkey;
+  DELETE FROM snapshot WHERE rkey = new.rkey AND did = new.did;
+  DELETE FROM moderation WHERE rkey = new.rkey AND did = new.did;
+  DELETE FROM seen WHERE rkey = new.rkey AND did = new.did;
+END;
+CREATE TRIGGER tombstone_scrub AFTER INSERT ON post WHEN new.state = 'deleted' BEGIN
+  INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE did = new.did AND rkey = new.rkey;
+  DELETE FROM snapshot WHERE rkey = new.rkey AND did = new.did;
+  DELETE FROM moderation WHERE rkey = new.rkey AND did = new.did;
+  DELETE FROM seen WHERE rkey = new.rkey AND did = new.did;
+END;
+CREATE TRIGGER erased_scrub AFTER INSERT ON erased BEGIN
+  INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE did = new.name
+    OR (did = substr(new.name, 6, instr(substr(new.name, 6), '/') - 1)
+        AND rkey = substr(new.name, instr(new.name, 'feed.post/') + 10));
+END;
+CREATE TRIGGER account_gone_scrub AFTER INSERT ON account WHEN new.status = 'deleted' BEGIN
+  INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE did = new.did;
+  DELETE FROM snapshot WHERE did = new.did;
+  DELETE FROM moderation WHERE did = new.did;
+  DELETE FROM seen WHERE did = new.did;
+END;
+CREATE TRIGGER account_gone_later_scrub AFTER UPDATE ON account WHEN new.status = 'deleted' BEGIN
+  INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE did = new.did;
+  DELETE FROM snapshot WHERE did = new.did;
+  DELETE FROM moderation WHERE did = new.did;
+  DELETE FROM seen WHERE did = new.did;
+END;
+CREATE INDEX snapshot_by_author ON snapshot (did);
+CREATE INDEX moderation_by_author ON moderation (did);
+CREATE INDEX seen_by_author ON seen (did);
+""",
     ),
 )
 
