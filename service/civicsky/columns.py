@@ -8,8 +8,6 @@ hour. A model's probability to nine digits could be got again by putting known p
 tells the place of a post within its hour, so both are rounded there.
 """
 
-import hashlib
-import hmac
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from civicsky.document import Document
 from civicsky.model import parse_time
+from civicsky.pseudonyms import Pseudonyms
 
 Kind = Literal["text", "json", "time", "bool", "int", "float"]
 Table = Literal["posts", "labels", "snapshots", "authors"]
@@ -37,29 +36,6 @@ _PLACES: Final = 2
 _INT64: Final = 2**63
 _UNFIT: Final = re.compile("[\x00\ud800-\udfff]")
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-_PSEUDONYM_BYTES: Final = 16
-
-
-class Pseudonyms(NamedTuple):
-    """Names that stand for authors and posts: HMAC-SHA-256 with a secret key, 128 bits as hexadecimal digits."""
-
-    key: bytes
-
-    def author(self, did: str) -> str:
-        """The same account has the same name wherever the key is the same."""
-        return self._name(f"author {did}")
-
-    def post(self, uri: str) -> str:
-        """Likewise for a post."""
-        return self._name(f"post {uri}")
-
-    def check(self) -> str:
-        """Tells whether two exports have the same key, and nothing of the key."""
-        return self._name("civicsky pseudonyms")[:16]
-
-    def _name(self, what: str) -> str:
-        whole = hmac.digest(self.key, what.encode(errors="surrogatepass"), hashlib.sha256)
-        return whole[:_PSEUDONYM_BYTES].hex()
 
 
 class Row(NamedTuple):

@@ -8,9 +8,8 @@ what each file holds (see `writers`). The folder has its name when all of it is 
 import json
 import os
 import re
-import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from hashlib import file_digest
 from pathlib import Path
@@ -20,11 +19,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from civicsky import datadir, faults, writers
-from civicsky.columns import TABLES, Column, Format, Level, Pseudonyms, Row, Table, cells, columns_of, feeds_of, is_from
+from civicsky.columns import TABLES, Column, Format, Level, Row, Table, cells, columns_of, feeds_of, is_from
 from civicsky.document import Document
 from civicsky.errors import Failed, Usage
-from civicsky.manifest import CODEBOOK, MANIFEST, METHODS, Asked, Tally, codebook_text, manifest, methods_text
+from civicsky.manifest import CODEBOOK, MANIFEST, Asked, Tally, codebook_text, manifest
+from civicsky.methods import METHODS, methods_text
 from civicsky.model import now_us, parse_moment, parse_time
+from civicsky.pseudonyms import KEY, Pseudonyms, pseudonyms
 from civicsky.settings import Settings
 from civicsky.store import Collection, Store, open_store
 from civicsky.task import Task, file_hash, load_tasks
@@ -33,9 +34,6 @@ from civicsky.writers import Writer, whole_folder
 PAGE: Final = 500
 """Posts that are looked at together: their labels, snapshots and authors are asked for in one query each."""
 CONSENT_MARK: Final = "no-unauthenticated"
-KEY: Final = "pseudonyms.key"
-_KEY_BYTES: Final = 32
-_READABLE: Final = 0o077
 
 
 class Wanted(NamedTuple):
@@ -92,29 +90,41 @@ async def export(settings: Settings, wanted: Wanted, say: Callable[[str], None])
         say(f"{part} was left by an export that was killed; nobody needs it: remove it")
     own = {task.name: (task, file_hash(text)) for task, text in load_tasks(settings.label.tasks)}
     os.umask(0o077)  # texts and addresses: their authors may delete them
-    async with _store(settings) as store:
-        with _progress() as progress:
-            values = {} if wanted.level == "restricted" else await _values(store, own, wanted.tasks, progress)
-            tasks = {name: list(fields) for name, fields in values.items()}
-            asked = Asked(wanted.level, wanted.form, since, until, tuple(tasks), tuple(wanted.where), wanted.origin,
-                          wanted.model, wanted.prompt, settings.authors.respect)  # fmt: skip
-            names = _pseudonyms(wanted.key_file, settings) if wanted.level == "public" else None
-            choice = _Choice(asked, tasks, _wishes(wanted.where, values), names)
-            tables = {
-                table: columns_of(table, wanted.level, tasks, names)
-                for table in TABLES[wanted.level]
-                if table in wanted.tables or not wanted.tables
-            }
-            try:
-                with whole_folder(out) as part:
-                    files, tally = await _write(store, choice, tables, part, progress)
-                    about = {name: own.get(name) for name in tasks}
-                    found = await _told(store, choice, tables, files, tally, about, part)
-                    faults.point("export.name")
-            except OSError as error:
-                why = error.strerror or str(error)
-                raise Failed(f"{out}: {why}; nothing of it was kept: make room, or name another with --out") from None
+    try:
+        with whole_folder(out) as part, _progress() as progress:
+            async with _store(settings) as store:
+                found = await _filled(store, settings, wanted, (since, until), own, part, progress)
+            faults.point("export.name")
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise Failed(f"{out}: {why}; nothing of it was kept: make room, or name another with --out") from None
     return Done({"folder": str(out), **found}, _text(out, found))
+
+
+async def _filled(
+    store: Store,
+    settings: Settings,
+    wanted: Wanted,
+    period: tuple[int | None, int | None],
+    own: Mapping[str, tuple[Task, str]],
+    part: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write all files; the manifest."""
+    values = {} if wanted.level == "restricted" else await _values(store, own, wanted.tasks, progress)
+    tasks = {name: list(fields) for name, fields in values.items()}
+    wishes = _wishes(wanted.where, values)
+    names = pseudonyms(wanted.key_file or settings.data_dir / KEY) if wanted.level == "public" else None
+    asked = Asked(wanted.level, wanted.form, *period, tuple(tasks), tuple(wanted.where), wanted.origin,
+                  wanted.model, wanted.prompt, settings.authors.respect)  # fmt: skip
+    tables = {
+        table: columns_of(table, wanted.level, tasks, names)
+        for table in TABLES[wanted.level]
+        if table in wanted.tables or not wanted.tables
+    }
+    choice = _Choice(asked, tasks, wishes, names)
+    files, tally = await _write(store, choice, tables, part, progress)
+    return await _told(store, choice, tables, files, tally, {name: own.get(name) for name in tasks}, part)
 
 
 # ---- what is asked ---------------------------------------------------------------------------------------------------
@@ -191,38 +201,6 @@ def _wishes(where: Sequence[str], values: _Values) -> list[tuple[str, str]]:
             raise Usage(f"--where {text}: no task has such a field or value; there are {known}")
         wishes.append((field, value))
     return wishes
-
-
-def _pseudonyms(file: Path | None, settings: Settings) -> Pseudonyms:
-    """The key of the pseudonyms, made when there is none yet. Raises `Usage` when others may read it."""
-    file = file or settings.data_dir / KEY
-    try:
-        if not file.exists():
-            _make_key(file)
-        if file.stat().st_mode & _READABLE:
-            raise Usage(f"{file}: others may read this key, and with it find the authors; chmod 600 {file}")
-        text = file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no key"
-        raise Usage(f"{file}: {why}; name another file with --key-file") from None
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise Usage(f"{file} is no key: 64 hexadecimal digits; name another file with --key-file, and it is made")
-    return Pseudonyms(bytes.fromhex(text))
-
-
-def _make_key(file: Path) -> None:
-    """Whole or not at all; one that somebody made meanwhile stays."""
-    part = file.with_name(f"{file.name}.{os.getpid()}")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(secrets.token_hex(_KEY_BYTES) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        with suppress(FileExistsError):
-            os.link(part, file)
-    finally:
-        part.unlink()
 
 
 @asynccontextmanager

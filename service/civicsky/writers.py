@@ -195,7 +195,8 @@ def guarded(text: str) -> str:
     forms, or where a tab or a carriage return comes before it. Apostrophes of the text's own do not change that, so
     whoever takes one away under the same rule has the text again: see `unguarded`.
     """
-    return f"'{text}" if not text[:1].isalnum() and _risky(text) else text
+    plain = text[:1].isalnum() and text[0] not in _FILLERS
+    return f"'{text}" if not plain and _risky(text) else text
 
 
 def unguarded(cell: str) -> str:
