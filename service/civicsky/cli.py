@@ -5,12 +5,13 @@ import json
 import sqlite3
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from civicsky import __version__, log
-from civicsky.errors import EXIT_FAILED, CivicskyError, Usage
+from civicsky import __version__, datadir, log
+from civicsky.errors import EXIT_FAILED, CivicskyError, Held, Usage
+from civicsky.model import format_time, now_us
 from civicsky.settings import Settings, documented, effective, load
 
 app = typer.Typer(
@@ -44,6 +45,9 @@ MaxPosts = Annotated[
 MaxKept = Annotated[int | None, typer.Option("--max-kept", metavar="N", help="End after so many posts kept.")]
 MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", metavar="M", help="End after so many minutes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+IfNotRunning = Annotated[
+    bool, typer.Option("--if-not-running", help="End well at once if it runs already: for cron and Slurm.")
+]
 
 
 @app.command()
@@ -57,6 +61,7 @@ def run(
     max_kept: MaxKept = None,
     max_frames: MaxFrames = None,
     max_minutes: MaxMinutes = None,
+    if_not_running: IfNotRunning = False,
     config: Config = None,
 ) -> None:
     """Collect and label in one process."""
@@ -64,7 +69,7 @@ def run(
         **_collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes),
         **_label_flags(store, model_url, model),
     }
-    _serve(load(config, flags), "both")
+    _serve(load(config, flags), "both", if_not_running=if_not_running)
 
 
 @app.command()
@@ -75,10 +80,12 @@ def collect(
     max_kept: MaxKept = None,
     max_frames: MaxFrames = None,
     max_minutes: MaxMinutes = None,
+    if_not_running: IfNotRunning = False,
     config: Config = None,
 ) -> None:
     """Collect only; posts wait on disk for `label`."""
-    _serve(load(config, _collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes)), "collect")
+    flags = _collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes)
+    _serve(load(config, flags), "collect", if_not_running=if_not_running)
 
 
 @app.command()
@@ -99,6 +106,7 @@ def label(
     where: Annotated[
         str, typer.Option("--where", metavar="FIELD=VALUE", help="With --again: where the label says so.")
     ] = "",
+    if_not_running: IfNotRunning = False,
     config: Config = None,
 ) -> None:
     """Label what was collected, and go on as more comes."""
@@ -113,7 +121,7 @@ def label(
         if not asyncio.run(amend.again(settings, task or [], since, until, where)):
             print("the running service will do it")
             return
-    _serve(settings, "label", drain=drain)
+    _serve(settings, "label", drain=drain, if_not_running=if_not_running)
 
 
 @app.command()
@@ -476,11 +484,24 @@ def run_command() -> int:
     return 0
 
 
-def _serve(settings: Settings, halves: Literal["both", "collect", "label"], *, drain: bool = False) -> None:
-    from civicsky.app import run_service  # noqa: PLC0415
+def _serve(
+    settings: Settings,
+    halves: datadir.Halves,
+    *,
+    drain: bool = False,
+    if_not_running: bool = False,
+) -> None:
+    if if_not_running and (held := datadir.running(settings.data_dir, datadir.roles_of(halves))):
+        _runs_already(held)
+    from civicsky.app import run_service  # noqa: PLC0415  (heavy: whoever looks every few minutes does without)
 
     log.configure(settings.log)
-    summary = run_service(settings, halves, drain=drain)
+    try:
+        summary = run_service(settings, halves, drain=drain)
+    except Held as held:  # somebody was faster
+        if not if_not_running:
+            raise
+        _runs_already(held)
     parts = f"started {summary.started}, ended {summary.ended}, {summary.minutes:g} minutes"
     if halves != "label":
         parts += f", {summary.frames:,} frames, {summary.posts:,} posts, {summary.kept:,} kept"
@@ -493,6 +514,11 @@ def _serve(settings: Settings, halves: Literal["both", "collect", "label"], *, d
         bounded = settings.label.budget_tokens is not None or settings.label.budget_money is not None
         _complain(UNFINISHED + (BUDGET_SPENT if bounded else LOOK), summary.exit_code)
     raise typer.Exit(summary.exit_code)
+
+
+def _runs_already(held: Held) -> NoReturn:
+    print(f"{format_time(now_us())} nothing to do, it runs already: {str(held).partition(';')[0]}")
+    raise typer.Exit
 
 
 def _collect_flags(
