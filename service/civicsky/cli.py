@@ -12,7 +12,7 @@ import typer
 from civicsky import __version__, datadir, log
 from civicsky.errors import EXIT_FAILED, CivicskyError, Held, Usage
 from civicsky.model import format_time, now_us
-from civicsky.settings import Settings, documented, effective, load
+from civicsky.settings import Settings, documented, effective, file_of, load
 
 app = typer.Typer(
     name="civicsky",
@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 dev = typer.Typer(help="Tools to try things out: serve a recorded stream, record one.", no_args_is_help=True)
 app.add_typer(dev, name="dev")
+service = typer.Typer(help="Have cron or systemd start what must be started.", no_args_is_help=True)
+app.add_typer(service, name="service")
 
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).")]
 # Not a Path: typer would look at it, and a network mount that hangs would hang us before we can refuse it.
@@ -374,6 +376,52 @@ def config(
         print(f"{name:28} = {json.dumps(value):36} # {variable}")
     for name, version, digest in tasks:
         print(f"task {name}, version {version}, SHA-256 of its file {digest}")
+
+
+Cron = Annotated[bool, typer.Option("--cron", help="Lines in your crontab.")]
+Timer = Annotated[bool, typer.Option("--timer", help="The daily fetch as a timer of your systemd.")]
+
+
+@service.command("install")
+def service_install(
+    cron: Cron = False,
+    timer: Timer = False,
+    keep_alive: Annotated[
+        bool, typer.Option("--keep-alive", help="With --cron: start the service again whenever it does not run.")
+    ] = False,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Print what would be written, and write nothing.")
+    ] = False,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Start the daily fetch by itself, at the time of the settings."""
+    from civicsky import service as installed  # noqa: PLC0415
+
+    installed.check_wanted(cron=cron, timer=timer, keep_alive=keep_alive)
+    place = installed.place_of(load(config, {"data_dir": data_dir}), file_of(config))
+    if cron:
+        installed.install_cron(place, print, keep_alive=keep_alive, only_print=only_print)
+    if timer:
+        installed.install_timer(place, print, only_print=only_print)
+
+
+@service.command("uninstall")
+def service_uninstall(
+    cron: Cron = False,
+    timer: Timer = False,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Take out what `install` wrote for a data directory, and nothing else."""
+    from civicsky import service as installed  # noqa: PLC0415
+
+    installed.check_wanted(cron=cron, timer=timer)
+    place = installed.place_of(load(config, {"data_dir": data_dir}), file_of(config))
+    if cron:
+        installed.uninstall_cron(place, print)
+    if timer:
+        installed.uninstall_timer(print)
 
 
 @dev.command("serve-frames")

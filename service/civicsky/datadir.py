@@ -17,6 +17,8 @@ from civicsky.model import format_time, now_us
 JOURNAL: Final = "journal.db"
 LEDGER: Final = "ledger.db"
 POSTS: Final = "posts.db"
+CRON_LOG: Final = "cron.log"
+"""Both outputs of what cron starts."""
 
 Role = Literal["collect", "label"]
 Halves = Literal["both", "collect", "label"]

@@ -465,7 +465,7 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     Raises `Usage`, which names the key and where it came from, for an unknown key or a bad value.
     """
     _check_environment()
-    file = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    file = file_of(config)
     values = _read_file(file) if file else {}
     try:
         settings = Settings(**values)
@@ -474,6 +474,11 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
         raise Usage(_explain_no_json()) from None
     except ValidationError as error:
         raise Usage(_explain(error, values, file)) from None
+
+
+def file_of(config: Path | None) -> Path | None:
+    """The settings file that counts: the one that is named, else the environment's; None: there is none."""
+    return config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
 
 
 def effective(settings: Settings) -> dict[str, Any]:
