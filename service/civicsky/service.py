@@ -5,6 +5,7 @@ unit: they name files only.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ KEEP_ALIVE: Final = "*/5 * * * *"
 _FLAGS: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_DATA_DIR"})
 """Variables that become flags of the command."""
 _SCHEDULE: Final = frozenset({"CIVICSKY_FEEDS__AT", "CIVICSKY_FEEDS__ZONE"})
+_ESCAPES: Final = re.compile(rb"\\[rb]")
 _NO_CRONTAB: Final = (
     "there is no program crontab here: install what Debian calls cron, use --timer if systemd is there, "
     "or give the lines above to the scheduler that you have"
@@ -131,10 +133,19 @@ def _crontab() -> str:
     ran = _ran("crontab", "-l")
     said = ran.stderr.decode(errors="replace").strip()
     if ran.returncode == 0:
-        return ran.stdout.decode("utf-8", "surrogateescape")
+        shown = _unescaped(ran.stdout) if _ESCAPES.search(ran.stdout) else ran.stdout
+        return shown.decode("utf-8", "surrogateescape")
     if "no crontab for" in said or "No such file" in said:
         return ""
     raise Failed(f"the crontab cannot be read, and is left alone: {said[:200] or f'exit code {ran.returncode}'}")
+
+
+def _unescaped(shown: bytes) -> bytes:
+    r"""The table byte for byte: Debian's `crontab -l` shows a carriage return as \r, an editor gets it as it is."""
+    table = _ran("crontab", "-e", VISUAL="cat", EDITOR="cat").stdout
+    if shown not in {table, table.replace(b"\r", rb"\r").replace(b"\b", rb"\b")}:
+        raise Failed("the crontab cannot be read byte for byte, and is left alone; --print gives the lines to paste")
+    return table
 
 
 def _write_crontab(before: str, after: str) -> None:
@@ -150,9 +161,9 @@ def _write_crontab(before: str, after: str) -> None:
         raise Failed("the crontab is not what was written: somebody else writes it, too; look with `crontab -l`")
 
 
-def _ran(*command: str, given: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+def _ran(*command: str, given: bytes = b"", **variables: str) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(  # noqa: S603  (our own words)
-        command, input=given, env={**os.environ, "LC_ALL": "C"}, capture_output=True, check=False
+        command, input=given, env={**os.environ, "LC_ALL": "C", **variables}, capture_output=True, check=False
     )
 
 

@@ -80,8 +80,8 @@ def test_whatever_stands_there_comes_back_as_it_was(lines: list[str], ended: boo
 
 
 WORDS = [
-    "plain", "two words", "it's", 'a "quote"', "50%", "%%", "$HOME", "`id`", "$(id)", "a;b", "a&b", "a|b", "#", "*", "~",
-    "!!", "{a,b}", "-n", "é", "日本", "a=b", "''", "%'%",
+    "plain", "two words", "it's", 'a "quote"', "50%", "%%", "$HOME", "`id`", "$(id)", "a;b", "a&b", "a|b", "#", "*",
+    "~", "!!", "{a,b}", "-n", "é", "日本", "a=b", "''", "%'%",
 ]  # fmt: skip
 
 
