@@ -132,13 +132,18 @@ def plan(
     store: StoreKind = None,
     model_url: ModelUrl = None,
     model: ModelName = None,
+    posts: Annotated[
+        int, typer.Option("--posts", metavar="N", help="How long until so many posts have come?", min=1)
+    ] = 10_000,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
     """Reckon what a labelling will take, before any call."""
-    from civicsky.plan import as_text, gather  # noqa: PLC0415
+    from civicsky.plan import gather  # noqa: PLC0415
+    from civicsky.plan_text import as_text  # noqa: PLC0415
 
-    found = asyncio.run(gather(load(config, {"data_dir": data_dir, **_label_flags(store, model_url, model)})))
+    settings = load(config, {"data_dir": data_dir, **_label_flags(store, model_url, model)})
+    found = asyncio.run(gather(settings, posts=posts))
     print(json.dumps(found, indent=2) if as_json else as_text(found))
 
 
