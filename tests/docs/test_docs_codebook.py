@@ -128,7 +128,7 @@ def test_a_tombstone_holds_what_the_codebook_says() -> None:
 
 async def test_every_field_of_runs_and_coverage_is_told(tmp_path: Path) -> None:
     journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
-    await journal.begin_run("1", "1", "{}", "hash", None)
+    await journal.begin_run("1", "1", "{}", "hash", {})
     await journal._db.execute(
         "INSERT INTO held (host, epoch, resumed_after, resume, first_seq, last_seq, first_at, last_at, frames) "
         "VALUES ('wss://relay', 1, 1, 'replayed', 2, 3, 4, 5, 6)"
