@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from civicsky.datadir import holding
+from civicsky.datadir import holding, locked
 from support.command import CIVICSKY, cursor, environment, finish, is_up, run, start, until
 
 # A relay that is not there never ends a run, so what is started stays.
@@ -83,17 +83,15 @@ def test_what_does_not_run_is_started_and_does_its_work(tmp_path: Path, relay: s
     assert cursor(tmp_path) > 0
 
 
-def test_looking_whether_it_runs_loads_nothing_heavy_and_makes_nothing(tmp_path: Path, collected: Path) -> None:
+def test_looking_whether_it_runs_loads_nothing_heavy_and_makes_nothing(tmp_path: Path) -> None:
     def loaded(folder: Path, *more: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-X", "importtime", CIVICSKY, "collect", "--data-dir", str(folder), *more]
         return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=120)
 
-    first = start("collect", *HALVES["collect"], "--data-dir", collected)
-    until(lambda: is_up(first.pid), "it to hold its lock")
-    before = sorted(file.name for file in collected.iterdir())
-    looked = loaded(collected, "--if-not-running")
-    assert looked.returncode == 0
+    with locked(tmp_path, ("collect",)):
+        looked = loaded(tmp_path, "--if-not-running")
+    assert (looked.returncode, [file.name for file in tmp_path.iterdir()]) == (0, ["collect.lock"])
+    assert "nothing to do, it runs already" in looked.stdout
     names = {line.rpartition("|")[2].strip() for line in looked.stderr.splitlines()}
     assert "civicsky.cli" in names, "what was loaded is seen"
     assert not {name for name in names if name.startswith(HEAVY)}
-    assert sorted(file.name for file in collected.iterdir()) == before
