@@ -36,6 +36,7 @@ from civicsky.traffic import (
     held_since,
     measured_traffic,
     seconds_until,
+    share_of_day,
 )
 from civicsky.worker import judge_record
 
@@ -239,7 +240,10 @@ async def gather(settings: Settings, *, posts: int = POSTS, now: int | None = No
     Raises `Usage` for a task that cannot be read and for a database of another version.
     """
     tasks = [task for task, _ in load_tasks(settings.label.tasks)]
+    now = now_us() if now is None else now
     found = await _found(settings)
+    mean, reading = found.traffic.an_hour(), _reading(settings)
+    found = found._replace(traffic=found.traffic.read(share_of_day(reading, now)))
     label, context = settings.label, settings.context
     asked = [Asked(readable(fields)[: label.max_chars]) for fields in found.posts]
     loads = [found.load or estimated_load(task, label, asked, _parts(task, settings, found.posts)) for task in tasks]
@@ -267,11 +271,11 @@ async def gather(settings: Settings, *, posts: int = POSTS, now: int | None = No
             "kept_a_day": found.traffic.kept,
             "kept": settings.filter.keep,
             "frames_a_day": found.traffic.frames,
-            "frames_an_hour": found.traffic.frames / 24,
-            "posts_an_hour": found.traffic.posts / 24,
-            "kept_an_hour": found.traffic.kept / 24,
+            "frames_an_hour": mean.frames,
+            "posts_an_hour": mean.posts,
+            "kept_an_hour": mean.kept,
         },
-        "time": _time(found, posts, now_us() if now is None else now, always),
+        "time": _time(found, mean, posts, now, reading),
         "sample": {
             "posts_a_day": draw.posts,
             "bounded_by": draw.why,
@@ -314,14 +318,16 @@ async def gather(settings: Settings, *, posts: int = POSTS, now: int | None = No
     }
 
 
-def _time(found: Found, posts: int, now: int, reading: Reading) -> dict[str, Any]:
-    """How long until so many posts, and as many kept ones, have come, by the hours through which that lasts.
+def _reading(_settings: Settings) -> Reading:
+    """When the source reads: always. The place for a window of the day; then the figures are those of its hours."""
+    return always
 
-    `reading`: `always`, or what a window of the day lets in.
-    """
+
+def _time(found: Found, mean: Hourly, posts: int, now: int, reading: Reading) -> dict[str, Any]:
+    """How long until so many posts, and as many kept ones, have come, by the hours through which that lasts."""
 
     def hour(begin: int) -> Hourly:
-        return expected(found.hourly, found.traffic.an_hour(), begin, reading)
+        return expected(found.hourly, mean, begin, reading)
 
     this = hour(now)
     basis = "assumed" if found.traffic.hours is None else "measured"

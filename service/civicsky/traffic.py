@@ -51,6 +51,10 @@ class Traffic(NamedTuple):
         """The mean of the day."""
         return Hourly(self.posts / 24, self.kept / 24, self.frames / 24, 0)
 
+    def read(self, share: float) -> "Traffic":
+        """What of it is read, when the source reads for this share of the day."""
+        return self._replace(posts=self.posts * share, kept=self.kept * share, frames=self.frames * share)
+
 
 class Hourly(NamedTuple):
     """What comes in an hour."""
@@ -125,6 +129,12 @@ def expected(hourly: Mapping[int, Hourly], mean: Hourly, begin_us: int, reading:
 def _median(came: Sequence[Hourly]) -> Hourly:
     posts, kept, frames = (median(column) for column in zip(*(one[:3] for one in came), strict=True))
     return Hourly(posts, kept, frames, len(came))
+
+
+def share_of_day(reading: Reading, now_us: int) -> float:
+    """Share of the 24 hours from now's own hour on during which the source reads."""
+    this = now_us // _HOUR_US * _HOUR_US
+    return fmean(reading(this + n * _HOUR_US) for n in range(24))
 
 
 def _came(counts: Counts, times: float) -> Hourly:

@@ -8,12 +8,14 @@ from civicsky.coverage import Stretch
 from civicsky.traffic import (
     Hourly,
     Traffic,
+    always,
     assumed_traffic,
     by_hour,
     expected,
     held_since,
     measured_traffic,
     seconds_until,
+    share_of_day,
 )
 
 HOUR = 3_600_000_000
@@ -117,6 +119,9 @@ def test_what_is_not_read_does_not_come() -> None:
     def window(begin: int) -> float:
         return 1.0 if 16 <= begin // HOUR % 24 < 20 else 0.0
 
+    assert share_of_day(window, 9 * HOUR + HOUR // 2) == pytest.approx(4 / 24)
+    assert share_of_day(always, 0) == 1
+    assert Traffic(24, 12, None, 240).read(0.5) == Traffic(12, 6, None, 120)
     mean = Hourly(60, 30, 600, 0)
     hourly = {17: Hourly(120, 40, 900, 5)}
     assert expected(hourly, mean, 16 * HOUR) == mean
