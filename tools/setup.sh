@@ -15,7 +15,7 @@ debian() {
     fi
     echo "setup: installing $1" >&2
     $as apt-get update -qq >/dev/null 2>&1 || true
-    $as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$1" >/dev/null
+    $as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null
 }
 
 find_python() {
