@@ -19,6 +19,7 @@ NO_SETTINGS = {
     "--json", "--drain", "--limit", "--offline", "--seconds", "--verbose",
     "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
     "--format", "--table", "--level", "--origin", "--prompt", "--key-file",
+    "--if-not-running", "--posts", "--cron", "--timer", "--keep-alive", "--print",
 }  # fmt: skip
 
 OF_ITS_OWN = {("civicsky export", "--model")}
