@@ -332,6 +332,16 @@ async def test_labels_of_a_model_that_was_asked_for_are_shown_in_place_of_the_cu
     assert rows(out)[0]["civic_label_id"] == "label1", "not that of the former text"
 
 
+async def test_the_newest_label_of_the_present_text_is_shown(settings: Settings) -> None:
+    label_of = {"model": "m3", "_id": "now"}
+    former = {"model": "m3", "_id": "former", "cid": "bafyformer", "at": f"{HOUR}:59:00.000Z"}
+    older = {"model": "m3", "_id": "older", "at": f"{HOUR}:01:00.000Z"}
+    await fill(settings, {**DOCUMENTS, "labels": [label(KNOWN, 1, **more) for more in (label_of, former, older)]})
+    out, _ = await exported(settings, model="m3")
+    assert [row["civic_label_id"] for row in rows(out)] == ["now"]
+    assert len(rows(out, "labels")) == 3
+
+
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
