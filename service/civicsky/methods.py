@@ -57,8 +57,8 @@ def _labels(found: Mapping[str, Any], name: str, task: Mapping[str, Any]) -> str
         return ""
     low, high = task["p_sampled"] or (None, None)
     text = f"For the task {name}, {task['drawn']:,} of these were drawn"
-    if low == high == 1:
-        text += ", each with probability 1"
+    if low is not None and low == high:
+        text += f", each with probability {low:.3g}"
     elif low is not None:
         text += f" by chance, with known probabilities from {low:.3g} to {high:.3g}"
     text += f", and {task['labelled']:,} labelled{_made(found, name)}."
@@ -104,14 +104,14 @@ def _gone(found: Mapping[str, Any]) -> list[str]:
     text = []
     if posts["deleted"]:
         text.append(
-            f"{posts['deleted']:,} posts of the period ({posts['share_deleted']:.1%} of those known) had been deleted "
-            f"by {_day(found['at'])} and are not in the data."
+            f"By {_day(found['at'])}, {_posts(posts['deleted'])} of the period ({posts['share_deleted']:.1%} of those "
+            "known) had been deleted; they are not in the data."
         )
     if posts["hidden"]:
-        text.append(f"{posts['hidden']:,} posts of accounts that were not active were left out.")
+        text.append(f"We left out {_posts(posts['hidden'])} of accounts that were not active.")
     if posts["left_out"]["consent"]:
         text.append(
-            f"{posts['left_out']['consent']:,} posts were left out because their authors ask not to be shown to those "
+            f"We left out {_posts(posts['left_out']['consent'])} because their authors ask not to be shown to those "
             "who are not signed in."
         )
     return text
@@ -128,6 +128,10 @@ def _choice(found: Mapping[str, Any]) -> list[str]:
     if found["level"] == "public":
         text.append("Authors and posts have keyed pseudonyms, times are cut to the hour, probabilities are rounded.")
     return text
+
+
+def _posts(n: int) -> str:
+    return f"{n:,} post" + "s" * (n != 1)
 
 
 def _list(words: Sequence[str]) -> str:

@@ -34,7 +34,7 @@ CHUNK: Final = 1_000
 """Rows that are held as Python's objects, which take many times what Arrow's do."""
 UNFINISHED: Final = ".unfinished-"
 """In the name of a folder that is being written, before the process's id."""
-BUCKETS: Final = 256
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _FILLERS: Final = "\u115f\u1160\u3164\uffa0"
 """Letters that are not to be seen."""
 _HELD: Final = 8_000_000
@@ -142,14 +142,14 @@ class JsonlFile:
     """One object a line, in UTF-8; times are RFC 3339."""
 
     def __init__(self, file: Path, columns: Sequence[Column]) -> None:
-        self._columns = columns
+        self._names = [column.name for column in columns]
+        self._times = _times(columns)
         self._stream = file.open("w", encoding="utf-8", newline="\n")
         self.rows = 0
 
     def write(self, row: Sequence[Any]) -> None:
         """See `Writer.write`."""
-        values = dict(zip((column.name for column in self._columns), _said(self._columns, row), strict=True))
-        self._stream.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+        self._stream.write(_ENCODE(dict(zip(self._names, _said(row, self._times), strict=True))) + "\n")
         self.rows += 1
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class CsvFile:
     """RFC 4180 in UTF-8 with a header; no text is a formula to a spreadsheet, see `guarded`."""
 
     def __init__(self, file: Path, columns: Sequence[Column]) -> None:
-        self._columns = columns
+        self._times = _times(columns)
         self._stream = file.open("w", encoding="utf-8", newline="")
         self._writer = csv.writer(self._stream)  # its line ends are CR LF, as RFC 4180 has it
         self._writer.writerow([column.name for column in columns])
@@ -169,7 +169,7 @@ class CsvFile:
 
     def write(self, row: Sequence[Any]) -> None:
         """See `Writer.write`."""
-        self._writer.writerow([_in_csv(value) for value in _said(self._columns, row)])
+        self._writer.writerow([_in_csv(value) for value in _said(row, self._times)])
         self.rows += 1
 
     def close(self) -> None:
@@ -177,15 +177,23 @@ class CsvFile:
         _finish(self._stream)
 
 
-def _said(columns: Sequence[Column], row: Sequence[Any]) -> Iterator[Any]:
-    for column, value in zip(columns, row, strict=True):
-        yield format_time(value) if column.kind == "time" and value is not None else value
+def _times(columns: Sequence[Column]) -> list[int]:
+    return [at for at, column in enumerate(columns) if column.kind == "time"]
+
+
+def _said(row: Sequence[Any], times: Sequence[int]) -> list[Any]:
+    """A row with its times as RFC 3339."""
+    said = [*row]
+    for at in times:
+        if said[at] is not None:
+            said[at] = format_time(said[at])
+    return said
 
 
 def _in_csv(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return guarded(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return guarded(value)
+    return ("true" if value else "false") if isinstance(value, bool) else value
 
 
 def guarded(text: str) -> str:

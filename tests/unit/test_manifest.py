@@ -107,12 +107,12 @@ def test_a_methods_paragraph_has_the_facts_of_the_manifest() -> None:
     for fact in (
         "with civicsky 0.2.0, which held 71.43% of that time; the rest was not_collected (2 s)",
         "kept by the filter f-1",
-        "10 of these were drawn by chance, with known probabilities from 0.25 to 0.25, and 8 labelled by m "
+        "10 of these were drawn, each with probability 0.25, and 8 labelled by m "
         "(fingerprint fp, way schema, version of the task 2, prompt 01234567)",
         "2 (20.0%) could not be labelled, most often because of refusal",
-        "5 posts of the period (29.4% of those known) had been deleted",
-        "2 posts of accounts that were not active were left out",
-        "1 posts were left out because their authors ask",
+        "By 2026-11-18, 5 posts of the period (29.4% of those known) had been deleted",
+        "We left out 2 posts of accounts that were not active.",
+        "We left out 1 post because their authors ask",
     ):
         assert fact in text
     assert not re.search(r"\bNone\b|\[", text)
