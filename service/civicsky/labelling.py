@@ -66,6 +66,10 @@ class PutShape(Protocol):
     @property
     def written(self) -> int: ...
     @property
+    def stale(self) -> int: ...
+    @property
+    def duplicate(self) -> int: ...
+    @property
     def refused(self) -> dict[str, str]: ...
 
 
@@ -359,6 +363,8 @@ class Labelling:
             log.event("store_refused", stage="store", n=len(refused), why=next(iter(refused.values())))
         await self._ledger.stored(outs, refused)
         self._metrics.add("stored", put.written)
+        for name, n in (("stale", put.stale), ("duplicate", put.duplicate), ("refused", len(refused))):
+            self._metrics.add(f"store_{name}", n)
         return len(outs)
 
     # ---- all loops ----
