@@ -20,7 +20,8 @@ from civicsky.decode import decode
 from civicsky.document import Document
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Refused, Transient, Usage
-from civicsky.journal import Journal, JournalReader
+from civicsky.feeds import Feeds, watch
+from civicsky.journal import Journal, JournalReader, Numbered
 from civicsky.label import Slot, ways_of
 from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger, LedgerReader
@@ -138,6 +139,12 @@ async def _prepare_collect(
     await pool.start()
     source = Source(settings.source, await journal.positions(settings.source.relays), metrics)
     rechecks = Rechecks(journal.database)
+    feeds = Feeds(journal.database, folder, partial(ledger_reader, folder))
+    days = (settings.feeds.inbox_days, settings.journal.post_days)
+
+    async def told() -> int:
+        async with ledger_reader(folder) as ledger:
+            return await ledger.position("snapshot") if ledger else 0
 
     async def work() -> None:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
@@ -145,7 +152,10 @@ async def _prepare_collect(
                 group.create_task(
                     housekeep(journal, partial(ledger_reader, folder), HOUSEKEEPING_SECONDS, metrics, stop),
                     name="housekeeping",
-                )
+                ),
+                group.create_task(
+                    watch(feeds, pool, told, days, settings.feeds.poll_seconds, stop, wake), name="feeds"
+                ),
             ]
             if settings.appview.recheck:
                 appview = AppView(settings.appview)
@@ -167,8 +177,10 @@ async def begin_run(folder: Path, settings: Settings, journal: Journal) -> None:
     """Note what writes the journal from now on. The caller holds the lock `collect`."""
     shown = json.dumps(effective(settings), sort_keys=True)
     digest = hashlib.sha256(shown.encode()).hexdigest()
+    followed: dict[Numbered, int] = {}
     async with ledger_reader(folder) as ledger:
-        followed = await ledger.position() if ledger else None
+        if ledger:
+            followed = {"change": await ledger.position(), "snapshot": await ledger.position("snapshot")}
     await journal.begin_run(__version__, filters.VERSION, shown, digest, followed)
 
 

@@ -13,8 +13,7 @@ class Metrics:
 
     started_at: int = field(default_factory=now_us)
     counts: Counter[str] = field(default_factory=Counter)
-    """frames (arrived), posts (new ones seen), kept, labelled, failed, stored, calls, tokens_in, tokens_out; of posts'
-    documents store_stale, store_duplicate, store_refused."""
+    """frames (arrived), posts (new ones seen), kept, labelled, failed, stored, calls, tokens_in, tokens_out."""
     host: str = ""
     connected: bool = False
     relay_why: str = ""
