@@ -306,7 +306,7 @@ def test_from_local_imports_the_newest_file_again_without_the_network(appview: A
     appview.calls.clear()
     ended = fetch(appview, folder, "today", OTHER, "--from-local")
     assert ended.code == 0, ended.err
-    assert "today: 10 fetched on 1 pages" in ended.out
+    assert "today: 10 fetched on 1 pages (the first ones only: --limit)" in ended.out
     assert "other: 20 fetched on 1 pages (complete): 20 new" in ended.out
     assert not appview.calls
     assert rows(folder) == (30, {1: 30})
