@@ -43,6 +43,9 @@ MaxPosts = Annotated[
 ]
 MaxKept = Annotated[int | None, typer.Option("--max-kept", metavar="N", help="End after so many posts kept.")]
 MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", metavar="M", help="End after so many minutes.")]
+Origin = Annotated[
+    str, typer.Option("--origin", metavar="firehose|feed:NAME|any", help="Which posts count, by how they came.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -318,6 +321,7 @@ def estimate(
         Path | None, typer.Option("--gold", metavar="FILE", help="CSV or JSONL: posts and what people judged of them.")
     ] = None,
     by: Annotated[Literal["none", "day"], typer.Option("--by", help="One estimate, or one a day.")] = "none",
+    origin: Origin = "firehose",
     data_dir: DataDir = None,
     store: StoreKind = None,
     as_json: AsJson = False,
@@ -328,7 +332,7 @@ def estimate(
 
     settings = load(config, {"data_dir": data_dir, **_label_flags(store, None, None)})
     log.configure(settings.log)
-    tables = asyncio.run(estimated(settings, Wanted(task or (), field or (), since, until, gold, by)))
+    tables = asyncio.run(estimated(settings, Wanted(task or (), field or (), since, until, gold, by, origin)))
     print(json.dumps(in_json(tables), indent=1) if as_json else as_text(tables))
 
 

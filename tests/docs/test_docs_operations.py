@@ -17,7 +17,7 @@ OPERATIONS = "docs/operations.md"
 IN_EVERY_COMMAND = {"--help"}
 NO_SETTINGS = {
     "--json", "--drain", "--limit", "--offline", "--seconds", "--verbose",
-    "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
+    "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by", "--origin",
 }  # fmt: skip
 
 
