@@ -181,7 +181,7 @@ def svg(figure: Figure, salt: str, says: str) -> Markup:
     mark = re.sub(r"\W", "", salt)
     text = re.sub(r'\bid="', f'id="{mark}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{mark}-", text)
-    label = Markup.escape(says)
+    label = Markup.escape(visible(says))
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))  # noqa: S704  (matplotlib's own)
 
 

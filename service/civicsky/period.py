@@ -51,6 +51,10 @@ MAX_WORD: Final = 200
 """Characters of a hashtag or domain that are looked at."""
 HIDDEN_MARK: Final = "no-unauthenticated"
 """An author's wish not to be shown to those who are not signed in."""
+MILLISECOND_US: Final = 1_000
+"""How exactly times are told."""
+END: Final = 253_402_300_800_000_000
+"""The year 10000: after all times."""
 DAY_US: Final = 24 * HOUR_US
 
 Facts = dict[str, Any]
@@ -95,6 +99,8 @@ async def gather(settings: Settings, wanted: Wanted) -> Facts:
         await store.close()
     stretches = _stretches(coverage)
     span = _span(window, stretches, hours, posts.times)
+    # What goes by our clock may lie elsewhere: a recording's events are older than the run that took them in.
+    bounds = window[0] or 0, END if window[1] is None else window[1]
     by_day = tables(reading, "day", {}) if len(reading.collected) > 1 else []
     estimates = as_json([*tables(reading, "none", {name: by_uri(one) for name, one in gold.items()}), *by_day])
     return {
@@ -109,11 +115,11 @@ async def gather(settings: Settings, wanted: Wanted) -> Facts:
         "coverage": _coverage(stretches, coverage, span),
         **estimates,
         "makers": posts.makers_told(),
-        "breaks": _breaks(runs, posts, span),
-        "english_only": _english_only(runs, span),
+        "breaks": _breaks(runs, posts, bounds),
+        "english_only": _english_only(runs, bounds),
         "feeds": [{**one, "posts": posts.feeds[one["name"]]} for one in fetches],
         "agreement": [row for task in tasks if task.name in gold for row in _agreement(task, gold[task.name], posts)],
-        **await _from_ledger(settings.data_dir / datadir.LEDGER, span, asked),
+        **await _from_ledger(settings.data_dir / datadir.LEDGER, bounds, asked),
         "missing": _missing(settings, hours, coverage, runs),
     }
 
@@ -320,16 +326,16 @@ def _stretches(documents: Sequence[Document]) -> list[Stretch]:
 
 
 def _span(window: Window, stretches: Sequence[Stretch], hours: Sequence[Document], times: Span | None) -> Span:
-    """The period: as asked for, else from the first to the last of what there is."""
-    begins = [one.begin for one in stretches] + [parse_time(one["hour"]) or 0 for one in hours]
-    ends = [one.end for one in stretches] + [(parse_time(one["hour"]) or 0) + HOUR_US for one in hours]
-    if times:
-        begins, ends = [*begins, times[0]], [*ends, times[1] + 1]
+    """The period: as asked for, else from the first event to the last; where no event is known, the hours counted."""
+    known = [(one.begin, one.end) for one in stretches]
+    known += [(times[0], times[1] + MILLISECOND_US)] if times else []
+    if not known:
+        known = [(at, at + HOUR_US) for one in hours if (at := parse_time(one["hour"])) is not None]
     since, until = window
-    if (since is None or until is None) and not begins:
+    if (since is None or until is None) and not known:
         raise Failed("there is nothing in the store yet: no hour, no coverage and no post of that period")
-    begin = since if since is not None else min(begins)
-    end = until if until is not None else max(ends)
+    begin = since if since is not None else min(begin for begin, _ in known)
+    end = until if until is not None else max(end for _, end in known)
     return begin, max(end, begin + 1)
 
 
@@ -370,7 +376,7 @@ def _when(gap: Document) -> int | None:
 # ---- what changed ----------------------------------------------------------------------------------------------------
 
 
-def _breaks(runs: Sequence[Document], posts: _Posts, span: Span) -> list[Facts]:
+def _breaks(runs: Sequence[Document], posts: _Posts, bounds: Span) -> list[Facts]:
     """Where the instrument changed: program, filter, and for each task model or prompt."""
     found = []
     for before, after in pairwise(runs):
@@ -387,7 +393,7 @@ def _breaks(runs: Sequence[Document], posts: _Posts, span: Span) -> list[Facts]:
                 for kind in ("model", "prompt")
                 if was[kind] != now[kind]
             ]
-    inside = [one for one in found if span[0] <= (parse_time(one["at"]) or 0) < span[1]]
+    inside = [one for one in found if bounds[0] <= (parse_time(one["at"]) or 0) < bounds[1]]
     return sorted(inside, key=lambda one: (one["at"], one["kind"]))
 
 
@@ -407,11 +413,12 @@ def _kept(run: Document) -> Any:
         return None
 
 
-def _english_only(runs: Sequence[Document], span: Span) -> bool:
+def _english_only(runs: Sequence[Document], bounds: Span) -> bool:
     """Whether the filter rejected other languages, in all runs of the period."""
     started = [parse_time(one["started"]) or 0 for one in runs]
-    ends = [*started[1:], span[1]]
-    during = [run for run, begin, end in zip(runs, started, ends, strict=False) if begin < span[1] and end > span[0]]
+    ends = [*started[1:], bounds[1]]
+    since, until = bounds
+    during = [run for run, begin, end in zip(runs, started, ends, strict=False) if begin < until and end > since]
     return all((_kept(run) or {}).get("keep", "english") == "english" for run in during)
 
 
@@ -447,16 +454,16 @@ _SPENT: Final = ("calls", "tokens_in", "tokens_out", "cost")
 _COLUMNS: Final = ("labels", "copied", *_SPENT)
 
 
-async def _from_ledger(file: Path, span: Span, asked: _Asked) -> Facts:
+async def _from_ledger(file: Path, bounds: Span, asked: _Asked) -> Facts:
     """Drift, spend, and what the labels cost."""
     labels = asked.facts()
     if not file.is_file():
         return {"cost": {"labels": labels, "spend": None}, "drift": None}
-    first, last = format_time(span[0])[:10], format_time(span[1] - 1)[:10]
+    first, last = format_time(bounds[0])[:10], format_time(bounds[1] - 1)[:10]
     ledger = await LedgerReader.open(file)
     try:
         spend = await ledger.spend_by_day(first, last)
-        back = (now_us() - span[0]) // DAY_US + 1
+        back = (now_us() - bounds[0]) // DAY_US + 1
         drift = [
             {**row, "share": _share(row)}
             for row in await rounds.drift(ledger.database, back)
