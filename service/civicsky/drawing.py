@@ -43,7 +43,7 @@ WIDE: Final = 8.0
 """Inches of a plot across a desk's screen, or paper."""
 NARROW: Final = 4.0
 """The same of a phone."""
-NEAR: Final = 0.04
+NEAR: Final = 0.07
 """Of an axis' length: marks that are nearer to each other share a number."""
 
 INK, PAPER, MAIN, SOFT, ACCENT = "#010101", "#fefefe", "#0101fe", "#808182", "#fe0101"

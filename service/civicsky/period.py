@@ -47,6 +47,8 @@ from civicsky.task import Task, load_task
 
 TOP: Final = 25
 """Domains and hashtags listed."""
+MIN_AUTHORS: Final = 2
+"""What fewer authors used is not listed: it would tell of one person, or of one machine."""
 MAX_WORD: Final = 200
 """Characters of a hashtag or domain that are looked at."""
 HIDDEN_MARK: Final = "no-unauthenticated"
@@ -235,7 +237,8 @@ class _Top:
 
     def listed(self) -> list[Facts]:
         """The most frequent ones."""
-        found = sorted(self._posts.items(), key=lambda one: (-one[1], -len(self._authors[one[0]]), one[0]))
+        several = [(word, n) for word, n in self._posts.items() if len(self._authors[word]) >= MIN_AUTHORS]
+        found = sorted(several, key=lambda one: (-one[1], -len(self._authors[one[0]]), one[0]))
         return [{"word": word, "posts": n, "authors": len(self._authors[word])} for word, n in found[:TOP]]
 
 
@@ -326,9 +329,13 @@ def _stretches(documents: Sequence[Document]) -> list[Stretch]:
 
 
 def _span(window: Window, stretches: Sequence[Stretch], hours: Sequence[Document], times: Span | None) -> Span:
-    """The period: as asked for, else from the first event to the last; where no event is known, the hours counted."""
+    """The period: as asked for, else what was held, from its first event to the last; else that of the posts, or hours.
+
+    Single clocks are wrong now and then, so posts tell only where nothing else does.
+    """
     known = [(one.begin, one.end) for one in stretches]
-    known += [(times[0], times[1] + MILLISECOND_US)] if times else []
+    if not known and times:
+        known = [(times[0], times[1] + MILLISECOND_US)]
     if not known:
         known = [(at, at + HOUR_US) for one in hours if (at := parse_time(one["hour"])) is not None]
     since, until = window

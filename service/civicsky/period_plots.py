@@ -6,6 +6,7 @@ Names that others chose stand in legends, which the template escapes, or are cut
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from math import ceil, floor, nan
 from typing import Final
 
@@ -26,11 +27,15 @@ from civicsky.drawing import (
     visible,
 )
 from civicsky.model import format_time
-from civicsky.period import Facts
+from civicsky.period import DAY_US, Facts
 from civicsky.report import printable
 
 HOURS_DRAWN: Final = 31 * 24
 """Above so many hours plots are by day."""
+FEWEST_DAYS: Final = 4
+"""That a plot by day shows, so that one bar is not all of it."""
+FEWEST_STEPS: Final = 12
+"""The same of a plot by hour."""
 HELD: Final = 0.4
 """Opacity of what was held, so that gaps stand out; the template has the same."""
 WORDS: Final = {
@@ -87,6 +92,8 @@ def _grid(rows: Sequence[Facts], step: float) -> tuple[list[float], list[Facts |
     """The edges of all hours or days from the first to the last, and the rows between; None where nothing came in."""
     at = {round(day_of(one["hour"]) / step): one for one in rows}
     first, last = min(at), max(at)
+    spare = max(0, FEWEST_STEPS - (last - first + 1))
+    first, last = first - spare // 2, last + (spare + 1) // 2
     return [n * step for n in range(first, last + 2)], [at.get(n) for n in range(first, last + 1)]
 
 
@@ -164,19 +171,35 @@ def _shares(table: Facts) -> dict[str, Facts]:
     return {row["value"]: row["share"] for row in table["rows"]}
 
 
-def _interval(axes: Axes, x: float, share: Facts, series: int) -> None:
-    value = share["value"]
-    error = [[max(0.0, value - share["low"])], [max(0.0, share["high"] - value)]]
+def _intervals(axes: Axes, points: Sequence[tuple[float, Facts]], series: int) -> None:
+    """Shares with their intervals; neighbouring days are joined by a line."""
+    x = [at for at, _ in points]
+    y = [share["value"] for _, share in points]
+    error = [
+        [max(0.0, share["value"] - share["low"]) for _, share in points],
+        [max(0.0, share["high"] - share["value"]) for _, share in points],
+    ]
+    colour = SERIES[series]
     axes.errorbar(
-        x, value, yerr=error, color=SERIES[series], marker=MARKERS[series], markersize=5, capsize=2, linewidth=1.1
+        x,
+        y,
+        yerr=error,
+        color=colour,
+        marker=MARKERS[series],
+        markersize=5,
+        capsize=2,
+        elinewidth=1.1,
+        linestyle="none",
     )
+    joined = [(b if b[0] - a[0] < 1.5 else (b[0], nan)) for a, b in pairwise(zip(x, y, strict=True))]  # noqa: PLR2004
+    line = [*zip(x[:1], y[:1], strict=True), *joined]
+    axes.plot([at for at, _ in line], [value for _, value in line], color=colour, linewidth=0.7)
 
 
 def _draw_days(
     days: Sequence[Facts], values: Sequence[str], found: Facts, marks: Mapping[int, float], width: float
 ) -> Figure:
     figure, axes = canvas(width, 2.6)
-    begin, end = floor(day_of(found["since"])), ceil(day_of(found["until"]))
     spread = 0.5 / max(1, len(values))
     for series, value in enumerate(values):
         shift = 0.5 + spread * (series - (len(values) - 1) / 2)
@@ -185,12 +208,10 @@ def _draw_days(
             for one in days
             if (share := _shares(one).get(value)) and share["value"] is not None
         ]
-        axes.plot([x for x, _ in points], [one["value"] for _, one in points], color=SERIES[series], linewidth=0.7)
-        for x, share in points:
-            _interval(axes, x, share, series)
+        _intervals(axes, points, series)
     axes.set_ylim(0, min(1.02, axes.get_ylim()[1]))
     axes.set_ylabel("share; 95 % interval")
-    time_axis(axes, begin, end, marks)
+    time_axis(axes, *_reach(found, [one["period"] for one in days]), marks)
     return figure
 
 
@@ -245,22 +266,25 @@ def strip(found: Facts) -> Facts:
     coverage = found["coverage"]
     kinds = [kind for kind in coverage["seconds"] if kind != "held"]
     colours = {kind: n % (len(SERIES) - 1) + 1 for n, kind in enumerate(kinds)}  # the first one looks like `held`
-    begin, end = floor(day_of(found["since"])), ceil(day_of(found["until"]))
+    begin, end = day_of(found["since"]), day_of(found["until"])
+    is_short = end - begin < 1
+    if not is_short:
+        begin, end = floor(begin), ceil(end)
     days = end - begin
-    per_row = 1 if days <= 31 else 7 if days <= 371 else 28  # noqa: PLR2004
+    per_row = days if is_short else 1 if days <= 31 else 7 if days <= 371 else 28  # noqa: PLR2004
     says = f"coverage: {coverage['share_held']:.2%} of the time held; " + (
         ", ".join(f"{kind} {n:,.0f} s" for kind, n in coverage["seconds"].items() if kind != "held") or "no gap"
     )
     return {
         "plot": across(partial(_draw_strip, coverage["stretches"], colours, (begin, end, per_row)), "strip", says),
-        "per_row": {1: "day", 7: "week", 28: "four weeks"}[per_row],
+        "per_row": "the period" if is_short else {1: "a day", 7: "a week", 28: "four weeks"}[int(per_row)],
         "keys": [{"sign": "\u25a0", "colour": "held", "name": "held"}]
         + [{"sign": "\u25a0", "colour": n + 1, "name": WORDS.get(kind, kind)} for kind, n in colours.items()],
     }
 
 
 def _draw_strip(
-    stretches: Sequence[Facts], colours: Mapping[str, int], place: tuple[int, int, int], width: float
+    stretches: Sequence[Facts], colours: Mapping[str, int], place: tuple[float, float, float], width: float
 ) -> Figure:
     begin, end, per_row = place
     rows = ceil((end - begin) / per_row)
@@ -268,12 +292,17 @@ def _draw_strip(
     for (row, kind), spans in _laid(stretches, place, rows).items():
         colour = MAIN if kind == "held" else SERIES[colours[kind]]
         axes.broken_barh(spans, (row - 0.39, 0.78), facecolors=colour, linewidth=0, alpha=HELD if kind == "held" else 1)
-    every = ceil(rows / 16)
-    labels = [(row, _date(begin + row * per_row)) for row in range(0, rows, every)]
-    axes.set_yticks([row for row, _ in labels], [label for _, label in labels], size=8)
+    if end - begin < 1:
+        axes.set_yticks([])
+        ticks = [n / 4 * per_row for n in range(5)]
+        axes.set_xticks(ticks, [format_time(int((begin + tick) * DAY_US))[11:16] for tick in ticks])
+    else:
+        every = ceil(rows / 16)
+        labels = [(row, format_time(int((begin + row * per_row) * DAY_US))[:10]) for row in range(0, rows, every)]
+        axes.set_yticks([row for row, _ in labels], [label for _, label in labels], size=8)
+        ticks = [n / 4 * per_row for n in range(5)]
+        axes.set_xticks(ticks, [f"{n * 24:.0f} h" for n in ticks] if per_row == 1 else [f"day {n:g}" for n in ticks])
     axes.set_xlim(0, per_row)
-    ticks = [n / 4 * per_row for n in range(5)]
-    axes.set_xticks(ticks, [f"{n * 24:.0f} h" for n in ticks] if per_row == 1 else [f"day {n:g}" for n in ticks])
     axes.set_ylim(rows - 0.5, -0.5)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
@@ -282,7 +311,7 @@ def _draw_strip(
 
 
 def _laid(
-    stretches: Sequence[Facts], place: tuple[int, int, int], rows: int
+    stretches: Sequence[Facts], place: tuple[float, float, float], rows: int
 ) -> dict[tuple[int, str], list[tuple[float, float]]]:
     """By row and kind (left end, width) in days; gaps last, so that they lie over what was held."""
     begin, _, per_row = place
@@ -295,10 +324,6 @@ def _laid(
             wide = right - left if one["kind"] == "held" else max(right - left, narrowest)
             found.setdefault((row, one["kind"]), []).append((min(left, per_row - wide), wide))
     return found
-
-
-def _date(day: float) -> str:
-    return format_time(int(day * 86_400_000_000))[:10]
 
 
 # ---- drift, cost -----------------------------------------------------------------------------------------------------
@@ -322,8 +347,9 @@ def drift(found: Facts, marks: Mapping[int, float]) -> Facts | None:
 
 def _draw_drift(rows: Sequence[tuple[int, Facts]], found: Facts, marks: Mapping[int, float], width: float) -> Figure:
     figure, axes = canvas(width, 2.2)
-    for series, row in rows:
-        _interval(axes, day_of(f"{row['day']}T12:00:00Z") + 0.04 * series, row["share"], series)
+    for series in dict(rows):
+        points = [(day_of(f"{row['day']}T12:00:00Z") + 0.04 * n, row["share"]) for n, row in rows if n == series]
+        _intervals(axes, points, series)
     axes.set_ylim(0, min(1.02, axes.get_ylim()[1]))
     axes.set_ylabel("labels changed")
     time_axis(axes, *_reach(found, [row["day"] for _, row in rows]), marks)
@@ -333,10 +359,12 @@ def _draw_drift(rows: Sequence[tuple[int, Facts]], found: Facts, marks: Mapping[
 def _reach(found: Facts, days: Sequence[str]) -> tuple[float, float]:
     """From when to when: the period, or the days that have something, where our clock is not the events'."""
     shown = [day_of(f"{day}T00:00:00Z") for day in days]
-    begin, end = floor(day_of(found["since"])), ceil(day_of(found["until"]))
-    if max(shown) < begin or min(shown) >= end:
-        return min(shown), max(shown) + 1
-    return min(begin, *shown), max(end, *(day + 1 for day in shown))
+    since, until = floor(day_of(found["since"])), ceil(day_of(found["until"]))
+    begin, end = min(shown), max(shown) + 1
+    if begin < until and end > since:
+        begin, end = min(begin, since), max(end, until)
+    spare = max(0.0, FEWEST_DAYS - (end - begin)) / 2
+    return begin - spare, end + spare
 
 
 def vain(cost: Facts) -> Facts | None:

@@ -13,7 +13,7 @@ from civicsky import period_plots as plots
 from civicsky.drawing import day_of, figure_text, page
 from civicsky.errors import Usage
 from civicsky.estimate import note_of
-from civicsky.period import Facts, Wanted, gather
+from civicsky.period import MIN_AUTHORS, Facts, Wanted, gather
 from civicsky.report import printable
 from civicsky.settings import Settings
 
@@ -60,6 +60,8 @@ def html_page(found: Facts) -> str:
         "period.html.j2",
         found=found,
         generator=GENERATOR,
+        title=_title(found["since"], found["until"]),
+        min_authors=MIN_AUTHORS,
         note_origin=note_of(found["origin"]),
         words=plots.WORDS,
         posts=plots.posts(found, marks),
@@ -90,6 +92,15 @@ def text_table(found: Facts) -> str:
             lines += [f"    {printable(row['value'], 40):40} {figure_text(row['share'])}" for row in table["rows"]]
     lines += [f"  {one['at']}: {_break_text(one)}" for one in found["breaks"][:MAX_MARKS]]
     return "\n".join([*lines, *(f"  ! {one}" for one in found["missing"])])
+
+
+def _title(since: str, until: str) -> str:
+    """The period for a headline: its days, or times where it begins or ends within a day."""
+    midnight = "T00:00:00.000Z"
+    if since.endswith(midnight) and until.endswith(midnight):
+        return f"{since[:10]} to {until[:10]}"
+    digits = 16 if since[:16] != until[:16] else 19
+    return f"{since[:digits]} to {until[:digits]}".replace("T", " ")
 
 
 def _break_text(one: Facts) -> str:

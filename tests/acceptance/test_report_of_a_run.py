@@ -53,7 +53,8 @@ def test_a_real_run_has_a_report_whose_figures_are_the_journals_and_the_stores(
     assert [
         (sum(one["calls"] for one in found["cost"]["spend"]), sum(one["tokens_in"] for one in found["cost"]["spend"]))
     ] == spent
-    assert found["posts"]["tags"]
+    texts = "".join(doc for (doc,) in query(labelled / "posts.db", "SELECT doc FROM posts"))
+    assert all(one["word"] in texts.casefold() for one in found["posts"]["domains"])
     page = browser.open(file.as_uri(), width=375)
     assert (page.said, page.requests, page.size()[0]) == ([], [file.as_uri()], 375)
     shown = page.evaluate("document.body.innerText")
