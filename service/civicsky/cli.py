@@ -349,7 +349,7 @@ def report(
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
-    """Make a page of a period: what came in, what the labels say, gaps, breaks, cost."""
+    """Make a page of a period: posts, shares, gaps, breaks, cost."""
     from civicsky.period import Wanted  # noqa: PLC0415
     from civicsky.period_report import report as reported  # noqa: PLC0415
 

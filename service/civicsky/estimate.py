@@ -173,9 +173,12 @@ def tables(reading: Reading, by: By, gold: Mapping[str, Mapping[str, Item]], fie
     """Estimate from what was read. `gold`: by task and URI; `fields`: none means all."""
     found = []
     for task in reading.tasks:
-        mine = reading.posts[task.name]
-        for period in ["all"] if by == "none" else sorted(reading.collected):
-            within = mine if period == "all" else [post for post in mine if post.day == period]
+        mine: dict[str, list[Post]] = {"all": reading.posts[task.name]}
+        if by == "day":
+            mine = {day: [] for day in sorted(reading.collected)}
+            for post in reading.posts[task.name]:
+                mine[post.day].append(post)
+        for period, within in mine.items():
             live = reading.collected.total() if period == "all" else reading.collected[period]
             found += [
                 _table(task, field, (period, reading.origin), live, within, gold.get(task.name))

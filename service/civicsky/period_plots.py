@@ -294,8 +294,9 @@ def _draw_strip(
         axes.broken_barh(spans, (row - 0.39, 0.78), facecolors=colour, linewidth=0, alpha=HELD if kind == "held" else 1)
     if end - begin < 1:
         axes.set_yticks([])
+        digits = 16 if per_row > 0.02 else 19  # noqa: PLR2004  (below half an hour the seconds, too)
         ticks = [n / 4 * per_row for n in range(5)]
-        axes.set_xticks(ticks, [format_time(int((begin + tick) * DAY_US))[11:16] for tick in ticks])
+        axes.set_xticks(ticks, [format_time(int((begin + tick) * DAY_US))[11:digits] for tick in ticks])
     else:
         every = ceil(rows / 16)
         labels = [(row, format_time(int((begin + row * per_row) * DAY_US))[:10]) for row in range(0, rows, every)]
