@@ -12,7 +12,8 @@ from civicsky.ledger import Ledger
 from civicsky.model import format_time, now_us, parse_time
 from civicsky.period import DAY_US, TOP, Wanted, domain, gather
 from civicsky.settings import Settings, load
-from civicsky.store import Collection, SqliteStore
+from civicsky.store import Collection, SqliteStore, Store, open_store
+from conftest import Mongod
 from support.twenty import BY_DAY, DAYS, SHARES, twenty
 
 HOUR = "2026-11-20T16:00:00.000Z"
@@ -24,7 +25,11 @@ def settings(folder: Path, **more: Any) -> Settings:
 
 async def fill(folder: Path, **documents: list[Document]) -> None:
     """Put documents into a store, by collection; each gets a version."""
-    store = await SqliteStore.open(folder / "posts.db")
+    await fill_store(await SqliteStore.open(folder / "posts.db"), **documents)
+
+
+async def fill_store(store: Store, **documents: list[Document]) -> None:
+    """The same, into one that is open; it is closed then."""
     for name, some in documents.items():
         collection: Collection = name  # type: ignore[assignment]
         put = await store.put(collection, [{"v": 1, **one} for one in some])
@@ -383,3 +388,23 @@ async def test_a_store_with_nothing_of_the_period_is_told(tmp_path: Path) -> Non
         await facts(tmp_path, Wanted(origin="feed"))
     with pytest.raises(Usage, match="not before --until"):
         await facts(tmp_path, Wanted(since="2026-11-20", until="2026-11-20"))
+
+
+async def test_the_facts_from_mongodb_are_those_from_a_file(
+    tmp_path: Path, mongod: Mongod, mongo_database: str
+) -> None:
+    at = [f"2026-11-{n}T06:00:00.000Z" for n in range(19, 23)]
+    documents = {
+        "posts": twenty(),
+        "hours": [an_hour(at[1], 5, 5), an_hour(at[2], 6, 2, adult=3)],
+        "coverage": [held(at[0], at[1]), gap(at[1], at[2], "not_replayed"), held(at[2], at[3], "gap")],
+        "runs": [a_run(at[0], "1", "f1"), a_run(at[2], "2", "f1")],
+    }
+    await fill(tmp_path, **documents)
+    mongo: dict[str, Any] = {"store__mongo_uri": mongod.uri, "store__mongo_database": mongo_database}
+    await fill_store(await open_store(settings(tmp_path, **mongo).store, tmp_path / "none"), **documents)
+    in_file, in_mongo = await facts(tmp_path), await facts(tmp_path / "elsewhere", **mongo)
+    assert in_mongo["hours"]
+    assert in_mongo["breaks"]
+    assert in_mongo["coverage"]["gaps"]
+    assert {**in_mongo, "at": ""} == {**in_file, "at": ""}
