@@ -10,7 +10,7 @@ from civicsky.coverage import Stretch, cover
 from civicsky.journal import JournalReader
 from civicsky.ledger import LedgerReader
 from civicsky.log import harmless
-from civicsky.model import FrameOutcome, Gap, PostOutcome, format_time, now_us
+from civicsky.model import FeedOutcome, FrameOutcome, Gap, PostOutcome, format_time, now_us
 from civicsky.share import Share
 
 Counts = Counter[tuple[str, str, str]]
@@ -33,11 +33,17 @@ class Balance(NamedTuple):
         return f"{self.unit}: received {self.received:,} = {parts}" + ("" if self.closes else "   DOES NOT CLOSE")
 
 
-_OUTCOMES: Final = {"frame": get_args(FrameOutcome), "post": get_args(PostOutcome)}
+_OUTCOMES: Final = {
+    "frame": get_args(FrameOutcome),
+    "post": get_args(PostOutcome),
+    "feed": get_args(FeedOutcome),
+    "counts": get_args(FeedOutcome),
+}
+_ALWAYS: Final = ("frame", "post")
 
 
 def balance(counts: Counts, unit: str) -> Balance:
-    """The balance of frames, or of post operations."""
+    """The balance of frames, of post operations, of the items of feeds, or of posts that were counted again."""
     totals: Counter[str] = Counter()
     for (of, outcome, _reason), n in counts.items():
         if of == unit:
@@ -149,6 +155,7 @@ async def gather(folder: Path) -> dict[str, Any]:
         last_change = await journal.last_change()
         gaps = await journal.gaps()
         size = await journal.size()
+        fetches = await journal.fetches()
     finally:
         await journal.close()
     return {
@@ -165,7 +172,9 @@ async def gather(folder: Path) -> dict[str, Any]:
             for at in positions
         ],
         "balances": [
-            {**found._asdict(), "closes": found.closes} for found in (balance(counts, "frame"), balance(counts, "post"))
+            {**found._asdict(), "closes": found.closes}
+            for unit in _OUTCOMES
+            if (found := balance(counts, unit)).received or unit in _ALWAYS
         ],
         "rejected": reasons(counts, "post", "rejected"),
         "quarantined": {unit: reasons(counts, unit, "quarantined") for unit in ("frame", "post")},
@@ -179,7 +188,23 @@ async def gather(folder: Path) -> dict[str, Any]:
             }
             for gap in gaps
         ],
+        "fetches": [_fetch(row) for row in {row["name"]: row for row in fetches if row["name"]}.values()],
         **await _ledger(folder, last_change),
+    }
+
+
+def _fetch(row: dict[str, Any]) -> dict[str, Any]:
+    """A feed's last fetch."""
+    outcomes: Counter[str] = Counter()
+    for outcome, _reason, n in row["outcomes"]:
+        outcomes[outcome] += n
+    return {
+        "name": row["name"],
+        "at": format_time(row["at"]),
+        "complete": bool(row["complete"]),
+        "why": row["why"],
+        "items": row["items"],
+        "outcomes": {name: outcomes[name] for name in _OUTCOMES["feed"]},
     }
 
 
@@ -218,6 +243,10 @@ def as_text(status: dict[str, Any]) -> str:
     for unit, found in status["quarantined"].items():
         if found:
             lines.append(f"quarantined      {unit}s: " + ", ".join(f"{name} {n:,}" for name, n in found.items()))
+    for fetch in status.get("fetches", ()):
+        whole = "" if fetch["complete"] else f", not whole: {harmless(fetch['why'])}"
+        parts = ", ".join(f"{name} {n:,}" for name, n in fetch["outcomes"].items())
+        lines.append(f"fetched          {harmless(fetch['name'])}  {fetch['at']}  {fetch['items']:,}: {parts}{whole}")
     for gap in status["gaps"]:
         lines.append(f"gap              {gap['host']} epoch {gap['epoch']} after {gap['after_seq']}: {gap['cause']}")
     waiting = status["waiting"] + status["changes_to_follow"]

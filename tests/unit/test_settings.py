@@ -416,6 +416,7 @@ def test_every_setting_is_listed_with_its_default_and_its_variable() -> None:
 
 OTHER_VALUES = {
     "alts": "False",
+    "at": "16:15",
     "at_bound": "shed",
     "currency": "EUR",
     "format": "json",
@@ -440,6 +441,7 @@ OTHER_VALUES = {
     "unit": "thread",
     "url": "http://api.example",
     "way": "words",
+    "zone": "America/Chicago",
 }
 """A value that is not the default, for the settings that 107 does not suit."""
 
@@ -449,6 +451,8 @@ def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch,
     group, _, field = name.rpartition(".")
     value = OTHER_VALUES.get(field, "107")
     monkeypatch.setenv(variable, value)
+    if name == "feeds.at":
+        monkeypatch.setenv("CIVICSKY_FEEDS__ZONE", OTHER_VALUES["zone"])  # one without the other is refused
     settings = load()
     if field in {"api_key", "mongo_uri"}:
         assert getattr(getattr(settings, group), field).get_secret_value() == "107"
