@@ -10,7 +10,7 @@ import pytest
 
 from civicsky import app, filter as filters
 from civicsky.columns import Level, Table, columns_of
-from civicsky.document import label_document, post_document, snapshot_document
+from civicsky.document import hour_document, label_document, post_document, snapshot_document
 from civicsky.journal import Journal, JournalReader
 from civicsky.model import (
     STREAM,
@@ -189,6 +189,13 @@ async def test_every_field_of_runs_and_coverage_is_told(tmp_path: Path) -> None:
     documents = [{"kind": "held", **held._asdict()}, {"kind": "gap", **gap._asdict()}]
     assert told == {"v"}.union(*map(app._coverage_document, documents))
     assert set(named(section(CODEBOOK, "How a connection follows on"))) == set(get_args(Resume))
+
+
+def test_every_field_of_an_hour_is_told() -> None:
+    told = named(section(CODEBOOK, "Hours"))
+    document = hour_document(0, {})
+    assert set(told) == {"v", *document}
+    assert set(document["counts"]) <= set(quoted(" ".join(told["counts"])))
 
 
 async def test_every_column_of_the_view_for_quick_questions_is_told(tmp_path: Path) -> None:
