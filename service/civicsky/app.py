@@ -140,7 +140,8 @@ async def _prepare_collect(
     await journal.begin_run(__version__, filters.VERSION, shown, digest, followed)
     pool = Pool(settings.worker, settings.filter)
     await pool.start()
-    source = Source(settings.source, await journal.positions(settings.source.relays), metrics)
+    positions = await journal.positions(settings.source.relays)
+    source = Source(settings.source, positions, metrics, await journal.opened())
     rechecks = Rechecks(journal.database)
 
     async def work() -> None:

@@ -123,6 +123,9 @@ CREATE TRIGGER account_gone_later_scrub AFTER UPDATE ON account WHEN new.status 
   DELETE FROM moderation WHERE did = new.did;
   DELETE FROM seen WHERE did = new.did;
 END;
+CREATE TABLE opening (
+  opened INTEGER PRIMARY KEY, closes INTEGER NOT NULL, resume TEXT NOT NULL, posts INTEGER NOT NULL,
+  kept INTEGER NOT NULL, why TEXT NOT NULL, ended_at INTEGER);
 CREATE INDEX snapshot_by_author ON snapshot (did);
 CREATE INDEX moderation_by_author ON moderation (did);
 CREATE INDEX seen_by_author ON seen (did);

@@ -74,11 +74,7 @@ def test_around_each_edge_and_each_change_of_the_clock_every_minute_is_as_the_cl
     wanted = {n + by for n in edges for by in (-1, 0)}
     for since, _ in AHEAD[zone][1:]:
         wanted |= set(range(minute(since) - 1440, minute(since) + 1440))
-    wrong = [
-        n
-        for n in wanted
-        if any(is_open(window, n * MINUTE + by) != says_open(case, n) for by in (0, MINUTE - 1))
-    ]
+    wrong = [n for n in wanted if any(is_open(window, n * MINUTE + by) != says_open(case, n) for by in (0, MINUTE - 1))]
     assert wrong == []
 
 
