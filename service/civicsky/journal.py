@@ -161,9 +161,9 @@ class Journal:
             limits = [limit for limit in (kept_limit, await kept_left(db, opening)) if limit is not None]
             done, reached = await self._apply(db, plan, batch, iter(verdicts), min(limits, default=None))
             await self._flush(db, plan)
-            opening_why = await note_opening(db, opening, done, plan.kept)
             resume = await self._holding.note(db, done, batch.gaps, before)
             position = await self._move(db, plan, last, done, before)
+            opening_why = await note_opening(db, opening, done, plan.kept)
             if reached:
                 posts = sum(len(frame.event.posts) for frame in done if frame.outcome == "commit")
                 received = Counter(frame=len(done), post=posts)
