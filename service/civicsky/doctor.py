@@ -37,7 +37,7 @@ from civicsky.settings import Label as LabelSettings, Settings
 from civicsky.source import reach
 from civicsky.sqlite import Schema, defects, reading
 from civicsky.status import balance, covered, window_shown, window_told
-from civicsky.window import was_closed
+from civicsky.window import share_of_day, was_closed
 
 State = Literal["ok", "problem", "unknown"]
 
@@ -384,6 +384,7 @@ async def _room(context: Context) -> list[Finding]:
         size = await reader.size()
         hours = await reader.hours(now_us() - int(max(settings.post_days, 2) * _DAY_US))
         kept = sum(n for (unit, what, _), n in (await reader.counts()).items() if (unit, what) == ("post", "kept"))
+        chosen, open_hours = await window_told(reader)
     told = f"{_bytes(size)} in use, {size / settings.max_bytes:.1%} of journal.max_bytes"
     does = "reading stands still" if settings.at_bound == "pause" else "posts are left out by chance"
     found += _judged(
@@ -395,6 +396,8 @@ async def _room(context: Context) -> list[Finding]:
     if not rate or window < MIN_KEPT:
         what = f"too little was held to tell ({MIN_HOURS} whole hours and {MIN_KEPT:,} posts are needed)"
         return [*found, Finding("forecast", "ok", what)]
+    if open_hours is not None and chosen["resume"] == "live":
+        rate *= share_of_day(open_hours)
     others = sum((context.folder / name).stat().st_size for name in _followers(context)) / kept
     return found + forecast(context, Growth(rate, size / window, others, size, free))
 

@@ -27,6 +27,7 @@ from civicsky.prompt import MAX_REASON_CHARS, Message, Way, messages, response_f
 from civicsky.record import readable
 from civicsky.settings import Label, Price, Settings
 from civicsky.task import Task, load_tasks
+from civicsky.window import share_of_day, window_of
 from civicsky.worker import judge_record
 
 FRAMES_A_SECOND: Final = (300, 450)
@@ -293,6 +294,7 @@ async def gather(settings: Settings) -> dict[str, Any]:
         "traffic": {
             "basis": "assumed" if found.traffic.hours is None else "measured",
             "hours_held": found.traffic.hours,
+            "hours_a_day": _share_of_day(settings) * 24,
             "posts_a_day": found.traffic.posts,
             "kept_a_day": found.traffic.kept,
             "kept": settings.filter.keep,
@@ -377,7 +379,16 @@ async def _found(settings: Settings) -> Found:
     found = Found(traffic, None, None, ON_SAMPLE, [], from_journal=False)
     if (folder / datadir.JOURNAL).is_file():
         found = await _measured(folder, settings, found)
+    share, all_day = _share_of_day(settings), found.traffic
+    found = found._replace(traffic=Traffic(all_day.posts * share, all_day.kept * share, all_day.hours))
     return found if found.posts else found._replace(posts=sample_posts())
+
+
+def _share_of_day(settings: Settings) -> float:
+    """Which part of a day is held."""
+    hours = settings.source.window
+    is_part = hours.is_set and hours.resume == "live"
+    return share_of_day(window_of(hours.begin, hours.to, hours.zone)) if is_part else 1.0
 
 
 async def _measured(folder: Path, settings: Settings, found: Found) -> Found:
@@ -444,6 +455,7 @@ def as_text(plan: dict[str, Any]) -> str:
     if traffic["basis"] == "measured":
         basis = f"measured: {traffic['hours_held']:,.1f} hours held"
         basis += "; less than a day, so look at the time of day" if traffic["hours_held"] < 23.5 else ""  # noqa: PLR2004
+    basis += f"; source.window: {traffic['hours_a_day']:.1f} hours a day" if traffic["hours_a_day"] < 24 else ""  # noqa: PLR2004
     probes = "" if tokens["basis"] == "measured" else ", drift probes included"
     there = "" if plan["data_dir_used"] else " (nothing was collected there: all is assumed)"
     lines = [

@@ -32,6 +32,11 @@ def window_of(begin: str, end: str, zone: str) -> Window:
     return Window(_since_midnight(begin), _since_midnight(end), ZoneInfo(zone))
 
 
+def share_of_day(window: Window) -> float:
+    """Which part of a day it is open, but for days on which clocks are changed."""
+    return (window.end - window.begin) % _DAY / _DAY
+
+
 def is_open(window: Window, at: int) -> bool:
     """Whether it is open at this moment."""
     shown = (at + _offset(window.zone, at)) % _DAY
