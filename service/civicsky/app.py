@@ -141,7 +141,7 @@ async def _prepare_collect(
     pool = Pool(settings.worker, settings.filter)
     await pool.start()
     positions = await journal.positions(settings.source.relays)
-    source = Source(settings.source, positions, metrics, await journal.opened())
+    source = Source(settings.source, positions, metrics, await journal.opened(), await journal.held_until())
     rechecks = Rechecks(journal.database)
 
     async def work() -> None:

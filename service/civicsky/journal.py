@@ -93,6 +93,12 @@ class Journal:
             known = {name for (name,) in await rows(db, "SELECT name FROM host")}
             return {host: await _position(db, host) for host in known.union(hosts)}
 
+    async def held_until(self) -> dict[str, int]:
+        """By host the time of the last events held: a median, which one server's wrong clock does not move."""
+        async with self._db.transaction() as db:
+            found = await rows(db, "SELECT host, last_at, max(id) FROM held GROUP BY host")
+        return {host: last_at for host, last_at, _ in found}
+
     async def opened(self) -> Opened | None:
         """The newest opening of `source.window`."""
         async with self._db.transaction() as db:

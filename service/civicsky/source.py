@@ -76,7 +76,7 @@ class Source:
 
     `positions` are the committed positions of every relay in `settings.relays`. In memory at most four messages wait
     (each at most `max_frame_bytes`); after that TCP makes the relay wait. `opened` is the newest opening that the
-    journal knows.
+    journal knows, `held_until` by host the time of the last events held.
     """
 
     def __init__(
@@ -85,11 +85,12 @@ class Source:
         positions: Mapping[str, Position],
         metrics: Metrics,
         opened: Opened | None = None,
+        held_until: Mapping[str, int] | None = None,
     ) -> None:
         self._settings, self._positions, self._metrics = settings, positions, metrics
         self.gate = Gate(settings.window, metrics, opened)
-        self._held_until = {host: at.event_at for host, at in positions.items()}
-        """By the window's clock."""
+        self._held_until = dict.fromkeys(positions) | dict(held_until or {})
+        """By the window's clock; of what this process held, when it came."""
         self._back: Mapping[str, Position] = {}
         self._begun: set[str] = set()
         """Hosts without a cursor that are read from now on, with a gap noted already."""

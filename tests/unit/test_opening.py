@@ -125,7 +125,8 @@ class Reader:
     def __init__(self, a: Position, b: Position, **window: Any) -> None:
         self.positions = {A: a, B: b}
         settings = SourceSettings(relays=(A, B), window=Window(**{**HOURS, **window}))
-        self.source = Source(settings, self.positions, Metrics())
+        until = {host: at.event_at for host, at in self.positions.items() if at.event_at is not None}
+        self.source = Source(settings, self.positions, Metrics(), None, until)
 
     def asks_for(self, host: str = A) -> str:
         """The query with which the source connects now."""
