@@ -7,7 +7,8 @@ what could not be handled, shows it, and tries it once more.
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +18,7 @@ from civicsky.appview import AppView
 from civicsky.collecting import AHEAD_US
 from civicsky.decode import decode
 from civicsky.errors import BadInput, Failed, Held, Refused, Transient, Usage
+from civicsky.feeds import Feeds
 from civicsky.journal import Journal, JournalReader
 from civicsky.ledger import Ledger
 from civicsky.lifecycle import Stop, happened
@@ -91,11 +93,18 @@ async def erase(settings: Settings, names: Sequence[str]) -> list[Erased]:
     journal = await Journal.open(folder / datadir.JOURNAL, settings.journal)
     try:
         counts = {name: await journal.erase(name) for name in wanted}
+        await _scrub(journal, folder)
         await journal.database.truncate_log()
     finally:
         await journal.close()
     why = await _follow(settings, folder, {name.removeprefix("at://").partition("/")[0] for name in wanted})
     return [Erased(name, n, not why, why) for name, n in counts.items()]
+
+
+async def _scrub(journal: Journal, folder: Path) -> None:
+    """Take what was deleted out of fetched files; the running service does it itself."""
+    with suppress(Held), datadir.locked(folder, ("collect",)):
+        await Feeds(journal.database, folder, partial(ledger_reader, folder)).scrub()
 
 
 async def _follow(settings: Settings, folder: Path, dids: Collection[str]) -> str:
@@ -148,6 +157,7 @@ async def recheck(settings: Settings, names: Sequence[str], show: Callable[[int]
         try:
             with datadir.locked(folder, ("collect",)):
                 await look_up_again(rechecks, appview, _Shown(show), Stop(), delay_seconds=0, endless=False)
+            await _scrub(journal, folder)
         except Held:
             return False
     except (BadInput, Transient) as error:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import uvloop
 
@@ -20,7 +20,8 @@ from civicsky.decode import decode
 from civicsky.document import Document
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Refused, Transient, Usage
-from civicsky.journal import Journal, JournalReader
+from civicsky.feeds import Feeds, watch
+from civicsky.journal import Journal, JournalReader, Numbered
 from civicsky.label import Slot, ways_of
 from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger, LedgerReader
@@ -37,7 +38,6 @@ from civicsky.store import Collection, Store, open_store
 from civicsky.task import Task, load_tasks
 from civicsky.worker import Pool
 
-Halves = Literal["both", "collect", "label"]
 HOUSEKEEPING_SECONDS = 60.0
 PUBLISH_SECONDS = 60.0
 PUBLISH_DOCUMENTS = 500
@@ -67,12 +67,14 @@ class Summary(NamedTuple):
     exit_code: int
 
 
-def run_service(settings: Settings, halves: Halves, *, drain: bool = False, metrics: Metrics | None = None) -> Summary:
+def run_service(
+    settings: Settings, halves: datadir.Halves, *, drain: bool = False, metrics: Metrics | None = None
+) -> Summary:
     """Run until a limit or a signal. Raises `CivicskyError` with one line for the user."""
     return uvloop.run(serve(settings, halves, drain=drain, metrics=metrics or Metrics()))
 
 
-async def serve(settings: Settings, halves: Halves, *, drain: bool, metrics: Metrics) -> Summary:
+async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metrics: Metrics) -> Summary:
     """The same, in a loop that runs already."""
     if halves != "collect" and not settings.label.chosen:
         raise Usage(NO_MODEL)
@@ -80,10 +82,9 @@ async def serve(settings: Settings, halves: Halves, *, drain: bool, metrics: Met
     if halves == "label":
         datadir.existing(settings.data_dir)
     folder = datadir.prepare(settings.data_dir)
-    roles: tuple[datadir.Role, ...] = ("collect", "label") if halves == "both" else (halves,)
     stop = Stop()
     try:
-        with signals(stop), datadir.locked(folder, roles):
+        with signals(stop), datadir.locked(folder, datadir.roles_of(halves)):
             async with AsyncExitStack() as stack:
                 works = await _prepare(stack, folder, settings, halves, metrics, stop)
                 log.event("started", halves=halves, version=__version__, data_dir=str(folder))
@@ -99,7 +100,7 @@ async def serve(settings: Settings, halves: Halves, *, drain: bool, metrics: Met
 
 
 async def _prepare(
-    stack: AsyncExitStack, folder: Path, settings: Settings, halves: Halves, metrics: Metrics, stop: Stop
+    stack: AsyncExitStack, folder: Path, settings: Settings, halves: datadir.Halves, metrics: Metrics, stop: Stop
 ) -> list[Work]:
     """Open and start what the halves need; gives what is then to be run, by name."""
     works: list[Work] = []
@@ -135,14 +136,22 @@ async def _prepare_collect(
 ) -> Callable[[], Coroutine[Any, Any, None]]:
     shown = json.dumps(effective(settings), sort_keys=True)
     digest = hashlib.sha256(shown.encode()).hexdigest()
+    followed: dict[Numbered, int] = {}
     async with ledger_reader(folder) as ledger:
-        followed = await ledger.position() if ledger else None
+        if ledger:
+            followed = {"change": await ledger.position(), "snapshot": await ledger.position("snapshot")}
     await journal.begin_run(__version__, filters.VERSION, shown, digest, followed)
     pool = Pool(settings.worker, settings.filter)
     await pool.start()
     positions = await journal.positions(settings.source.relays)
     source = Source(settings.source, positions, metrics, await journal.opened(), await journal.held_until())
     rechecks = Rechecks(journal.database)
+    feeds = Feeds(journal.database, folder, partial(ledger_reader, folder))
+    days = (settings.feeds.inbox_days, settings.journal.post_days)
+
+    async def told() -> int:
+        async with ledger_reader(folder) as ledger:
+            return await ledger.position("snapshot") if ledger else 0
 
     async def work() -> None:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
@@ -150,7 +159,10 @@ async def _prepare_collect(
                 group.create_task(
                     housekeep(journal, partial(ledger_reader, folder), HOUSEKEEPING_SECONDS, metrics, stop),
                     name="housekeeping",
-                )
+                ),
+                group.create_task(
+                    watch(feeds, pool, told, days, settings.feeds.poll_seconds, stop, wake), name="feeds"
+                ),
             ]
             if settings.appview.recheck:
                 appview = AppView(settings.appview)

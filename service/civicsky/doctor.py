@@ -37,7 +37,7 @@ from civicsky.settings import Label as LabelSettings, Settings
 from civicsky.source import reach
 from civicsky.sqlite import Schema, defects, reading
 from civicsky.status import balance, covered, window_shown, window_told
-from civicsky.window import share_of_day, was_closed
+from civicsky.window import share_open, was_closed
 
 State = Literal["ok", "problem", "unknown"]
 
@@ -397,7 +397,7 @@ async def _room(context: Context) -> list[Finding]:
         what = f"too little was held to tell ({MIN_HOURS} whole hours and {MIN_KEPT:,} posts are needed)"
         return [*found, Finding("forecast", "ok", what)]
     if open_hours is not None and chosen["resume"] == "live":
-        rate *= share_of_day(open_hours)
+        rate *= share_open(open_hours, now_us(), now_us() + _DAY_US)
     others = sum((context.folder / name).stat().st_size for name in _followers(context)) / kept
     return found + forecast(context, Growth(rate, size / window, others, size, free))
 

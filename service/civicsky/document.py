@@ -6,19 +6,35 @@ Both stores hold the same documents; times are RFC 3339 strings here, and the st
 from collections.abc import Sequence
 from typing import Any, Final
 
-from civicsky.model import LabelRow, Outgoing, PostRow, Unlabelled, format_time, post_uri
+from civicsky.model import LabelRow, Outgoing, PostRow, Seen, Shown, Snapshot, Unlabelled, format_time, post_uri
 
 Document = dict[str, Any]
 
 TIMES: Final = frozenset(
-    {"created_at", "event_at", "received_at", "at", "started", "first_at", "last_at", "from_at", "until_at"}
+    {
+        "created_at",
+        "event_at",
+        "received_at",
+        "at",
+        "started",
+        "first_at",
+        "last_at",
+        "from_at",
+        "until_at",
+        "fetched_at",
+        "looked_up_at",
+    }
 )
 """Keys, at any depth, whose values are times."""
 BACKDATED_US: Final = 24 * 3_600_000_000
 
 
 def post_document(
-    out: Outgoing, row: PostRow | None, labels: Sequence[LabelRow], failures: Sequence[Unlabelled] = ()
+    out: Outgoing,
+    row: PostRow | None,
+    labels: Sequence[LabelRow],
+    failures: Sequence[Unlabelled] = (),
+    shown: Shown = Shown(),  # noqa: B008  (a tuple)
 ) -> Document | None:
     """The document of one post; a tombstone for a deleted one; None when the row is gone but the post is not deleted.
 
@@ -46,16 +62,51 @@ def post_document(
         "received_at": format_time(row.received_at),
         "backdated": created is not None and created < row.event_at - BACKDATED_US,
         **{name: fields[name] for name in _PLAIN},
-        "origins": [{"kind": "firehose", "host": row.host}],
+        "origins": [*([{"kind": "firehose", "host": row.host}] if row.host else []), *map(_feed, shown.seen)],
+        "moderation": list(shown.moderation or ()),
         "filter": fields["filter"],
         "p_kept": row.p_kept,
         **_said(row.cid, labels, failures),
     }
 
 
-def post_changes(out: Outgoing, labels: Sequence[LabelRow], failures: Sequence[Unlabelled] = ()) -> Document:
-    """What may still change of a stored post whose record the journal no longer has: its state and its labels."""
-    return {"_id": post_uri(out.did, out.rkey), "v": out.v, "state": out.state, **_said(out.cid, labels, failures)}
+def post_changes(
+    out: Outgoing,
+    labels: Sequence[LabelRow],
+    failures: Sequence[Unlabelled] = (),
+    shown: Shown | None = None,
+    former: Sequence[Document] = (),
+) -> Document:
+    """What may still change of a stored post whose record the journal no longer has: its state and its labels.
+
+    And, when a feed showed it since, what that says of it; `former` are the origins that the store has.
+    """
+    document = {"_id": post_uri(out.did, out.rkey), "v": out.v, "state": out.state}
+    if shown and shown.seen and former:
+        there = {origin.get("name") for origin in former}
+        document["origins"] = [*former, *(_feed(one) for one in shown.seen if one.name not in there)]
+    if shown and shown.moderation is not None:
+        document["moderation"] = list(shown.moderation)
+    return {**document, **_said(out.cid, labels, failures)}
+
+
+def snapshot_document(one: Snapshot) -> Document:
+    """The document of what was counted of a post at one time."""
+    uri, at = post_uri(one.did, one.rkey), format_time(one.at)
+    counts = {"likes": one.likes, "reposts": one.reposts, "replies": one.replies, "quotes": one.quotes}
+    return {
+        "_id": f"{uri} {at} {one.why}",
+        "uri": uri,
+        "v": one.at,
+        "at": at,
+        "why": one.why,
+        "rank": one.rank,
+        **counts,
+    }
+
+
+def _feed(one: Seen) -> Document:
+    return {"kind": "feed", "name": one.name, "rank": one.rank, "fetched_at": format_time(one.at)}
 
 
 def _said(cid: str, labels: Sequence[LabelRow], failures: Sequence[Unlabelled]) -> Document:

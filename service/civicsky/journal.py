@@ -6,10 +6,10 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from civicsky import order
 from civicsky.holding import GAP_COLUMNS, HELD_COLUMNS, Holding, kept_left, note_opening, openings
@@ -25,12 +25,15 @@ from civicsky.model import (
     Opened,
     Position,
     PostRow,
+    Seen,
+    Shown,
+    Snapshot,
     Verdict,
     now_us,
 )
 from civicsky.settings import Journal as JournalSettings
 from civicsky.sqlite import Connection, Database, open_reader, open_writer, rows, rows_by_key
-from civicsky.tables import SCHEMA, add_counts, ask_recheck_of, change_posts, delete_posts
+from civicsky.tables import SCHEMA, WRITE_POST, add_counts, ask_recheck_of, change_posts, delete_posts
 
 _DAY: Final = 24 * 3_600_000_000
 
@@ -41,6 +44,9 @@ BEYOND: Final = 1.25
 
 Settled = Callable[[Sequence[Key]], Awaitable[Sequence[Key]]]
 """Which of these posts are labelled and stored, so that the journal need not keep them."""
+
+Numbered = Literal["change", "snapshot"]
+"""What the labelling half follows by rising numbers."""
 
 _POST_COLUMNS: Final = "rkey, did, rev, cid, state, host, event_at, received_at, p_kept, fields"
 
@@ -70,18 +76,20 @@ class Journal:
         await self._db.close()
 
     async def begin_run(
-        self, version: str, filter_version: str, settings: str, settings_hash: str, followed: int | None
+        self, version: str, filter_version: str, settings: str, settings_hash: str, followed: Mapping[Numbered, int]
     ) -> None:
         """Record what runs, with which settings (secrets masked).
 
-        `followed` is the last change that the labelling half took over. A journal that was lost, or lost its tail in a
-        power cut, may be behind it: then the numbers go on from there, or the new changes would never be followed.
+        `followed` is the last change and the last snapshot that the labelling half took over. A journal that was lost,
+        or lost its tail in a power cut, may be behind it: then the numbers go on from there, or what is new would never
+        be followed.
         """
         async with self._db.transaction() as db:
-            ((last,),) = await rows(db, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'change'")
-            if followed is not None and followed > last:
-                await db.execute("DELETE FROM sqlite_sequence WHERE name = 'change'")
-                await db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('change', ?)", (followed,))
+            for name, number in followed.items():
+                ((last,),) = await rows(db, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?", (name,))
+                if number > last:
+                    await db.execute("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
+                    await db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, number))
         await self._db.execute(
             "INSERT INTO run (started, version, filter_version, settings, settings_hash) VALUES (?,?,?,?,?)",
             (now_us(), version, filter_version, settings, settings_hash),
@@ -290,15 +298,7 @@ class Journal:
 
     async def _flush(self, db: Connection, plan: order.Plan) -> None:
         """Write what the plan holds, and empty it of that."""
-        await db.executemany(
-            "INSERT INTO post (rkey, did, rev, idx, cid, state, host, event_at, received_at, p_kept, record, fields) "
-            "VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (rkey, did) DO UPDATE SET rev = excluded.rev, "
-            "idx = excluded.idx, cid = excluded.cid, host = excluded.host, record = excluded.record, "
-            "fields = excluded.fields, event_at = excluded.event_at, received_at = excluded.received_at, "
-            # An edit does not draw the lot again.
-            "p_kept = CASE state WHEN 'deleted' THEN excluded.p_kept ELSE p_kept END, state = excluded.state",
-            plan.posts.values(),
-        )
+        await db.executemany(WRITE_POST, plan.posts.values())
         await db.executemany("DELETE FROM reject WHERE rkey = ? AND did = ?", plan.forgotten_rejects)
         await db.executemany("INSERT OR REPLACE INTO reject VALUES (?,?,?,?,?,?,?)", plan.rejects.values())
         await db.executemany(
@@ -369,6 +369,40 @@ class JournalReader:
             f"SELECT {_POST_COLUMNS} FROM post WHERE (rkey, did) IN (VALUES {{keys}})", keys
         )
         return {(row[0], row[1]): _post_row(row) for row in found}
+
+    async def shown(self, keys: Iterable[Key]) -> dict[Key, Shown]:
+        """What the public API showed of these posts; only those of which it showed something."""
+        wanted = list(keys)
+        feeds: dict[Key, list[Seen]] = {}
+        for rkey, did, *values in await self._db.rows_by_key(
+            "SELECT rkey, did, name, rank, at FROM seen WHERE (rkey, did) IN (VALUES {keys})", wanted
+        ):
+            feeds.setdefault((rkey, did), []).append(Seen(*values))
+        labels = {
+            (rkey, did): tuple(json.loads(packed))
+            for rkey, did, packed in await self._db.rows_by_key(
+                "SELECT rkey, did, labels FROM moderation WHERE (rkey, did) IN (VALUES {keys})", wanted
+            )
+        }
+        return {
+            key: Shown(tuple(sorted(feeds.get(key, ()), key=lambda one: one.at)), labels.get(key))
+            for key in feeds.keys() | labels.keys()
+        }
+
+    async def snapshots(self, after: int, limit: int) -> list[Snapshot]:
+        """The next snapshots, without those of posts that were deleted meanwhile."""
+        found = await self._db.rows(
+            "SELECT n, did, rkey, at, why, rank, likes, reposts, replies, quotes FROM snapshot WHERE n > ? "
+            "ORDER BY n LIMIT ?",
+            (after, limit),
+        )
+        return [Snapshot(*row) for row in found]
+
+    async def fetches(self) -> list[dict[str, Any]]:
+        """What was fetched, the oldest first: outcomes are [outcome, reason, n] each; `imported_at` None: it waits."""
+        columns = ("file", "kind", "name", "uri", "at", "complete", "why", "items", "imported_at", "outcomes")
+        found = await self._db.rows(f"SELECT {', '.join(columns)} FROM fetched ORDER BY at, file")
+        return [{**row, "outcomes": json.loads(row["outcomes"])} for row in _named(columns, found)]
 
     async def newest(self, limit: int) -> list[PostRow]:
         """The live posts that came in last."""

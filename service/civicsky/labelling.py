@@ -13,11 +13,24 @@ from typing import Any, Final, Literal, Protocol
 
 from civicsky import asking, faults, log
 from civicsky.asking import Asking, ContextsShape, Item, SlotShape
-from civicsky.document import Document, label_document, post_changes, post_document
+from civicsky.document import Document, label_document, post_changes, post_document, snapshot_document
 from civicsky.errors import Refused, Transient
 from civicsky.lifecycle import Every, Stop, happened
 from civicsky.metrics import Metrics
-from civicsky.model import Change, Job, Key, LabelRow, Outgoing, PostRow, Question, Spend, Unlabelled, post_uri
+from civicsky.model import (
+    Change,
+    Job,
+    Key,
+    LabelRow,
+    Outgoing,
+    PostRow,
+    Question,
+    Shown,
+    Snapshot,
+    Spend,
+    Unlabelled,
+    post_uri,
+)
 from civicsky.queue import Closed, Queue
 from civicsky.record import readable
 from civicsky.sample import Drawing, allowance
@@ -33,14 +46,21 @@ class ReaderShape(Protocol):
     async def changes(self, after: int, limit: int) -> list[Change]: ...
     async def last_change(self) -> int: ...
     async def posts(self, keys: Iterable[Key]) -> dict[Key, PostRow]: ...
+    async def shown(self, keys: Iterable[Key]) -> dict[Key, Shown]: ...
+    async def snapshots(self, after: int, limit: int) -> list[Snapshot]: ...
 
 
 class LedgerShape(asking.LedgerShape, Protocol):
     """See `ledger.Ledger`."""
 
-    async def position(self) -> int: ...
+    async def position(self, name: Literal["journal", "snapshot"] = "journal") -> int: ...
     async def follow(
-        self, changes: Sequence[Change], posts: Iterable[PostRow], tasks: Sequence[str], drawing: Drawing
+        self,
+        changes: Sequence[Change],
+        posts: Iterable[PostRow],
+        tasks: Sequence[str],
+        drawing: Drawing,
+        certain: Collection[Key] = (),
     ) -> None: ...
     async def due(self, tasks: Sequence[str], held: Iterable[int], limit: int) -> list[Job]: ...
     async def waiting(self, tasks: Sequence[str]) -> int: ...
@@ -51,6 +71,7 @@ class LedgerShape(asking.LedgerShape, Protocol):
     async def labels_of(self, keys: Iterable[Key]) -> dict[Key, list[LabelRow]]: ...
     async def unlabelled_of(self, keys: Iterable[Key]) -> dict[Key, list[Unlabelled]]: ...
     async def stored(self, done: Iterable[Outgoing], refused: dict[Outgoing, str]) -> None: ...
+    async def told_snapshots(self, n: int) -> None: ...
 
 
 class RoundsShape(asking.RoundsShape, Protocol):
@@ -60,11 +81,19 @@ class RoundsShape(asking.RoundsShape, Protocol):
     async def plan_probes(self, questions: Sequence[tuple[str, str, str]]) -> int: ...
 
 
+Told = Literal["posts", "labels", "snapshots"]
+"""What the store is told of posts."""
+
+
 class PutShape(Protocol):
     """See `store.Put`."""
 
     @property
     def written(self) -> int: ...
+    @property
+    def stale(self) -> int: ...
+    @property
+    def duplicate(self) -> int: ...
     @property
     def refused(self) -> dict[str, str]: ...
 
@@ -73,8 +102,9 @@ class StoreShape(Protocol):
     """See `store.Store`."""
 
     async def put(
-        self, collection: Literal["posts", "labels"], documents: Sequence[Document], *, only_existing: bool = False
+        self, collection: Told, documents: Sequence[Document], *, only_existing: bool = False
     ) -> PutShape: ...
+    async def remove(self, collection: Literal["snapshots"], uris: Sequence[str]) -> None: ...
     async def change(self, collection: Literal["posts", "labels"], changes: Sequence[Document]) -> dict[str, str]: ...
     async def find(self, collection: Literal["posts", "labels"], ids: Sequence[str]) -> list[Document]: ...
 
@@ -164,13 +194,18 @@ class Labelling:
             if self._draw_anew.is_due():
                 self._drawing = await self._drawn_now()
             rows = await self._reader.posts({(change.rkey, change.did) for change in changes if change.rkey})
+            certain = await self._shown_by_feeds(changes) if self._settings.feeds.label_all else set()
             for change in changes:  # before the ledger scrubs its cache, for what is being fetched now
                 if self._contexts and change.kind in {"delete", "hide", "remove"}:
                     self._contexts.forget(change.did, change.rkey)
                 elif self._contexts and change.kind == "show":
                     self._contexts.recall(change.did)
-            await self._ledger.follow(changes, rows.values(), self._tasks, self._drawing)
+            await self._ledger.follow(changes, rows.values(), self._tasks, self._drawing, certain)
         return len(changes)
+
+    async def _shown_by_feeds(self, changes: Sequence[Change]) -> set[Key]:
+        put = {(change.rkey, change.did) for change in changes if change.kind == "put"}
+        return {key for key, shown in (await self._reader.shown(put)).items() if shown.seen}
 
     async def _drawn_now(self) -> Drawing:
         """How many posts of a day are drawn: what the user wants, less what waits, and no more than can be paid."""
@@ -326,40 +361,71 @@ class Labelling:
                 await self._rest()
 
     async def _store_some(self, store: StoreShape) -> int:
-        """Write one batch of documents; gives how many posts it was about."""
+        """Write one batch of documents, snapshots first; gives how many posts and snapshots it was about."""
+        told = await self._store_snapshots(store)
         outs = await self._ledger.outgoing(self._settings.store.batch_documents)
         if not outs:
-            return 0
-        keys = [(out.rkey, out.did) for out in outs]
-        rows, labels = await self._reader.posts(keys), await self._ledger.labels_of(keys)
-        failures = await self._ledger.unlabelled_of(keys)
-        posts: list[Document] = []
-        changes: list[Document] = []
-        tombstones: list[Document] = []
-        stories: list[Document] = []
-        for out, key in zip(outs, keys, strict=True):
-            own = labels.get(key, [])
-            stories += [label_document(out, label) for label in own]
-            document = post_document(out, rows.get(key), own, failures.get(key, []))
-            if document is None:
-                changes.append(post_changes(out, own, failures.get(key, [])))
-            else:
-                (posts if out.known else tombstones).append(document)
+            return told
+        posts, tombstones, changes, stories = await self._documents(outs, store)
         faults.point("store.write")
         # Labels first: a post never points to a label that is not there.
-        told = await store.put("labels", stories)
+        told_labels = await store.put("labels", stories)
         put = await store.put("posts", posts)
         gone = await store.put("posts", tombstones, only_existing=True)
         changed = await store.change("posts", changes)
+        # In the same loop as they are written: none can come after its post's deletion.
+        await store.remove("snapshots", [post_uri(out.did, out.rkey) for out in outs if out.state == "deleted"])
         faults.point("store.written")
-        by_uri = {story["uri"]: why for story in stories if (why := told.refused.get(story["_id"]))}
+        by_uri = {story["uri"]: why for story in stories if (why := told_labels.refused.get(story["_id"]))}
         by_uri |= put.refused | gone.refused | changed
         refused = {out: why for out in outs if (why := by_uri.get(post_uri(out.did, out.rkey)))}
         if refused:
             log.event("store_refused", stage="store", n=len(refused), why=next(iter(refused.values())))
         await self._ledger.stored(outs, refused)
-        self._metrics.add("stored", put.written)
-        return len(outs)
+        for name, n in (("stored", put.written), ("stale", put.stale), ("duplicate", put.duplicate)):
+            self._metrics.add(name, n)
+        self._metrics.add("refused", len(refused))
+        return told + len(outs)
+
+    async def _documents(
+        self, outs: Sequence[Outgoing], store: StoreShape
+    ) -> tuple[list[Document], list[Document], list[Document], list[Document]]:
+        """(posts, tombstones of posts that were none of ours, changes of pruned posts, labels)."""
+        keys = [(out.rkey, out.did) for out in outs]
+        rows, labels = await self._reader.posts(keys), await self._ledger.labels_of(keys)
+        failures, shown = await self._ledger.unlabelled_of(keys), await self._reader.shown(keys)
+        former = await self._origins([key for key in shown if key not in rows], store)
+        posts: list[Document] = []
+        tombstones: list[Document] = []
+        changes: list[Document] = []
+        stories: list[Document] = []
+        for out, key in zip(outs, keys, strict=True):
+            own, vain = labels.get(key, []), failures.get(key, [])
+            stories += [label_document(out, label) for label in own]
+            document = post_document(out, rows.get(key), own, vain, shown.get(key, Shown()))
+            if document is None:
+                changes.append(post_changes(out, own, vain, shown.get(key), former.get(key, ())))
+            else:
+                (posts if out.known else tombstones).append(document)
+        return posts, tombstones, changes, stories
+
+    async def _origins(self, pruned: Sequence[Key], store: StoreShape) -> dict[Key, list[Document]]:
+        """Where the store says that posts came from which the journal no longer has."""
+        keys = {post_uri(did, rkey): (rkey, did) for rkey, did in pruned}
+        found = await store.find("posts", list(keys)) if keys else []
+        return {keys[document["_id"]]: document.get("origins") or [] for document in found}
+
+    async def _store_snapshots(self, store: StoreShape) -> int:
+        """Write one batch of snapshots; gives how many."""
+        after = await self._ledger.position("snapshot")
+        some = await self._reader.snapshots(after, self._settings.store.batch_documents)
+        if some:
+            put = await store.put("snapshots", [snapshot_document(one) for one in some])
+            if put.refused:
+                log.event("store_refused", stage="store", n=len(put.refused), why=next(iter(put.refused.values())))
+            await self._ledger.told_snapshots(some[-1].n)
+            self._metrics.add("snapshots", put.written)
+        return len(some)
 
     # ---- all loops ----
 

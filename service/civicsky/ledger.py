@@ -6,7 +6,7 @@ A paid answer is durable here, together with its job and its cost, before anythi
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -140,26 +140,32 @@ class Ledger:
             "INSERT OR IGNORE INTO task VALUES (?,?,?,?,?)", (name, version, prompt_hash, text, now_us())
         )
 
-    async def position(self) -> int:
-        """The last change of the journal that was taken over."""
-        return await _position(self._db)
+    async def position(self, name: Literal["journal", "snapshot"] = "journal") -> int:
+        """The last change of the journal that was taken over, or the last snapshot that the store was told."""
+        return await _position(self._db, name)
 
     # ---- what comes from the journal ----
 
     async def follow(
-        self, changes: Sequence[Change], posts: Iterable[PostRow], tasks: Sequence[str], drawing: Drawing
+        self,
+        changes: Sequence[Change],
+        posts: Iterable[PostRow],
+        tasks: Sequence[str],
+        drawing: Drawing,
+        certain: Collection[Key] = (),
     ) -> None:
         """Take over changes of the journal: documents to project, jobs to do, jobs to cancel; one transaction.
 
         `posts` are the journal's present rows of the posts that the changes name. A post that is no longer there
         counts as its change says. What is done to an account reaches all its posts, also those that the journal no
         longer has. A new post is drawn or not, once for all tasks and for ever: an edit does not change its lot.
+        Those that are `certain` are labelled in any case, beside the sample, with probability 1.
         """
         async with self._db.transaction("ledger") as db:
             present = {(row.rkey, row.did): row for row in posts}
             # A post is put before it can be deleted, so this does not depend on when we look.
             known = {(change.rkey, change.did) for change in changes if change.kind == "put"}
-            drawn = await self._draw(db, present, drawing)
+            drawn = await self._draw(db, present, drawing, certain)
             for change in changes:
                 key = (change.rkey, change.did)
                 if change.kind == "delete" and key not in present:
@@ -167,20 +173,25 @@ class Ledger:
                     await self._erase(db, *key)
                 elif change.kind in _STATES:
                     await self._change_account(db, change.did, _STATES[change.kind])
+                elif change.kind == "put" and key not in present:  # pruned, and a feed shows it now
+                    await touch(db, *key)
             # The rows were read after the changes, so they come last: an account that was removed may be back.
             for key, row in present.items():
                 known_now = key in known or row.fields is not None
                 await self._project(db, key, row.state, row.cid, row.event_at, known=known_now)
                 if row.state == "deleted":
                     await self._erase(db, row.rkey, row.did)
-                else:
-                    await self._want(db, row, tasks, drawn.get(key))
+                elif key not in certain:
+                    await self._want(db, key, row.cid, tasks, drawn.get(key))
+            await self._want_certain(db, certain, tasks)
             await db.execute("INSERT OR REPLACE INTO position VALUES ('journal', ?)", (changes[-1].n,))
         if self._scrubbed:  # contexts, reasons and answers of no use are texts
             await self._db.truncate_log()
             self._scrubbed = False
 
-    async def _draw(self, db: Connection, present: Mapping[Key, PostRow], drawing: Drawing) -> dict[Key, float]:
+    async def _draw(
+        self, db: Connection, present: Mapping[Key, PostRow], drawing: Drawing, certain: Collection[Key]
+    ) -> dict[Key, float]:
         """The posts that are to be labelled, each with the probability with which it was drawn."""
         keys = list(present)
         drawn: dict[Key, float] = {
@@ -197,7 +208,10 @@ class Ledger:
                 db, "SELECT rkey, did FROM doc WHERE known AND (rkey, did) IN (VALUES {keys})", keys
             )
         }
-        fresh = [row for key, row in present.items() if row.fields is not None and key not in seen]
+        # What a feed shows is no part of the sample, and must not make the lots of others smaller.
+        fresh = [
+            row for key, row in present.items() if row.fields is not None and key not in seen and key not in certain
+        ]
         if not fresh:
             return drawn
         earliest = min(row.received_at for row in fresh) // HOUR_US - HOURS_A_DAY
@@ -402,6 +416,10 @@ class Ledger:
             found.setdefault((failure.rkey, failure.did), []).append(failure)
         return found
 
+    async def told_snapshots(self, n: int) -> None:
+        """The store has all snapshots up to this number."""
+        await self._db.execute("INSERT OR REPLACE INTO position VALUES ('snapshot', ?)", (n,))
+
     async def stored(self, done: Iterable[Outgoing], refused: dict[Outgoing, str]) -> None:
         """The store has these versions now, or refuses them for good (with the reason)."""
         async with self._db.transaction("ledger") as db:
@@ -449,23 +467,36 @@ class Ledger:
             for rkey, author in await rows(db, "SELECT rkey, did FROM doc WHERE did = ?", (did,)):
                 await self._erase(db, rkey, author)
 
-    async def _want(self, db: Connection, row: PostRow, tasks: Sequence[str], p: float | None) -> None:
+    async def _want_certain(self, db: Connection, keys: Collection[Key], tasks: Sequence[str]) -> None:
+        """Jobs for posts that are labelled in any case, and 1 as the probability of all that was said of them.
+
+        Which of them were drawn before must not count: else such a post would weigh more the luckier it was.
+        """
+        for rkey, did, cid in await rows_by_key(
+            db, "SELECT rkey, did, cid FROM doc WHERE state <> 'deleted' AND (rkey, did) IN (VALUES {keys})", keys
+        ):
+            await self._want(db, (rkey, did), cid, tasks, 1.0)
+            for table in ("job", "label"):
+                await db.execute(
+                    f"UPDATE {table} SET p_sampled = 1 WHERE rkey = ? AND did = ? AND p_sampled < 1", (rkey, did)
+                )
+
+    async def _want(self, db: Connection, key: Key, cid: str, tasks: Sequence[str], p: float | None) -> None:
         """Jobs for the text as it is now, if it was drawn; what is about former texts is no longer wanted."""
         if p is None:
             return
-        key = (row.rkey, row.did)
         await db.execute(
             "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND cid <> ? AND state = 'pending'",
-            (*key, row.cid),
+            (*key, cid),
         )
-        await db.execute("DELETE FROM anchor WHERE rkey = ? AND did = ? AND cid <> ?", (*key, row.cid))
+        await db.execute("DELETE FROM anchor WHERE rkey = ? AND did = ? AND cid <> ?", (*key, cid))
         await db.execute("DELETE FROM raw WHERE rkey = ? AND did = ?", key)
         await db.executemany(
             # An edit may be taken back, or a deleted post made again: then that very text is to be labelled again.
             "INSERT INTO job (rkey, did, cid, task, state, p_sampled) VALUES (?,?,?,?,'pending',?) "
             "ON CONFLICT DO UPDATE SET state = 'pending', attempts = 0, broken = 0, busy = 0, next_at = 0 "
             "WHERE state IN ('cancelled', 'erased')",
-            [(*key, row.cid, task, p) for task in tasks],
+            [(*key, cid, task, p) for task in tasks],
         )
 
     async def _erase(self, db: Connection, rkey: str, did: str) -> None:
@@ -547,9 +578,16 @@ class LedgerReader:
         """For `rounds`."""
         return self._db
 
-    async def position(self) -> int:
-        """The last change of the journal that was taken over."""
-        return await _position(self._db)
+    async def position(self, name: Literal["journal", "snapshot"] = "journal") -> int:
+        """The last change of the journal that was taken over, or the last snapshot that the store was told."""
+        return await _position(self._db, name)
+
+    async def states(self, keys: Iterable[Key]) -> dict[Key, str]:
+        """The states of posts that it knows, also of those that the journal has pruned."""
+        found = await self._db.rows_by_key(
+            "SELECT rkey, did, state FROM doc WHERE (rkey, did) IN (VALUES {keys})", keys
+        )
+        return {(rkey, did): state for rkey, did, state in found}
 
     async def settled(self, keys: Sequence[Key]) -> list[Key]:
         """Which of these posts are labelled (or cannot be) and stored."""
@@ -644,8 +682,8 @@ _SPENT: Final = (
 )  # fmt: skip
 
 
-async def _position(db: Database) -> int:
-    found = await db.rows("SELECT n FROM position WHERE name = 'journal'")
+async def _position(db: Database, name: str) -> int:
+    found = await db.rows("SELECT n FROM position WHERE name = ?", (name,))
     return int(found[0][0]) if found else 0
 
 

@@ -313,6 +313,15 @@ class Seen(NamedTuple):
     """When the feed was fetched."""
 
 
+class Shown(NamedTuple):
+    """What the public API showed of a post, besides the post itself."""
+
+    seen: tuple[Seen, ...] = ()
+    """The feeds that showed it, the first one first."""
+    moderation: tuple[dict[str, str | None], ...] | None = None
+    """Labels of moderation services, as the API last gave them: {source, value, at}; None: it was not asked."""
+
+
 class PostRow(NamedTuple):
     """A post as the journal holds it."""
 
@@ -329,10 +338,6 @@ class PostRow(NamedTuple):
     p_kept: float
     fields: dict[str, Any] | None
     """None for a tombstone."""
-    seen: tuple[Seen, ...] = ()
-    """The feeds that showed it, the first one first."""
-    moderation: tuple[dict[str, str], ...] = ()
-    """Labels of moderation services, as the public API last gave them: {source, value, at}."""
 
 
 class Snapshot(NamedTuple):

@@ -12,8 +12,10 @@ from typing import Final, Literal, NamedTuple
 
 from civicsky.model import HIDING, Event, Frame, Key, PostOp, PostOutcome, PostState, Verdict, cid_text, post_uri
 
-_BEFORE_ALL: Final = ("", -1)
-_HELD: Final = frozenset({"live", "hidden"})
+BEFORE_ALL: Final = ("", -1)
+"""(rev, idx) before that of any operation: of a post that only a feed showed."""
+HELD: Final = frozenset({"live", "hidden"})
+"""States of a post that is there."""
 CHANGES: Final = {"active": "show", "deleted": "remove"}
 """What an account's status does to its posts; any other hides them."""
 
@@ -40,7 +42,8 @@ class PostWrite(NamedTuple):
 
     rkey: str
     did: str
-    rev: str
+    rev: str | None
+    """None: only a feed showed it."""
     idx: int
     cid: str
     state: PostState
@@ -178,7 +181,7 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
         _set_aside(plan, frame, op.fault)
         return "quarantined", op.fault
     known = plan.known.get(key)
-    if known and (event.rev, op.idx) <= ((known.rev, known.idx) if known.rev else _BEFORE_ALL):
+    if known and (event.rev, op.idx) <= ((known.rev, known.idx) if known.rev else BEFORE_ALL):
         return "stale", ""
     account = plan.accounts.get(event.did)
     if account and account.status == "deleted" and event.time <= account.at:
@@ -191,7 +194,7 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
     if verdict.kind == "bad":
         _set_aside(plan, frame, verdict.reason)
         return "quarantined", verdict.reason
-    is_held = known is not None and known.state in _HELD
+    is_held = known is not None and known.state in HELD
     if verdict.kind == "rejected" and not is_held:
         _reject(plan, frame, op, verdict.reason)
         return "rejected", verdict.reason
@@ -207,8 +210,9 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str |
     event, key = frame.event, (op.rkey, frame.event.did)
     known = plan.known.get(key)
     event_at, received_at = event.time, frame.arrival.received_at
-    if known and known.state in _HELD:  # an edit or a deletion does not change when the post was made
-        event_at = known.event_at
+    if known and known.state in HELD:  # an edit or a deletion does not change when the post was made
+        if known.rev or op.action != "create":  # else only a feed told of it, and the relay knows the time better
+            event_at = known.event_at
         if state != "deleted":  # of a tombstone it says since when it is one
             received_at = known.received_at
     plan.posts[key] = PostWrite(
@@ -251,7 +255,7 @@ def _apply_account(plan: Plan, event: Event) -> Account | None:
         return None
     plan.changes.append((CHANGES.get(status, "hide"), event.did, "", "", event.time))
     for key, row in plan.known.items():
-        if key[1] == event.did and row.state in _HELD:
+        if key[1] == event.did and row.state in HELD:
             plan.known[key] = row._replace(state="deleted" if status == "deleted" else state_for(now))
     return now
 

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import time
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -62,8 +62,8 @@ class Window(Group):
     @field_validator("zone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
-        if name and not _is_zone(name):
-            raise ValueError(f"no such zone: {name!r}; name one of the tz database, such as America/Chicago")
+        if name:
+            _check_zone(name)
         return name
 
     @model_validator(mode="after")
@@ -404,6 +404,30 @@ class Feeds(Group):
     inbox_days: float = Field(30, ge=0)
     """Days that fetched files are kept for `civicsky fetch --from-local`; no longer than `journal.tombstone_days` knows
     what was deleted."""
+    at: str = ""
+    """Time of the daily fetch, HH:MM by the clocks of `zone`, for timers, cron and `fetch --due`. Empty: none."""
+    zone: str = ""
+    """Time zone of `at`, by its IANA name, such as America/Chicago. No default: a wrong one would fetch another day."""
+
+    @field_validator("at")
+    @classmethod
+    def _of_day(cls, at: str) -> str:
+        if at and not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", at):
+            raise ValueError(f"{at[:20]!r} is not a time of the day: write HH:MM, such as 16:15")
+        return at
+
+    @field_validator("zone")
+    @classmethod
+    def _known(cls, zone: str) -> str:
+        if zone:
+            _check_zone(zone)
+        return zone
+
+    @model_validator(mode="after")
+    def _where(self) -> Self:
+        if self.at and not self.zone:
+            raise ValueError(f"feeds.at is {self.at} and feeds.zone is empty: set feeds.zone, such as America/Chicago")
+        return self
 
 
 class Authors(Group):
@@ -500,7 +524,7 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     Raises `Usage`, which names the key and where it came from, for an unknown key or a bad value.
     """
     _check_environment()
-    file = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    file = file_of(config)
     values = _read_file(file) if file else {}
     try:
         settings = Settings(**values)
@@ -509,6 +533,11 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
         raise Usage(_explain_no_json()) from None
     except ValidationError as error:
         raise Usage(_explain(error, values, file)) from None
+
+
+def file_of(config: Path | None) -> Path | None:
+    """The settings file that counts: the one that is named, else the environment's; None: there is none."""
+    return config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
 
 
 def effective(settings: Settings) -> dict[str, Any]:
@@ -671,11 +700,13 @@ def _is_time_of_day(text: str) -> bool:
     return re.fullmatch(r"\d\d:\d\d", text, re.ASCII) is not None
 
 
-def _is_zone(name: str) -> bool:
+def _check_zone(name: str) -> None:
     try:
-        return name != "localtime" and ZoneInfo(name).key == name  # that would be another one on another machine
-    except (ValueError, OSError, LookupError):  # what a path that is no zone's file ends with
-        return False
+        is_zone = name != "localtime" and ZoneInfo(name).key == name  # that would be another one on another machine
+    except (ValueError, OSError, LookupError):  # what a folder, or a path that is no zone's file, ends with
+        is_zone = False
+    if not is_zone:
+        raise ValueError(f"{name[:50]!r} is no IANA time zone (no such zone): write one such as America/Chicago")
 
 
 def _model_address(url: str) -> str:

@@ -11,7 +11,7 @@ from civicsky.coverage import Coverage, Hours, Stretch, cover
 from civicsky.journal import JournalReader
 from civicsky.ledger import LedgerReader
 from civicsky.log import harmless
-from civicsky.model import FrameOutcome, Gap, Opened, PostOutcome, format_time, now_us
+from civicsky.model import FeedOutcome, FrameOutcome, Gap, Opened, PostOutcome, format_time, now_us
 from civicsky.share import Share
 from civicsky.window import Window, is_open, next_edge, openings, window_of
 
@@ -35,11 +35,17 @@ class Balance(NamedTuple):
         return f"{self.unit}: received {self.received:,} = {parts}" + ("" if self.closes else "   DOES NOT CLOSE")
 
 
-_OUTCOMES: Final = {"frame": get_args(FrameOutcome), "post": get_args(PostOutcome)}
+_OUTCOMES: Final = {
+    "frame": get_args(FrameOutcome),
+    "post": get_args(PostOutcome),
+    "feed": get_args(FeedOutcome),
+    "counts": get_args(FeedOutcome),
+}
+_ALWAYS: Final = ("frame", "post")
 
 
 def balance(counts: Counts, unit: str) -> Balance:
-    """The balance of frames, or of post operations."""
+    """The balance of frames, of post operations, of the items of feeds, or of posts that were counted again."""
     totals: Counter[str] = Counter()
     for (of, outcome, _reason), n in counts.items():
         if of == unit:
@@ -244,6 +250,7 @@ async def gather(folder: Path) -> dict[str, Any]:
         size = await journal.size()
         told, window = await window_told(journal)
         opened = await journal.openings()
+        fetches = await journal.fetches()
     finally:
         await journal.close()
     return {
@@ -261,7 +268,9 @@ async def gather(folder: Path) -> dict[str, Any]:
             for at in positions
         ],
         "balances": [
-            {**found._asdict(), "closes": found.closes} for found in (balance(counts, "frame"), balance(counts, "post"))
+            {**found._asdict(), "closes": found.closes}
+            for unit in _OUTCOMES
+            if (found := balance(counts, unit)).received or unit in _ALWAYS
         ],
         "rejected": reasons(counts, "post", "rejected"),
         "quarantined": {unit: reasons(counts, unit, "quarantined") for unit in ("frame", "post")},
@@ -275,6 +284,7 @@ async def gather(folder: Path) -> dict[str, Any]:
             }
             for gap in gaps
         ],
+        "fetches": [_fetch(row) for row in {row["name"]: row for row in fetches if row["name"]}.values()],
         **await _ledger(folder, last_change),
     }
 
@@ -285,6 +295,21 @@ def _window_now(window: Window, opened: Sequence[Opened]) -> dict[str, Any]:
     edge, opens = next_edge(window, now), is_open(window, now)
     why = next((one.why for one in reversed(opened) if one.opened <= now < one.closes), "") if opens else ""
     return {"open": opens and not why, "until": format_time(next_edge(window, edge) if why else edge), "why": why}
+
+
+def _fetch(row: dict[str, Any]) -> dict[str, Any]:
+    """A feed's last fetch."""
+    outcomes: Counter[str] = Counter()
+    for outcome, _reason, n in row["outcomes"]:
+        outcomes[outcome] += n
+    return {
+        "name": row["name"],
+        "at": format_time(row["at"]),
+        "complete": bool(row["complete"]),
+        "why": row["why"],
+        "items": row["items"],
+        "outcomes": {name: outcomes[name] for name in _OUTCOMES["feed"]},
+    }
 
 
 async def _ledger(folder: Path, last_change: int) -> dict[str, Any]:
@@ -315,10 +340,7 @@ def as_text(status: dict[str, Any]) -> str:
     for host in status["hosts"]:
         lag = "-" if host["lag_s"] is None else f"{host['lag_s']:,} s"
         lines.append(f"host             {host['host']}  epoch {host['epoch']}  cursor {host['cursor']}  lag {lag}")
-    if window := status.get("window"):
-        state = "open until " if window["open"] else "closed until "
-        reason = f" ({window['why']})" if window["why"] else ""
-        lines.append(f"window           {_hours(window)}; {state}{window['until']}{reason}")
+    lines += _window_line(status.get("window"))
     for found in status["balances"]:
         lines.append("balance          " + str(Balance(found["unit"], found["received"], found["outcomes"])))
     if status["rejected"]:
@@ -326,6 +348,10 @@ def as_text(status: dict[str, Any]) -> str:
     for unit, found in status["quarantined"].items():
         if found:
             lines.append(f"quarantined      {unit}s: " + ", ".join(f"{name} {n:,}" for name, n in found.items()))
+    for fetch in status.get("fetches", ()):
+        whole = "" if fetch["complete"] else f", not whole: {harmless(fetch['why'])}"
+        parts = ", ".join(f"{name} {n:,}" for name, n in fetch["outcomes"].items())
+        lines.append(f"fetched          {harmless(fetch['name'])}  {fetch['at']}  {fetch['items']:,}: {parts}{whole}")
     for gap in (one for one in status["gaps"] if one["cause"] != "window"):
         lines.append(f"gap              {gap['host']} epoch {gap['epoch']} after {gap['after_seq']}: {gap['cause']}")
     waiting = status["waiting"] + status["changes_to_follow"]
@@ -337,6 +363,15 @@ def as_text(status: dict[str, Any]) -> str:
     if status.get("unstored"):
         lines.append(f"store            {status['unstored']:,} documents wait")
     return "\n".join(lines)
+
+
+def _window_line(window: dict[str, Any] | None) -> list[str]:
+    """Whether the window is open, and until when."""
+    if window is None:
+        return []
+    reason = f" ({window['why']})" if window["why"] else ""
+    state = "open" if window["open"] else "closed"
+    return [f"window           {_hours(window)}; {state} until {window['until']}{reason}"]
 
 
 def _asked_text(status: dict[str, Any]) -> list[str]:

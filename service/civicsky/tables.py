@@ -8,12 +8,22 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from civicsky.model import now_us
+from civicsky.model import POSTS, now_us
 from civicsky.sqlite import Connection, Schema, rows
 
 _HOUR: Final = 3_600_000_000
 RECHECK_PAGE: Final = 25
 """Posts that are looked up in one call: as many as the public API takes."""
+
+_THIS_POST: Final = "did = new.did AND rkey = new.rkey"
+
+
+def _forget(name: str, when: str, whose: str) -> str:
+    """Whatever deletes a post also takes away what feeds said of it, and has it scrubbed from their files."""
+    forget = "".join(f"DELETE FROM {table} WHERE {whose};" for table in ("snapshot", "moderation", "seen"))
+    scrub = f"INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE {whose};"
+    return f"CREATE TRIGGER {name} AFTER {when} BEGIN {scrub}{forget} END;"
+
 
 SCHEMA: Final = Schema(
     0x63737931,  # "csy1"
@@ -94,44 +104,33 @@ CREATE TABLE snapshot (
 CREATE TABLE moderation (
   rkey TEXT NOT NULL, did TEXT NOT NULL, at INTEGER NOT NULL, labels TEXT NOT NULL, PRIMARY KEY (rkey, did))
   WITHOUT ROWID;
-CREATE TRIGGER post_gone_scrub AFTER UPDATE OF state ON post WHEN new.state = 'deleted' BEGIN
-  INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE did = new.did AND rkey = new.rkey;
-  DELETE FROM snapshot WHERE rkey = new.rkey AND did = new.did;
-  DELETE FROM moderation WHERE rkey = new.rkey AND did = new.did;
-  DELETE FROM seen WHERE rkey = new.rkey AND did = new.did;
-END;
-CREATE TRIGGER tombstone_scrub AFTER INSERT ON post WHEN new.state = 'deleted' BEGIN
-  INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE did = new.did AND rkey = new.rkey;
-  DELETE FROM snapshot WHERE rkey = new.rkey AND did = new.did;
-  DELETE FROM moderation WHERE rkey = new.rkey AND did = new.did;
-  DELETE FROM seen WHERE rkey = new.rkey AND did = new.did;
-END;
-CREATE TRIGGER erased_scrub AFTER INSERT ON erased BEGIN
-  INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE did = new.name
-    OR (did = substr(new.name, 6, instr(substr(new.name, 6), '/') - 1)
-        AND rkey = substr(new.name, instr(new.name, 'feed.post/') + 10));
-END;
-CREATE TRIGGER account_gone_scrub AFTER INSERT ON account WHEN new.status = 'deleted' BEGIN
-  INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE did = new.did;
-  DELETE FROM snapshot WHERE did = new.did;
-  DELETE FROM moderation WHERE did = new.did;
-  DELETE FROM seen WHERE did = new.did;
-END;
-CREATE TRIGGER account_gone_later_scrub AFTER UPDATE ON account WHEN new.status = 'deleted' BEGIN
-  INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE did = new.did;
-  DELETE FROM snapshot WHERE did = new.did;
-  DELETE FROM moderation WHERE did = new.did;
-  DELETE FROM seen WHERE did = new.did;
-END;
 CREATE TABLE opening (
   opened INTEGER PRIMARY KEY, closes INTEGER NOT NULL, resume TEXT NOT NULL, posts INTEGER NOT NULL,
   kept INTEGER NOT NULL, why TEXT NOT NULL, ended_at INTEGER);
 CREATE INDEX snapshot_by_author ON snapshot (did);
 CREATE INDEX moderation_by_author ON moderation (did);
 CREATE INDEX seen_by_author ON seen (did);
-""",
+"""
+        + _forget("post_gone", "UPDATE OF state ON post WHEN new.state = 'deleted'", _THIS_POST)
+        + _forget("tombstone_made", "INSERT ON post WHEN new.state = 'deleted'", _THIS_POST)
+        + _forget("account_gone", "INSERT ON account WHEN new.status = 'deleted'", "did = new.did")
+        + _forget("account_gone_later", "UPDATE ON account WHEN new.status = 'deleted'", "did = new.did")
+        + _forget(
+            "erased_by_name", "INSERT ON erased", f"did = new.name OR 'at://' || did || '/{POSTS}/' || rkey = new.name"
+        ),
     ),
 )
+
+
+WRITE_POST: Final = (
+    "INSERT INTO post (rkey, did, rev, idx, cid, state, host, event_at, received_at, p_kept, record, fields) "
+    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (rkey, did) DO UPDATE SET rev = excluded.rev, "
+    "idx = excluded.idx, cid = excluded.cid, host = excluded.host, record = excluded.record, "
+    "fields = excluded.fields, event_at = excluded.event_at, received_at = excluded.received_at, "
+    # An edit does not draw the lot again.
+    "p_kept = CASE state WHEN 'deleted' THEN excluded.p_kept ELSE p_kept END, state = excluded.state"
+)
+"""Write an `order.PostWrite`."""
 
 
 async def add_counts(db: Connection, counts: Counter[tuple[str, str, str]]) -> None:

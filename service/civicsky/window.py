@@ -32,11 +32,6 @@ def window_of(begin: str, end: str, zone: str) -> Window:
     return Window(_since_midnight(begin), _since_midnight(end), ZoneInfo(zone))
 
 
-def share_of_day(window: Window) -> float:
-    """Which part of a day it is open, but for days on which clocks are changed."""
-    return (window.end - window.begin) % _DAY / _DAY
-
-
 def is_open(window: Window, at: int) -> bool:
     """Whether it is open at this moment."""
     shown = (at + _offset(window.zone, at)) % _DAY
@@ -79,6 +74,12 @@ def openings(window: Window, begin: int, end: int) -> Iterator[tuple[int, int]]:
         closes = next_edge(window, opens)
         yield opens, closes
         opens = next_edge(window, closes)
+
+
+def share_open(window: Window, begin: int, end: int) -> float:
+    """Which part of the time between two moments it is open."""
+    parts = (min(closes, end) - max(opens, begin) for opens, closes in openings(window, begin, end))
+    return sum(parts) / (end - begin)
 
 
 def was_closed(window: Window, begin: int, end: int) -> bool:

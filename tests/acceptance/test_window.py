@@ -12,7 +12,7 @@ from support.fake import begin, coverage, events
 from support.fake_relay import FakeRelay
 from support.led import balance_closes, counts
 
-SPEED = 400
+SPEED = 300
 SOON = 300_000_000
 """Within which things are done, on the tests' clock."""
 OPENINGS = "SELECT opened, closes, resume, why FROM opening ORDER BY opened"
@@ -57,7 +57,7 @@ def posts_between(folder: Path, begin_at: str, end_at: str) -> int:
 
 
 async def test_at_the_end_of_summer_time_hours_that_come_twice_are_held_twice(tmp_path: Path) -> None:
-    async with days("2026-11-01T05:40", speed=SPEED) as (relay, clock):
+    async with days("2026-11-01T05:20", speed=SPEED) as (relay, clock):
         ended = await until_shown(collecting(tmp_path, relay, clock, ("01:00", "01:40")), clock, "11-01T07:46")
         assert relay.hosts[0].cursors == [None, None]
     assert edges(ended) == [
@@ -99,7 +99,7 @@ async def test_at_the_end_of_summer_time_hours_that_come_twice_are_held_twice(tm
 
 
 async def test_at_the_beginning_of_summer_time_hours_that_do_not_exist_are_not_held(tmp_path: Path) -> None:
-    async with days("2026-03-08T07:20", speed=SPEED) as (relay, clock):
+    async with days("2026-03-08T06:50", speed=SPEED) as (relay, clock):
         ended = await until_shown(collecting(tmp_path, relay, clock, ("01:40", "02:30")), clock, "03-08T08:10")
         assert relay.hosts[0].cursors == [None]
     assert edges(ended) == [
@@ -117,7 +117,7 @@ async def test_at_the_beginning_of_summer_time_hours_that_do_not_exist_are_not_h
 
 
 async def test_a_window_in_the_hour_that_is_missing_does_not_open_that_day(tmp_path: Path) -> None:
-    async with days("2026-03-08T07:55", speed=3 * SPEED) as (relay, clock):
+    async with days("2026-03-08T07:30", speed=3 * SPEED) as (relay, clock):
         ended = await until_shown(collecting(tmp_path, relay, clock, ("02:00", "03:00")), clock, "03-08T09:30")
         assert relay.hosts[0].connections == 0
     assert edges(ended) == [("window_closed", at("03-09T07:00"))]
@@ -125,7 +125,7 @@ async def test_a_window_in_the_hour_that_is_missing_does_not_open_that_day(tmp_p
 
 
 async def test_from_the_cursor_nothing_is_missed_over_the_end_of_summer_time(tmp_path: Path) -> None:
-    async with days("2026-11-01T05:55", speed=SPEED) as (relay, clock):
+    async with days("2026-11-01T05:45", speed=SPEED) as (relay, clock):
         process = collecting(
             tmp_path, relay, clock, ("01:00", "01:40"), source__window__resume="cursor", journal__gap_seconds=60
         )

@@ -9,13 +9,14 @@ from typing import Any, get_args
 import pytest
 
 from civicsky import app, filter as filters
-from civicsky.document import label_document, post_document
+from civicsky.document import label_document, post_document, snapshot_document
 from civicsky.journal import Journal, JournalReader
 from civicsky.model import (
     STREAM,
     Answer,
     Asked,
     BadReason,
+    FeedOutcome,
     FieldLabel,
     FrameOutcome,
     GapCause,
@@ -26,6 +27,9 @@ from civicsky.model import (
     PostState,
     RejectReason,
     Resume,
+    Seen,
+    Shown,
+    Snapshot,
 )
 from civicsky.prompt import messages
 from civicsky.record import extract
@@ -77,6 +81,7 @@ def a_post() -> dict[str, Any]:
         ("Quarantine reasons", BadReason),
         ("Frame outcomes", FrameOutcome),
         ("Post outcomes", PostOutcome),
+        ("Feed outcomes", FeedOutcome),
         ("Causes of gaps", GapCause),
         ("States", PostState),
     ],
@@ -105,7 +110,8 @@ def test_every_flag_and_voter_of_the_filter_is_told() -> None:
     flags = set(a_post()["filter"]["flags"])
     assert len(flags) == 4, "the sample post should have every flag"
     told = named(section(CODEBOOK, "The filter"))
-    assert flags == {name for name in told if not name.startswith("filter.")}
+    of_feeds = {"unverified"}  # the worker's, which alone knows the hash
+    assert flags | of_feeds == {name for name in told if not name.startswith("filter.")}
     _, english_by, scores = filters.is_english("This is a plain English sentence about the weather.", ["en"])
     assert set(english_by) <= set(quoted(" ".join(told["filter.english_by"])))
     assert set(scores) <= set(quoted(" ".join(told["filter.scores"])))
@@ -120,6 +126,22 @@ def test_every_field_of_a_labels_document_is_told() -> None:
     assert set(named(section(CODEBOOK, "Labels"))) == set(label_document(OUT, a_label()))
 
 
+def test_every_field_of_a_snapshots_document_is_told() -> None:
+    one = Snapshot(1, "did:plc:a", "r", 3, "today", 1, 4, 3, 2, 1)
+    assert set(named(section(CODEBOOK, "Snapshots"))) == set(snapshot_document(one))
+
+
+def test_every_field_of_an_origin_is_told() -> None:
+    row = PostRow(OUT.rkey, OUT.did, None, "cid", "live", "", 2, 2, 1.0, fields_of_a_post())
+    label = {"source": "s", "value": "v", "at": None}
+    document = post_document(OUT, row, [], [], Shown((Seen("today", 1, 2),), (label,)))
+    assert document
+    told = named(section(CODEBOOK, "Posts"))
+    (origin,) = document["origins"]
+    assert set(origin) <= set(quoted(" ".join(told["origins"])))
+    assert set(label) <= set(quoted(" ".join(told["moderation"])))
+
+
 def test_a_tombstone_holds_what_the_codebook_says() -> None:
     gone = OUT._replace(state="deleted")
     left = quoted(named(section(CODEBOOK, "States"))["deleted"][0])
@@ -128,7 +150,7 @@ def test_a_tombstone_holds_what_the_codebook_says() -> None:
 
 async def test_every_field_of_runs_and_coverage_is_told(tmp_path: Path) -> None:
     journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
-    await journal.begin_run("1", "1", "{}", "hash", None)
+    await journal.begin_run("1", "1", "{}", "hash", {})
     await journal._db.execute(
         "INSERT INTO held (host, epoch, resumed_after, resume, first_seq, last_seq, first_at, last_at, frames) "
         "VALUES ('wss://relay', 1, 1, 'replayed', 2, 3, 4, 5, 6)"

@@ -18,6 +18,7 @@ IN_EVERY_COMMAND = {"--help"}
 NO_SETTINGS = {
     "--json", "--drain", "--limit", "--offline", "--seconds", "--verbose",
     "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
+    "--if-not-running", "--posts", "--cron", "--timer", "--keep-alive", "--print",
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
-from civicsky.model import Answer, Asked, Change, FieldLabel, Key, PostRow, Question, Spend, post_uri
+from civicsky.model import Answer, Asked, Change, FieldLabel, Key, PostRow, Question, Shown, Snapshot, Spend, post_uri
 from civicsky.record import extract
 from civicsky.rounds import Rounds, Wish, drift
 from civicsky.sample import Drawing
@@ -314,6 +314,12 @@ class Reader:
 
     async def posts(self, keys: Any) -> dict[Key, PostRow]:
         return {key: self.left[key] for key in keys if key in self.left}
+
+    async def shown(self, _keys: Any) -> dict[Key, Shown]:
+        return {}
+
+    async def snapshots(self, _after: int, _limit: int) -> list[Snapshot]:
+        return []
 
 
 async def label_all(world: World, reader: Reader, slot: Slot, store: SqliteStore) -> None:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from civicsky.document import Document
 from civicsky.errors import Refused, Transient
 from civicsky.settings import Store as StoreSettings
-from civicsky.store import Collection, MongoStore, SqliteStore, Store
+from civicsky.store import Collection, MongoStore, Put, SqliteStore, Store
 from conftest import Mongod
 
 
@@ -50,25 +50,41 @@ async def test_a_new_document_is_written_and_read_back_as_it_was(store: Store) -
         alts=["nul \x00 and \u2028 and \U0001f600"],
         p_kept=0.25,
     )
-    assert await store.put("posts", [doc]) == (1, 0, {})
+    assert await store.put("posts", [doc]) == Put(1, 0, {})
     assert await everything(store) == [doc]
 
 
 async def test_a_write_lands_only_over_a_smaller_version(store: Store) -> None:
     await store.put("posts", [document("a", 5)])
-    assert await store.put("posts", [document("a", 5, text="same"), document("b", 1)]) == (1, 1, {})
-    assert await store.put("posts", [document("a", 4, text="older")]) == (0, 1, {})
-    assert await store.put("posts", [document("a", 6, text="newer")]) == (1, 0, {})
+    assert await store.put("posts", [document("a", 5, text="same"), document("b", 1)]) == Put(1, 0, {}, 1)
+    assert await store.put("posts", [document("a", 4, text="older")]) == Put(0, 1, {})
+    assert await store.put("posts", [document("a", 6, text="newer")]) == Put(1, 0, {})
     assert [(doc["_id"], doc["v"], doc["text"]) for doc in await everything(store)] == [
         ("a", 6, "newer"),
         ("b", 1, "text of b"),
     ]
 
 
+async def test_what_is_there_already_is_told_from_what_is_newer_there_and_from_what_cannot_be_held(
+    store: Store,
+) -> None:
+    await store.put("posts", [document("same", 5), document("newer", 9)])
+    some = [document("same", 5), document("newer", 5), document("fresh", 5), document("same", 4)]
+    assert await store.put("posts", some[:3]) == Put(written=1, stale=1, refused={}, duplicate=1)
+    assert await store.put("posts", some[3:]) == Put(written=0, stale=1, refused={}, duplicate=0)
+
+
+async def test_documents_of_a_post_are_removed_by_its_uri_and_no_other_is(store: Store) -> None:
+    await store.put("snapshots", [{"_id": f"{uri} {n}", "uri": uri, "v": n} for uri in ("a", "b") for n in (1, 2)])
+    await store.remove("snapshots", ["a", "not there"])
+    await store.remove("snapshots", [])
+    assert [doc["_id"] for doc in await everything(store, "snapshots")] == ["b 1", "b 2"]
+
+
 async def test_a_tombstone_replaces_every_field_and_nothing_late_brings_the_text_back(store: Store) -> None:
     await store.put("posts", [document("a", 5, labels={"civic": {}})])
     await store.put("posts", [{"_id": "a", "v": 9, "state": "deleted"}])
-    assert await store.put("posts", [document("a", 8)]) == (0, 1, {})
+    assert await store.put("posts", [document("a", 8)]) == Put(0, 1, {})
     assert await everything(store) == [{"_id": "a", "v": 9, "state": "deleted"}]
 
 
@@ -81,7 +97,7 @@ async def test_only_existing_documents_are_replaced_when_asked_so(store: Store) 
 
 
 async def test_collections_are_apart_and_no_document_is_no_work(store: Store) -> None:
-    assert await store.put("labels", []) == (0, 0, {})
+    assert await store.put("labels", []) == Put(0, 0, {})
     await store.put("labels", [document("a", 1)])
     await store.put("runs", [document("r", 1)])
     assert await everything(store) == []

@@ -28,7 +28,7 @@ async def context(folder: Path, cause: str, *, opens_in: int, lasts: int) -> Con
     flags = {"source.window.from": begin, "source.window.to": end, "source.window.zone": "UTC", "data_dir": folder}
     settings = load(None, flags) if lasts else load(None, {"data_dir": folder})
     journal = await Journal.open(folder / "journal.db", JournalSettings())
-    await journal.begin_run("1", "1", json.dumps(effective(settings)), "hash", None)
+    await journal.begin_run("1", "1", json.dumps(effective(settings)), "hash", {})
     await journal._db.execute("UPDATE run SET started = ?", (now_us() - 9 * HOUR,))
     await journal._db.execute(
         "INSERT INTO gap (host, epoch, cause, after_seq, at) VALUES ('wss://a', 1, ?, 1, ?)", (cause, now_us())

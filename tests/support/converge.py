@@ -75,7 +75,7 @@ def _has_all(folder: Path, control: str, hosts: Sequence[str]) -> bool:
 
 def _is_told(folder: Path) -> bool:
     try:
-        followed = query(folder / "ledger.db", "SELECT n FROM position")
+        followed = query(folder / "ledger.db", "SELECT n FROM position WHERE name = 'journal'")
         last = query(folder / "journal.db", "SELECT seq FROM sqlite_sequence WHERE name = 'change'")
         waiting = "SELECT 1 FROM job JOIN doc USING (did, rkey) WHERE job.state = 'pending' AND doc.state = 'live'"
         return (

@@ -159,7 +159,7 @@ def all_told(folder: Path) -> bool:
     last = query(folder / "journal.db", "SELECT seq FROM sqlite_sequence WHERE name = 'change'")
     return (
         bool(last)
-        and query(folder / "ledger.db", "SELECT n FROM position") == last
+        and query(folder / "ledger.db", "SELECT n FROM position WHERE name = 'journal'") == last
         and query(
             folder / "ledger.db",
             "SELECT count(*) FROM job JOIN doc USING (rkey, did) WHERE job.state = 'pending' AND doc.state = 'live'",
@@ -172,7 +172,8 @@ def all_told(folder: Path) -> bool:
 
 def files_that_hold(folder: Path, text: str) -> list[str]:
     """The files of a data directory in which a text stands, in whatever place."""
-    return sorted(file.name for file in folder.iterdir() if text.encode() in file.read_bytes())
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sorted(file.name for file in files if text.encode() in file.read_bytes())
 
 
 def counts(folder: Path, unit: str) -> dict[str, int]:

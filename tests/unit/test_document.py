@@ -122,6 +122,7 @@ def test_a_posts_document_has_every_field() -> None:
         "mentions": ["did:plc:m"],
         "self_labels": ["!warn"],
         "origins": [{"kind": "firehose", "host": "wss://relay"}],
+        "moderation": [],
         "filter": {"version": "v", "english_by": ["tag"], "scores": {}, "flags": []},
         "p_kept": 1.0,
         "labels": {

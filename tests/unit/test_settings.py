@@ -365,7 +365,11 @@ def test_a_window_is_read_from_the_file_the_environment_and_flags(file: Path, mo
         ({"to": "4pm"}, "source.window.to", "'4pm' is no time of the day"),
         ({"to": "20:00:30"}, "source.window.to", "no time of the day"),
         ({"to": "\u0662\u0660:00"}, "source.window.to", "no time of the day"),
-        ({"zone": "Chicago"}, "source.window.zone", "no such zone: 'Chicago'; name one"),
+        (
+            {"zone": "Chicago"},
+            "source.window.zone",
+            "'Chicago' is no IANA time zone (no such zone): write one such as America/Chicago",
+        ),
         ({"zone": "America"}, "source.window.zone", "no such zone"),
         ({"zone": "../../etc/passwd"}, "source.window.zone", "no such zone"),
         ({"zone": "/etc/localtime"}, "source.window.zone", "no such zone"),
@@ -509,6 +513,7 @@ def leaves(shown: dict[str, Any], *above: str) -> dict[str, Any]:
 
 OTHER_VALUES = {
     "alts": "False",
+    "at": "16:15",
     "at_bound": "shed",
     "currency": "EUR",
     "format": "json",
@@ -549,6 +554,8 @@ def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch,
         for part, usual in WINDOW.items():
             monkeypatch.setenv(f"CIVICSKY_SOURCE__WINDOW__{part.upper()}", usual)
     monkeypatch.setenv(variable, value)
+    if name == "feeds.at":
+        monkeypatch.setenv("CIVICSKY_FEEDS__ZONE", OTHER_VALUES["zone"])  # one without the other is refused
     settings = load()
     if field in {"api_key", "mongo_uri"}:
         assert getattr(getattr(settings, group), field).get_secret_value() == "107"
