@@ -368,7 +368,7 @@ def test_a_window_is_read_from_the_file_the_environment_and_flags(file: Path, mo
         (
             {"zone": "Chicago"},
             "source.window.zone",
-            "'Chicago' is no IANA time zone (no such zone): write one such as America/Chicago",
+            "(no such zone): write one such as America/Chicago",
         ),
         ({"zone": "America"}, "source.window.zone", "no such zone"),
         ({"zone": "../../etc/passwd"}, "source.window.zone", "no such zone"),
@@ -516,11 +516,15 @@ OTHER_VALUES = {
     "at": "16:15",
     "at_bound": "shed",
     "currency": "EUR",
+    "daily": '["week"]',
+    "fetch": "True",
     "format": "json",
     "from": "07:00",
     "keep": "all",
     "kind": "mongo",
+    "label_all": "False",
     "level": "debug",
+    "lists": '{"news": "news.csv"}',
     "margin": "0.125",
     "model_url": "http://one.example/v1",
     "more_urls": '["http://one.example/v1"]',
@@ -532,6 +536,7 @@ OTHER_VALUES = {
     "recheck": "False",
     "reject_sample": "0.125",
     "relays": '["ws://one.example"]',
+    "respect": "drop",
     "resume": "cursor",
     "root": "True",
     "shed_share": "0.125",
@@ -562,7 +567,9 @@ def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch,
         return
     changed = leaves(effective(settings))[name]
     assert changed != (leaves(effective(Settings.model_construct()))[name] if group else "civicsky-data")
-    if isinstance(changed, list | dict):
+    if isinstance(changed, dict):
+        assert changed.items() >= json.loads(value).items()
+    elif isinstance(changed, list):
         assert changed == json.loads(value)
     else:
         assert str(changed) in {value, "107.0"}
