@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from civicsky.appview import AppView
 from civicsky.collecting import collect, housekeep
 from civicsky.context import Contexts
 from civicsky.decode import decode
-from civicsky.document import Document
+from civicsky.document import Document, hour_document
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Refused, Transient, Usage
 from civicsky.feeds import Feeds, watch
@@ -32,6 +33,7 @@ from civicsky.model import Spend, format_time, now_us
 from civicsky.prompt import prompt_hash
 from civicsky.recheck import Rechecks, recheck
 from civicsky.rounds import Rounds
+from civicsky.sample import HOUR_US
 from civicsky.settings import Label, Settings, effective
 from civicsky.source import Source
 from civicsky.store import Collection, Store, open_store
@@ -134,13 +136,7 @@ async def _run(works: list[Work], settings: Settings, metrics: Metrics, stop: St
 async def _prepare_collect(
     folder: Path, settings: Settings, journal: Journal, metrics: Metrics, stop: Stop, wake: Callable[[], None]
 ) -> Callable[[], Coroutine[Any, Any, None]]:
-    shown = json.dumps(effective(settings), sort_keys=True)
-    digest = hashlib.sha256(shown.encode()).hexdigest()
-    followed: dict[Numbered, int] = {}
-    async with ledger_reader(folder) as ledger:
-        if ledger:
-            followed = {"change": await ledger.position(), "snapshot": await ledger.position("snapshot")}
-    await journal.begin_run(__version__, filters.VERSION, shown, digest, followed)
+    await begin_run(folder, settings, journal)
     pool = Pool(settings.worker, settings.filter)
     await pool.start()
     positions = await journal.positions(settings.source.relays)
@@ -178,6 +174,28 @@ async def _prepare_collect(
                 task.cancel()  # a call that hangs keeps nobody waiting; its round goes on at the next start
 
     return work
+
+
+async def begin_run(folder: Path, settings: Settings, journal: Journal) -> None:
+    """Note what writes the journal from now on. The caller holds the lock `collect`."""
+    shown = json.dumps(effective(settings), sort_keys=True)
+    digest = hashlib.sha256(shown.encode()).hexdigest()
+    followed: dict[Numbered, int] = {}
+    async with ledger_reader(folder) as ledger:
+        if ledger:
+            followed = {"change": await ledger.position(), "snapshot": await ledger.position("snapshot")}
+    await journal.begin_run(__version__, filters.VERSION, shown, digest, followed)
+
+
+async def catch_up(folder: Path, settings: Settings, metrics: Metrics) -> None:
+    """Let ledger and store follow the journal now, without a model: for a command that changed something.
+
+    Raises `Held` when a labelling half runs, which does it itself; `Transient` or `Refused` of the store.
+    """
+    with datadir.locked(folder, ("label",)):
+        async with AsyncExitStack() as stack:
+            parts = await open_labelling(stack, folder, settings, metrics, Stop(), strict=True)
+            await parts.labelling.catch_up(parts.store)
 
 
 class Parts(NamedTuple):
@@ -272,8 +290,9 @@ async def _arm(deadline: asyncio.Timeout, stop: Stop, settings: Settings, *, end
 
 
 async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: Stop, *, strict: bool) -> None:
-    """Tell the store of runs and coverage, at once, regularly, and at the end; the first time shows if we may write."""
+    """Tell the store of runs, coverage and hours: at once, which shows if we may write, regularly, and at the end."""
     told: dict[str, Document] = {}
+    since = 0
     while True:
         last = stop.collected.is_set()
         now = now_us()
@@ -281,14 +300,21 @@ async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: 
         rows = [{"kind": "held", **one._asdict()} for one in await reader.held()]
         rows += [{"kind": "gap", **one._asdict()} for one in await reader.gaps()]
         coverage = {doc["_id"]: doc for doc in map(_coverage_document, rows)}
+        counts = await reader.hours_told(since)
+        hours = {doc["_id"]: doc for doc in starmap(hour_document, counts.items())}
         try:
-            collections: tuple[tuple[Collection, dict[str, Document]], ...] = (("runs", runs), ("coverage", coverage))
+            collections: tuple[tuple[Collection, dict[str, Document]], ...] = (
+                ("runs", runs),
+                ("coverage", coverage),
+                ("hours", hours),
+            )
             for name, documents in collections:
                 changed = [doc for key, doc in documents.items() if told.get(key) != doc]
                 for at in range(0, len(changed), PUBLISH_DOCUMENTS):
                     part = [{**doc, "v": now} for doc in changed[at : at + PUBLISH_DOCUMENTS]]
                     await store.put(name, part)
-            told = runs | coverage
+            told = runs | coverage | hours
+            since = max(counts, default=0) - HOUR_US  # what is counted now goes to the present hour
         except Transient:
             pass  # the documents' own loop reports it, and tries again
         except Refused as error:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from civicsky.errors import Usage
+from civicsky.model import feed_place
 
 ENV_PREFIX: Final = "CIVICSKY_"
 CONFIG_VARIABLE: Final = "CIVICSKY_CONFIG"
@@ -26,6 +27,15 @@ _WORDS: Final = {
     "string_pattern_mismatch": "three capital letters are needed, such as USD",
 }
 """By kind of pydantic's error. One setting has a pattern: `label.currency`."""
+FEED_FORMS: Final = (
+    "a feed is given as at://did/app.bsky.feed.generator/rkey or https://bsky.app/profile/DID-OR-HANDLE/feed/RKEY"
+)
+_TABLES: Final = {
+    "label.prices": '{"MODEL": {"input": 0.05, "output": 0.08}}',
+    "feeds.lists": '{"NAME": "https://bsky.app/profile/DID-OR-HANDLE/feed/RKEY"}',
+    "authors.lists": '{"NAME": "FILE.csv"}',
+}
+"""What a setting that is a table looks like in the environment."""
 _OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_FAULT", "CIVICSKY_CLOCK"})
 
 
@@ -351,7 +361,7 @@ class Store(Group):
 
 
 class AppView(Group):
-    """The public API that is asked whether posts and accounts are there. It needs no login."""
+    """The public API: whether posts and accounts are there, and feeds. It needs no login but for some feeds."""
 
     url: str = "https://public.api.bsky.app"
     """Base address of the API. The default is Bluesky's own, for everybody."""
@@ -365,6 +375,25 @@ class AppView(Group):
     """Look posts up again by itself after a gap, after a resume of which nobody can tell, and after a `#sync`."""
     recheck_after_seconds: float = Field(600, ge=0)
     """How long to wait before that: the API lags behind the stream, and would miss posts that are only new."""
+    login: Literal["needed", "always"] = "needed"
+    """When feeds are asked for with a login: where they want one, or always. Nothing else is."""
+    handle: str = ""
+    """Handle of the account that logs in."""
+    app_password: SecretStr = SecretStr("")
+    """Its app password, which can be taken back by itself. Never a flag: set CIVICSKY_APPVIEW__APP_PASSWORD."""
+    credentials_file: Path | None = None
+    """TOML file of mode 600 with `handle` and `app_password`. It is read when a login is needed, and not before."""
+    login_url: str = "https://bsky.social"
+    """The account's server: it makes the session, and passes on what is asked with it."""
+
+    @field_validator("login_url")
+    @classmethod
+    def _private(cls, url: str) -> str:
+        parts = _split(cls._http(url))
+        host = parts.hostname or ""
+        if parts.scheme == "http" and host not in {"localhost", "::1"} and not host.startswith("127."):
+            raise ValueError("an app password goes over https:// only")
+        return url.rstrip("/")
 
     @field_validator("url")
     @classmethod
@@ -393,14 +422,22 @@ class Feeds(Group):
         "today": "at://did:plc:tenurhgjptubkk5zf5qhi3og/app.bsky.feed.generator/catch-up",
         "week": "at://did:plc:tenurhgjptubkk5zf5qhi3og/app.bsky.feed.generator/catch-up-weekly",
     }
-    """Feeds by a name of your own: an AT-URI, or the feed's web address. What ships are the most liked posts of the
-    last 24 hours and of the last 7 days, by SkyFeed."""
+    """Feeds by a name of your own: an AT-URI, or the feed's web address. Yours are added to those that ship: the
+    most liked posts of the last 24 hours and of the last 7 days, by SkyFeed."""
     daily: tuple[str, ...] = ("today",)
     """What `civicsky fetch` fetches when no feed is named."""
     label_all: bool = True
     """Label every post that a feed showed, beside the sample (`p_sampled` is 1); false: they are drawn like others."""
     poll_seconds: float = Field(2, gt=0)
     """How often the collecting half looks for fetched files."""
+    attempts: int = Field(5, ge=1)
+    """Calls for one page after which a feed is given up; what was got of it is kept."""
+    retry_seconds: float = Field(5, gt=0)
+    """Wait before the second call for a page; doubles each time. A longer one that the API asks for is kept to."""
+    retry_max_seconds: float = Field(300, gt=0)
+    """Longest wait all the same. The API counts calls in windows of 5 minutes."""
+    import_seconds: float = Field(120, gt=0)
+    """How long `civicsky fetch` waits for a running service to import what was fetched."""
     inbox_days: float = Field(30, ge=0)
     """Days that fetched files are kept for `civicsky fetch --from-local`; no longer than `journal.tombstone_days` knows
     what was deleted."""
@@ -408,6 +445,24 @@ class Feeds(Group):
     """Time of the daily fetch, HH:MM by the clocks of `zone`, for timers, cron and `fetch --due`. Empty: none."""
     zone: str = ""
     """Time zone of `at`, by its IANA name, such as America/Chicago. No default: a wrong one would fetch another day."""
+
+    @field_validator("lists")
+    @classmethod
+    def _named_feeds(cls, lists: dict[str, str]) -> dict[str, str]:
+        for name, address in lists.items():
+            # A letter first: snapshots are named by feeds, and by ages such as 24h.
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,39}", name):
+                raise ValueError(f"{name!r} is no name: a letter, then at most 39 letters, digits, _ or -")
+            if feed_place(address) is None:
+                raise ValueError(f"{address!r} is no feed: {FEED_FORMS}")
+        return lists
+
+    @model_validator(mode="after")
+    def _daily_known(self) -> Self:
+        for name in self.daily:
+            if name not in self.lists and feed_place(name) is None:
+                raise ValueError(f"daily: {name!r} is not in feeds.lists (set both), and {FEED_FORMS}")
+        return self
 
     @field_validator("at")
     @classmethod
@@ -658,7 +713,7 @@ def _explain_no_json() -> str:
             kind = (
                 f'a list must be: {variable}=\'["first", "second"]\''
                 if isinstance(default, tuple)
-                else 'a table must be: CIVICSKY_LABEL__PRICES=\'{"MODEL": {"input": 0.05, "output": 0.08}}\''
+                else f"a table must be: {variable}='{_TABLES[_dotted(*path)]}'"
             )
             return f"environment variable {variable}: {_dotted(*path)}: not JSON, as {kind}"
     raise AssertionError  # pragma: no cover - only lists and tables are read as JSON

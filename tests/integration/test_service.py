@@ -114,7 +114,7 @@ def test_what_a_person_wrote_stays_and_a_changed_setting_replaces_our_line(machi
     assert machine.table.read_bytes() == before.replace(b"\n15 * * * * ", b"\n40 * * * * ")
     machine.config.write_text("", encoding="utf-8")
     assert machine.service("install", "--cron", "--keep-alive").code == 0
-    assert b"fetch" not in machine.table.read_bytes(), "a time that is set no more is kept no more"
+    assert b"civicsky fetch" not in machine.table.read_bytes(), "a time that is set no more is kept no more"
     ended = machine.service("uninstall", "--cron")
     assert (ended.code, ended.out) == (0, "1 of our lines taken out of the crontab\n")
     assert machine.table.read_bytes() == theirs
@@ -143,7 +143,6 @@ def test_the_line_runs_as_cron_runs_it_and_leaves_rows_and_a_log(machine: Machin
     assert n > 0
 
 
-@pytest.mark.skip(reason="take this away once the command `fetch` has --due")
 def test_the_line_of_the_fetch_runs_as_cron_runs_it_and_leaves_rows_and_a_log(machine: Machine) -> None:
     from support import appview_server as fake  # noqa: PLC0415
 
