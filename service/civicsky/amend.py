@@ -7,13 +7,13 @@ what could not be handled, shows it, and tries it once more.
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from civicsky import datadir
-from civicsky.app import ledger_reader, open_labelling
+from civicsky.app import catch_up, ledger_reader
 from civicsky.appview import AppView
 from civicsky.collecting import AHEAD_US
 from civicsky.decode import decode
@@ -112,16 +112,12 @@ async def _follow(settings: Settings, folder: Path, dids: Collection[str]) -> st
     if not (folder / datadir.LEDGER).is_file():
         return ""  # nothing was ever labelled or stored
     try:
-        with datadir.locked(folder, ("label",)):
-            async with AsyncExitStack() as stack:
-                parts = await open_labelling(stack, folder, settings, Metrics(), Stop(), strict=True)
-                await parts.labelling.catch_up(parts.store)
-            return ""
+        await catch_up(folder, settings, Metrics())
     except (Transient, Refused) as error:
         return str(error)
     except Held:
-        pass
-    return await _wait_for_service(folder, dids)
+        return await _wait_for_service(folder, dids)
+    return ""
 
 
 async def _wait_for_service(folder: Path, dids: Collection[str]) -> str:

@@ -134,13 +134,7 @@ async def _run(works: list[Work], settings: Settings, metrics: Metrics, stop: St
 async def _prepare_collect(
     folder: Path, settings: Settings, journal: Journal, metrics: Metrics, stop: Stop, wake: Callable[[], None]
 ) -> Callable[[], Coroutine[Any, Any, None]]:
-    shown = json.dumps(effective(settings), sort_keys=True)
-    digest = hashlib.sha256(shown.encode()).hexdigest()
-    followed: dict[Numbered, int] = {}
-    async with ledger_reader(folder) as ledger:
-        if ledger:
-            followed = {"change": await ledger.position(), "snapshot": await ledger.position("snapshot")}
-    await journal.begin_run(__version__, filters.VERSION, shown, digest, followed)
+    await begin_run(folder, settings, journal)
     pool = Pool(settings.worker, settings.filter)
     await pool.start()
     source = Source(settings.source, await journal.positions(settings.source.relays), metrics)
@@ -177,6 +171,28 @@ async def _prepare_collect(
                 task.cancel()  # a call that hangs keeps nobody waiting; its round goes on at the next start
 
     return work
+
+
+async def begin_run(folder: Path, settings: Settings, journal: Journal) -> None:
+    """Note what writes the journal from now on. The caller holds the lock `collect`."""
+    shown = json.dumps(effective(settings), sort_keys=True)
+    digest = hashlib.sha256(shown.encode()).hexdigest()
+    followed: dict[Numbered, int] = {}
+    async with ledger_reader(folder) as ledger:
+        if ledger:
+            followed = {"change": await ledger.position(), "snapshot": await ledger.position("snapshot")}
+    await journal.begin_run(__version__, filters.VERSION, shown, digest, followed)
+
+
+async def catch_up(folder: Path, settings: Settings, metrics: Metrics) -> None:
+    """Let ledger and store follow the journal now, without a model: for a command that changed something.
+
+    Raises `Held` when a labelling half runs, which does it itself; `Transient` or `Refused` of the store.
+    """
+    with datadir.locked(folder, ("label",)):
+        async with AsyncExitStack() as stack:
+            parts = await open_labelling(stack, folder, settings, metrics, Stop(), strict=True)
+            await parts.labelling.catch_up(parts.store)
 
 
 class Parts(NamedTuple):

@@ -4,6 +4,7 @@ Times are integers: microseconds since 1970-01-01 UTC. A post's key is (rkey, di
 rkeys rise with time. "rev" is the repository revision (a TID); "idx" is an operation's place in its commit.
 """
 
+import re
 from base64 import b32encode
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,6 +13,10 @@ from hashlib import blake2b, sha256
 from typing import Any, Final, Literal, NamedTuple
 
 POSTS = "app.bsky.feed.post"
+_FEEDS = "app.bsky.feed.generator"
+_OWNER, _RKEY = r"(did:[a-z]+:[A-Za-z0-9._:%-]{1,2000}|[A-Za-z0-9.-]{3,253})", r"([A-Za-z0-9._:~-]{1,512})"
+_FEED = re.compile(rf"at://{_OWNER}/{re.escape(_FEEDS)}/{_RKEY}")
+_FEED_PAGE = re.compile(rf"https://bsky\.app/profile/{_OWNER}/feed/{_RKEY}/?(?:[?#].*)?")
 
 Key = tuple[str, str]
 """(rkey, did)."""
@@ -115,6 +120,17 @@ def format_time(micros: int) -> str:
 def post_uri(did: str, rkey: str) -> str:
     """The AT-URI of a post."""
     return f"at://{did}/{POSTS}/{rkey}"
+
+
+def feed_place(address: str) -> tuple[str, str] | None:
+    """(DID or handle of its author, record key) of a feed, from its AT-URI or web address; None when it is neither."""
+    found = _FEED.fullmatch(address) or _FEED_PAGE.fullmatch(address)
+    return (found[1], found[2]) if found else None
+
+
+def feed_uri(did: str, rkey: str) -> str:
+    """The AT-URI of a feed."""
+    return f"at://{did}/{_FEEDS}/{rkey}"
 
 
 def cid_text(cid: bytes) -> str:

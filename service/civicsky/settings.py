@@ -9,13 +9,14 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from civicsky.errors import Usage
+from civicsky.model import feed_place
 
 ENV_PREFIX: Final = "CIVICSKY_"
 CONFIG_VARIABLE: Final = "CIVICSKY_CONFIG"
@@ -24,6 +25,9 @@ _WORDS: Final = {
     "string_pattern_mismatch": "three capital letters are needed, such as USD",
 }
 """By kind of pydantic's error. One setting has a pattern: `label.currency`."""
+FEED_FORMS: Final = (
+    "a feed is given as at://did/app.bsky.feed.generator/rkey or https://bsky.app/profile/DID-OR-HANDLE/feed/RKEY"
+)
 _OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_FAULT"})
 
 
@@ -288,7 +292,7 @@ class Store(Group):
 
 
 class AppView(Group):
-    """The public API that is asked whether posts and accounts are there. It needs no login."""
+    """The public API: whether posts and accounts are there, and feeds. It needs no login but for some feeds."""
 
     url: str = "https://public.api.bsky.app"
     """Base address of the API. The default is Bluesky's own, for everybody."""
@@ -302,6 +306,25 @@ class AppView(Group):
     """Look posts up again by itself after a gap, after a resume of which nobody can tell, and after a `#sync`."""
     recheck_after_seconds: float = Field(600, ge=0)
     """How long to wait before that: the API lags behind the stream, and would miss posts that are only new."""
+    login: Literal["needed", "always"] = "needed"
+    """When feeds are asked for with a login: where they want one, or always. Nothing else is."""
+    handle: str = ""
+    """Handle of the account that logs in."""
+    app_password: SecretStr = SecretStr("")
+    """Its app password, which can be taken back by itself. Never a flag: set CIVICSKY_APPVIEW__APP_PASSWORD."""
+    credentials_file: Path | None = None
+    """TOML file of mode 600 with `handle` and `app_password`. It is read when a login is needed, and not before."""
+    login_url: str = "https://bsky.social"
+    """The account's server: it makes the session, and passes on what is asked with it."""
+
+    @field_validator("login_url")
+    @classmethod
+    def _private(cls, url: str) -> str:
+        parts = _split(cls._http(url))
+        host = parts.hostname or ""
+        if parts.scheme == "http" and host not in {"localhost", "::1"} and not host.startswith("127."):
+            raise ValueError("an app password goes over https:// only")
+        return url.rstrip("/")
 
     @field_validator("url")
     @classmethod
@@ -338,6 +361,33 @@ class Feeds(Group):
     """Label every post that a feed showed, beside the sample (`p_sampled` is 1); false: they are drawn like others."""
     poll_seconds: float = Field(2, gt=0)
     """How often the collecting half looks for fetched files."""
+    attempts: int = Field(5, ge=1)
+    """Calls for one page after which a feed is given up; what was got of it is kept."""
+    retry_seconds: float = Field(5, gt=0)
+    """Wait before the second call for a page; doubles each time. A longer one that the API asks for is kept to."""
+    retry_max_seconds: float = Field(300, gt=0)
+    """Longest wait all the same. The API counts calls in windows of 5 minutes."""
+    import_seconds: float = Field(120, gt=0)
+    """How long `civicsky fetch` waits for a running service to import what was fetched."""
+
+    @field_validator("lists")
+    @classmethod
+    def _named_feeds(cls, lists: dict[str, str]) -> dict[str, str]:
+        for name, address in lists.items():
+            # A letter first: snapshots are named by feeds, and by ages such as 24h.
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,39}", name):
+                raise ValueError(f"{name!r} is no name: a letter, then at most 39 letters, digits, _ or -")
+            if feed_place(address) is None:
+                raise ValueError(f"{address!r} is no feed: {FEED_FORMS}")
+        return lists
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name in self.daily:
+            if name not in self.lists and feed_place(name) is None:
+                raise ValueError(f"daily: {name!r} is not in feeds.lists, and {FEED_FORMS}")
+        return self
+
     inbox_days: float = Field(30, ge=0)
     """Days that fetched files are kept for `civicsky fetch --from-local`; no longer than `journal.tombstone_days` knows
     what was deleted."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from civicsky import __version__, appview
+from civicsky import __version__, xrpc
 from civicsky.appview import MAX_PER_CALL, AppView
 from civicsky.errors import BadInput, Refused, Transient, Usage
 from civicsky.record import MAX_TEXT, readable
@@ -215,7 +215,7 @@ async def test_a_did_that_is_none_is_no_answer(api: AppView, server: AppViewServ
 async def test_an_answer_without_an_end_is_given_up_at_its_bound(
     api: AppView, server: AppViewServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(appview, "MAX_ANSWER_BYTES", 5_000_000)
+    monkeypatch.setattr(xrpc, "MAX_ANSWER_BYTES", 5_000_000)
     server.next.append(Trouble(endless=True))
     with pytest.raises(BadInput, match="appview_answer"):
         await api.posts(URIS)
@@ -225,7 +225,7 @@ async def test_an_answer_without_an_end_is_given_up_at_its_bound(
 async def test_an_answer_that_is_huge_when_unpacked_is_given_up_at_its_bound(
     api: AppView, server: AppViewServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(appview, "MAX_ANSWER_BYTES", 5_000_000)
+    monkeypatch.setattr(xrpc, "MAX_ANSWER_BYTES", 5_000_000)
     bomb = gzip.compress(b'{"posts": [' + b" " * 6_000_000 + b"]}")
     server.next.append(Trouble(body=bomb, headers={"Content-Encoding": "gzip"}))
     with pytest.raises(BadInput, match="appview_answer"):
