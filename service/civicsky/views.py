@@ -149,12 +149,14 @@ def _profile(item: Any) -> Profile:
     handle = _sound(item.get("handle"))[:_MAX_HANDLE].lower()
     said = _labels(item.get("labels"))
     return Profile(
-        did,
-        "" if handle == _NO_HANDLE else handle,
-        parse_time(_sound(item.get("createdAt"))),
-        *(_count(item.get(name)) for name in ("followersCount", "followsCount", "postsCount")),
-        _marks(said, did),
-        _others(said, did),
+        did=did,
+        handle="" if handle == _NO_HANDLE else handle,
+        created_at=parse_time(_sound(item.get("createdAt"))),
+        followers=_count(item.get("followersCount")),
+        follows=_count(item.get("followsCount")),
+        posts=_count(item.get("postsCount")),
+        marks=_marks(said, did),
+        moderation=_others(said, did),
     )
 
 
