@@ -273,6 +273,32 @@ def erase(
 
 
 @app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME|URL]...", help="Feeds of feeds.lists, or their addresses; none: feeds.daily."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Posts of each at most.", min=1)] = None,
+    from_local: Annotated[
+        bool, typer.Option("--from-local", help="Import the newest file of each again, without the network.")
+    ] = False,
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Fetch feeds, such as the most liked posts, and import them."""
+    from civicsky.fetch import as_json as for_programs, as_text, fetch as fetched  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir, "store.kind": store})
+    log.configure(settings.log)
+    report = asyncio.run(fetched(settings, names or [], limit, local=from_local))
+    print(json.dumps(for_programs(report), indent=2) if as_json else as_text(report))
+    if not report.good:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
 def evaluate(
     gold: Annotated[Path, typer.Argument(metavar="GOLD", help="CSV or JSONL: posts and what people judged of them.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: evaluation-DATE.")] = None,

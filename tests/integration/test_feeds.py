@@ -213,6 +213,7 @@ def test_a_post_that_both_show_is_one_document_with_both_origins_and_is_labelled
     assert alone["rev"] is None
     assert alone["event_at"] == format_time(FETCHED - 5_000_000), "when the public API saw it"
     for document in (both, alone):
+        assert "civic" in document["labels"], "each is labelled"
         assert document["labels"]["civic"]["p_sampled"] == 1
     assert query(folder / "ledger.db", "SELECT sum(seen) FROM hour") == [(3,)], (
         "the feed's own is no part of the sample"

@@ -1,16 +1,17 @@
-"""A real HTTP server with three methods of Bluesky's public API over tables, and troubles to be told beforehand."""
+"""A real HTTP server with methods of Bluesky's public API over tables, logins too, and troubles as told beforehand."""
 
 import gzip
 import hashlib
 import json
 import sys
 import threading
+from base64 import urlsafe_b64encode
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -33,6 +34,14 @@ class Trouble:
 
 
 @dataclass
+class FeedPage:
+    """One page, as a feed gives it."""
+
+    items: list[bytes]
+    cursor: str | None
+
+
+@dataclass
 class Call:
     """One request as it came."""
 
@@ -41,6 +50,7 @@ class Call:
     headers: dict[str, str]
     at: float
     """By the clock `monotonic`."""
+    body: bytes = b""
 
 
 class AppViewServer:
@@ -66,6 +76,23 @@ class AppViewServer:
         """Whether answers are gzip, where the caller takes it."""
         self.refusals: dict[str, dict[str, str]] = {}
         """Why an account cannot be seen, if not because nobody knows it."""
+        self.feeds: dict[str, list[bytes]] = {}
+        """A feed's AT-URI -> what it shows, each item as JSON text; see `support.shown`."""
+        self.pages: dict[str, list[FeedPage]] = {}
+        """The same for feeds that page as they are told; beyond the last page they go on with it."""
+        self.breaks: dict[str, list[Trouble | None]] = {}
+        """By feed, what becomes of its calls, in their order; None: nothing."""
+        self.private: set[str] = set()
+        """Feeds that want a login."""
+        self.logins: dict[str, str] = {}
+        """handle -> app password"""
+        self.access_seconds = 7200
+        """How long a new access token is good, as it says itself."""
+        self.access: set[str] = set()
+        self.refresh: set[str] = set()
+        """Tokens that are good; take one out, and it is not."""
+        self.expired: set[str] = set()
+        """Access tokens of which it is said that they have expired, whatever they say themselves."""
         self.calls: list[Call] = []
         self.most_at_once = 0
         self.at_once = 0
@@ -123,7 +150,49 @@ class AppViewServer:
                 return 200, json.dumps({"did": self.handles[query["handle"][0]]}).encode()
             case "com.atproto.identity.resolveHandle":
                 return 400, b'{"error": "InvalidRequest", "message": "Unable to resolve handle"}'
+            case "app.bsky.feed.getFeed":
+                return self._feed(query)
         return 404, b'{"error": "XRPCNotSupported", "message": "XRPCNotSupported"}'
+
+    def refused(self, method: str, query: dict[str, list[str]], token: str) -> tuple[int, bytes] | None:
+        """Why a call is not answered, by its token."""
+        if token in self.expired:
+            return 400, b'{"error": "ExpiredToken", "message": "Token has expired"}'
+        if token and token not in self.access:
+            return 400, b'{"error": "InvalidToken", "message": "Token could not be verified"}'
+        if not token and method == "app.bsky.feed.getFeed" and query["feed"][0] in self.private:
+            return 401, b'{"error": "AuthMissing", "message": "Authentication Required"}'
+        return None
+
+    def log_in(self, method: str, body: bytes, token: str) -> tuple[int, bytes]:
+        """createSession or refreshSession."""
+        if method.endswith(".createSession"):
+            asked = json.loads(body)
+            if self.logins.get(asked["identifier"]) != asked["password"]:
+                return 401, b'{"error": "AuthenticationRequired", "message": "Invalid identifier or password"}'
+        elif token not in self.refresh:
+            return 400, b'{"error": "ExpiredToken", "message": "Token has been revoked"}'
+        self.refresh.discard(token)
+        until = int(time()) + self.access_seconds
+        made = {name: _token(name, len(self.calls), until) for name in ("access", "refresh")}
+        self.access.add(made["access"])
+        self.refresh.add(made["refresh"])
+        session = {"did": "did:plc:me", "handle": "me.test", "active": True}
+        return 200, json.dumps(session | {f"{name}Jwt": token for name, token in made.items()}).encode()
+
+    def _feed(self, query: dict[str, list[str]]) -> tuple[int, bytes]:
+        feed, cursor, limit = query["feed"][0], query.get("cursor", [""])[0], int(query.get("limit", ["50"])[0])
+        if pages := self.pages.get(feed):
+            n = sum(call.query.get("feed") == [feed] for call in self.named("getFeed"))
+            page = pages[min(n, len(pages)) - 1]
+        elif feed in self.feeds:
+            begin = int(cursor or 0)
+            shown = self.feeds[feed]
+            page = FeedPage(shown[begin : begin + limit], str(begin + limit) if begin + limit < len(shown) else None)
+        else:
+            return 400, b'{"error": "UnknownFeed", "message": "could not find feed"}'
+        told = b"" if page.cursor is None else b', "cursor": ' + json.dumps(page.cursor).encode()
+        return 200, b'{"feed": [' + b",".join(page.items) + b"]" + told + b"}"
 
     def _view(self, uri: str, cid: str) -> bytes:
         """A post as the API shows it; its record may be anything."""
@@ -138,23 +207,36 @@ class Handler(BaseHTTPRequestHandler):
     told: AppViewServer
 
     def do_GET(self) -> None:
+        self._do(
+            lambda method, query, token: self.told.refused(method, query, token) or self.told.answer(method, query)
+        )
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self._do(lambda method, _query, token: self.told.log_in(method, body, token), body)
+
+    def _do(self, answer: Callable[[str, dict[str, list[str]], str], tuple[int, bytes]], body: bytes = b"") -> None:
         told = self.told
         parts = urlsplit(self.path)
         method, query = parts.path.removeprefix("/xrpc/"), parse_qs(parts.query)
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         with told.lock:
-            told.calls.append(Call(method, query, {k.lower(): v for k, v in self.headers.items()}, monotonic()))
+            headers = {k.lower(): v for k, v in self.headers.items()}
+            told.calls.append(Call(method, query, headers, monotonic(), body))
             told.called.set()
             told.at_once += 1
             told.most_at_once = max(told.most_at_once, told.at_once)
             stumbling = [told.stumbles[uri] for uri in query.get("uris", ()) if uri in told.stumbles]
             trouble = told.next.popleft() if told.next else stumbling[0] if stumbling else None
+            breaks = told.breaks.get(query.get("feed", [""])[0])
+            trouble = breaks.pop(0) if breaks else trouble
         told.answering.wait()
         try:
             with suppress(ConnectionError):
                 if trouble is None:
-                    self._send(*told.answer(method, query), {})
+                    self._send(*answer(method, query, token), {})
                 else:
-                    self._fail(trouble, told.answer(method, query)[1])
+                    self._fail(trouble, answer(method, query, token)[1])
         finally:
             with told.lock:
                 told.at_once -= 1
@@ -185,6 +267,12 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def _token(name: str, n: int, until: int) -> str:
+    """One as servers make them: readable, and good for some time. Its signature is none."""
+    parts = ({"typ": "at+jwt", "alg": "ES256K"}, {"sub": "did:plc:me", "jti": f"{name}-{n}", "exp": until}, "none")
+    return ".".join(urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
 
 
 class _Server(ThreadingHTTPServer):
