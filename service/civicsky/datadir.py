@@ -18,7 +18,7 @@ JOURNAL: Final = "journal.db"
 LEDGER: Final = "ledger.db"
 POSTS: Final = "posts.db"
 
-Role = Literal["collect", "label", "fetch"]
+Role = Literal["collect", "label", "fetch", "counts", "verify"]
 _TRIES: Final = 4
 _TRY_SECONDS: Final = 0.05
 

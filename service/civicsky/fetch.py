@@ -7,7 +7,7 @@ else this does, under the lock `collect`, and lets ledger and store follow.
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -17,17 +17,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from civicsky import datadir, inbox, log
-from civicsky.app import begin_run, catch_up, ledger_reader
 from civicsky.appview import MAX_PAGE, AppView
-from civicsky.errors import BadInput, CivicskyError, Held, Refused, Transient, Usage
-from civicsky.feeds import Feeds, Outcomes
+from civicsky.beside import Stored, feeds_in, imported, stored_now
+from civicsky.errors import BadInput, CivicskyError, Transient, Usage
+from civicsky.feeds import Outcomes
 from civicsky.inbox import Header, Item
-from civicsky.journal import Journal, JournalReader
-from civicsky.metrics import Metrics
+from civicsky.journal import Journal
 from civicsky.model import feed_place, feed_uri, now_us
 from civicsky.settings import FEED_FORMS, Feeds as FeedsSettings, Settings
 from civicsky.views import UNREADABLE, Page
-from civicsky.worker import Pool
 
 T = TypeVar("T")
 MAX_PAGES: Final = 200
@@ -36,7 +34,6 @@ MAX_BYTES: Final = inbox.MAX_BYTES * 3 // 4
 """Bytes of the records of one feed at most, so that its file can be read again."""
 IN_VAIN: Final = 3
 """Pages in a row without a post, or without a new one, after which a feed counts as ended."""
-_WAIT_SECONDS: Final = 0.5
 
 _ENDS: Final = {
     "end": "complete",
@@ -80,15 +77,6 @@ class Fetched(NamedTuple):
         return self.why in _ENDS and self.outcomes is not None
 
 
-class Stored(NamedTuple):
-    """What the store was told of posts."""
-
-    counts: Mapping[str, int]
-    why: str = ""
-    """Why it was not told, or not of all."""
-    good: bool = True
-
-
 class Report(NamedTuple):
     """All of it."""
 
@@ -116,10 +104,10 @@ async def fetch(settings: Settings, names: Sequence[str], limit: int | None = No
     folder = datadir.prepare(settings.data_dir)
     with datadir.locked(folder, ("fetch",)):
         got = await _again(settings, folder, wanted) if local else await _fetch_all(settings, folder, wanted, limit)
-        rows = await _imported(settings, folder, {one.file for one in got if one.file})
-        stored = await _stored(settings, folder) if rows else Stored({})
+        rows = await imported(settings, folder, {one.file for one in got if one.file})
+        told = await stored_now(settings, folder) if rows else Stored({})
     feeds = [one._replace(outcomes=rows.get(one.file)) for one in got]
-    return Report(feeds, stored, settings.filter.keep == "english")
+    return Report(feeds, told, settings.filter.keep == "english")
 
 
 def feeds_of(settings: FeedsSettings, names: Sequence[str]) -> list[Feed]:
@@ -285,7 +273,7 @@ async def _again(settings: Settings, folder: Path, wanted: Sequence[Feed]) -> li
         journal = await Journal.open(folder / datadir.JOURNAL, settings.journal)
         try:
             for file in {one.file for one in found if one.file}:
-                await _feeds(journal, folder).import_again(file)
+                await feeds_in(journal, folder).import_again(file)
         finally:
             await journal.close()
     return found
@@ -301,72 +289,6 @@ def _newest(folder: Path, feed: Feed) -> Fetched:
         if header.kind == "feed" and (header.name == feed.name or header.uri == uri):
             return Fetched(header.name, header.uri, path.name, len(items), header.pages, "end")
     return Fetched(feed.name or uri, "", "", 0, 0, "no fetched file of it is there; leave out --from-local")
-
-
-async def _imported(settings: Settings, folder: Path, files: set[str]) -> dict[str, Outcomes]:
-    """Have these files imported, by the running service or by ourselves; what became of the items of each.
-
-    What a running service has not imported in time is left out.
-    """
-    waited = 0.0
-    while files:
-        try:
-            with datadir.locked(folder, ("collect",)):
-                await _import(settings, folder)
-            return await _outcomes(folder, files)
-        except Held:
-            found = await _outcomes(folder, files)
-            if len(found) == len(files) or waited >= settings.feeds.import_seconds:
-                return found
-        await asyncio.sleep(_WAIT_SECONDS)
-        waited += _WAIT_SECONDS
-    return {}
-
-
-async def _import(settings: Settings, folder: Path) -> None:
-    """Import all files that wait. The caller holds the lock `collect`."""
-    journal = await Journal.open(folder / datadir.JOURNAL, settings.journal)
-    try:
-        await begin_run(folder, settings, journal)
-        pool = Pool(settings.worker, settings.filter)
-        await pool.start()
-        feeds = _feeds(journal, folder)
-        await feeds.import_waiting(pool)
-        async with ledger_reader(folder) as ledger:
-            told = await ledger.position("snapshot") if ledger else 0
-        await feeds.tidy(settings.feeds.inbox_days, settings.journal.post_days, told)
-    finally:
-        await journal.close()
-
-
-async def _outcomes(folder: Path, files: set[str]) -> dict[str, Outcomes]:
-    if not (folder / datadir.JOURNAL).is_file():
-        return {}  # the service is only starting
-    reader = await JournalReader.open(folder / datadir.JOURNAL)
-    try:
-        rows = [row for row in await reader.fetches() if row["file"] in files and row["imported_at"] is not None]
-    finally:
-        await reader.close()
-    return {row["file"]: Outcomes({(outcome, why): n for outcome, why, n in row["outcomes"]}) for row in rows}
-
-
-async def _stored(settings: Settings, folder: Path) -> Stored:
-    """Let ledger and store follow."""
-    metrics = Metrics()
-    why, good = "", True
-    try:
-        await catch_up(folder, settings, metrics)
-    except Held:
-        why = "the running service tells the store"
-    except (Transient, Refused, Usage) as error:
-        why, good = f"it follows when civicsky runs next: {log.harmless(str(error))}", False
-    names = {"written": "stored", "stale": "stale", "duplicate": "duplicate", "failed": "refused"}
-    counts = {name: metrics.counts[count_of] for name, count_of in names.items()}
-    return Stored(counts, why, good and not counts["failed"])
-
-
-def _feeds(journal: Journal, folder: Path) -> Feeds:
-    return Feeds(journal.database, folder, partial(ledger_reader, folder))
 
 
 # ---- what is said ----------------------------------------------------------------------------------------------------
