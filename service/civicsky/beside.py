@@ -50,7 +50,7 @@ def bars(unit: str) -> Progress:
     """Progress bars on standard error; nothing when that is no terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(30), MofNCompleteColumn(), TextColumn(unit))
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
 
 
 # ---- files in the inbox ----------------------------------------------------------------------------------------------

@@ -5,45 +5,27 @@ else this does, under the lock `collect`, and lets ledger and store follow.
 """
 
 import asyncio
-import json
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import Progress, TaskID
 
 from civicsky import datadir, inbox, log
-from civicsky.appview import MAX_PAGE, AppView
-from civicsky.beside import Stored, feeds_in, imported, stored_now
+from civicsky.appview import AppView
+from civicsky.beside import Stored, bars, feeds_in, imported, stored_now
 from civicsky.errors import BadInput, CivicskyError, Transient, Usage
 from civicsky.feeds import Outcomes
-from civicsky.inbox import Header, Item
+from civicsky.inbox import Header
 from civicsky.journal import Journal
 from civicsky.model import feed_place, feed_uri, now_us
+from civicsky.paging import ENDS, Gathering
 from civicsky.settings import FEED_FORMS, Feeds as FeedsSettings, Settings
-from civicsky.views import UNREADABLE, Page
 
 T = TypeVar("T")
-MAX_PAGES: Final = 200
-"""Pages of one feed at most, which are 20,000 posts: a feed that has more has no end."""
-MAX_BYTES: Final = inbox.MAX_BYTES * 3 // 4
-"""Bytes of the records of one feed at most, so that its file can be read again."""
-IN_VAIN: Final = 3
-"""Pages in a row without a post, or without a new one, after which a feed counts as ended."""
-
-_ENDS: Final = {
-    "end": "complete",
-    "limit": "the first ones only: --limit",
-    "loop": "ended where its cursors go round",
-    "empty": f"ended by {IN_VAIN} empty pages",
-    "repeating": f"ended by {IN_VAIN} pages without a new post",
-    "bound": f"the first ones only: more than {MAX_PAGES} pages, or too many bytes",
-}
-"""How a feed may end, none of which is a failure; only the first is its own end."""
 
 
 class Feed(NamedTuple):
@@ -67,14 +49,16 @@ class Fetched(NamedTuple):
     items: int
     pages: int
     why: str
-    """A key of `_ENDS`, or what was wrong."""
+    """A key of `ENDS`, or what was wrong."""
+    sound: bool
+    """Whether nothing was wrong."""
     outcomes: Outcomes | None = None
     """What became of the items; None while they are not imported."""
 
     @property
     def good(self) -> bool:
         """Whether all was done that was asked for."""
-        return self.why in _ENDS and self.outcomes is not None
+        return self.sound and self.outcomes is not None
 
 
 class Report(NamedTuple):
@@ -126,128 +110,85 @@ def feeds_of(settings: FeedsSettings, names: Sequence[str]) -> list[Feed]:
 # ---- fetching --------------------------------------------------------------------------------------------------------
 
 
-class Gathering:
-    """What the pages of one feed come to. Pure."""
+class Work(NamedTuple):
+    """What fetching needs."""
 
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self.items: list[Item] = []
-        self.pages = 0
-        self._seen: set[str] = set()
-        self._cursors: set[str] = set()
-        self._empty = self._idle = self._bytes = 0
+    settings: FeedsSettings
+    folder: Path
+    appview: AppView
+    progress: Progress
 
-    @property
-    def wanted(self) -> int:
-        """How many posts to ask for."""
-        return MAX_PAGE if self._limit is None else min(MAX_PAGE, self._limit - len(self.items))
-
-    def take(self, page: Page) -> str:
-        """Take a page in; how the feed ends with it (see `_ENDS`), or nothing."""
-        self.pages += 1
-        new = [item for item in page.items if self._is_new(item)]
-        room = len(new) if self._limit is None else self._limit - len(self.items)
-        for item in new[:room]:
-            self._bytes += len(json.dumps(item.record))
-            if self._bytes > MAX_BYTES:
-                return "bound"
-            self.items.append(item._replace(rank=len(self.items) + 1))
-        if page.cursor is None:
-            return "end" if len(new) <= room else "limit"
-        if len(new) >= room and self._limit is not None:
-            return "limit"
-        return self._goes_on(page, page.cursor, idle=all(item == UNREADABLE for item in new))
-
-    def _goes_on(self, page: Page, cursor: str, *, idle: bool) -> str:
-        self._empty = 0 if page.items else self._empty + 1
-        self._idle = self._idle + 1 if idle else 0
-        if cursor in self._cursors:
-            return "loop"
-        self._cursors.add(cursor)
-        if self._empty == IN_VAIN:
-            return "empty"
-        if self._idle == IN_VAIN:
-            return "repeating"
-        return "bound" if self.pages == MAX_PAGES else ""
-
-    def _is_new(self, item: Item) -> bool:
-        """Whether it is the first time that a post is shown; what cannot be read counts each time."""
-        if item == UNREADABLE:
-            return True
-        known = item.uri in self._seen
-        self._seen.add(item.uri)
-        return not known
+    def say(self, name: Literal["feed_fetched", "feed_again"], **values: Any) -> None:
+        """A line of the log, not into the midst of the bar."""
+        self.progress.stop()
+        log.event(name, stage="feeds", **values)
+        self.progress.start()
 
 
 async def _fetch_all(settings: Settings, folder: Path, wanted: Sequence[Feed], limit: int | None) -> list[Fetched]:
     """Fetch each feed and write its file."""
     appview = AppView(settings.appview, folder)
     try:
-        with _progress() as progress:
-            return [await _fetch(settings.feeds, folder, appview, feed, limit, progress) for feed in wanted]
+        with bars("posts") as progress:
+            work = Work(settings.feeds, folder, appview, progress)
+            return [await _fetch(work, feed, limit) for feed in wanted]
     finally:
         await appview.close()
 
 
-async def _fetch(
-    settings: FeedsSettings, folder: Path, appview: AppView, feed: Feed, limit: int | None, progress: Progress
-) -> Fetched:
+async def _fetch(work: Work, feed: Feed, limit: int | None) -> Fetched:
     at, name, uri, gathering = now_us(), feed.name, "", Gathering(limit)
-    bar = progress.add_task(log.harmless(name or feed.rkey), total=limit)
+    bar = work.progress.add_task(log.harmless(name or feed.rkey), total=limit)
     try:
-        uri = await _uri(settings, appview, feed)
+        uri = await _uri(work, feed)
         name = name or uri
-        why = await _gather(settings, appview, name, uri, gathering, partial(progress.update, bar))
+        why = await _gather(work, name, uri, gathering, bar)
     except (CivicskyError, BadInput) as error:
         why = _in_words(error)
-    progress.update(bar, total=len(gathering.items))
-    file = ""
-    if gathering.items:
-        header = Header("feed", name, uri, at, complete=why == "end", why=why, pages=gathering.pages)
-        file = (await asyncio.to_thread(inbox.write, folder, header, gathering.items)).name
-    elif why in _ENDS:
+    n, pages, file = len(gathering.items), gathering.pages, ""
+    work.progress.update(bar, total=n)
+    if n:
+        header = Header("feed", name, uri, at, complete=why == "end", why=why, pages=pages)
+        file = (await asyncio.to_thread(inbox.write, work.folder, header, gathering.items)).name
+    elif why in ENDS:
         why = "it showed no post"
-    log.event(
-        "feed_fetched", stage="feeds", feed=name, items=len(gathering.items), pages=gathering.pages,
-        complete=why == "end", why=why,
-    )  # fmt: skip
-    return Fetched(name or f"{feed.owner}/{feed.rkey}", uri, file, len(gathering.items), gathering.pages, why)
+    name = name or f"{feed.owner}/{feed.rkey}"
+    work.say("feed_fetched", feed=name, items=n, pages=pages, complete=why == "end", why=why)
+    return Fetched(name, uri, file, n, pages, why, sound=why in ENDS)
 
 
-async def _gather(
-    settings: FeedsSettings, appview: AppView, name: str, uri: str, gathering: Gathering, show: Callable[..., None]
-) -> str:
+async def _gather(work: Work, name: str, uri: str, gathering: Gathering, bar: TaskID) -> str:
     """Fetch page after page to the end; how it ended."""
     cursor: str | None = None
     while True:
-        ask = partial(appview.feed, uri, cursor, gathering.wanted)
-        page = await _tried(settings, name, gathering.pages + 1, ask)
+        ask = partial(work.appview.feed, uri, cursor, gathering.wanted)
+        page = await _tried(work, name, gathering.pages + 1, ask)
         why = gathering.take(page)
-        show(completed=len(gathering.items))
+        work.progress.update(bar, completed=len(gathering.items))
         if why:
             return why
         cursor = page.cursor
 
 
-async def _uri(settings: FeedsSettings, appview: AppView, feed: Feed) -> str:
+async def _uri(work: Work, feed: Feed) -> str:
     """The feed's AT-URI, with its owner's DID."""
     did = feed.owner
     if not did.startswith("did:"):
-        did = await _tried(settings, feed.name or feed.rkey, 0, partial(appview.resolve, did))
+        did = await _tried(work, feed.name or feed.rkey, 0, partial(work.appview.resolve, did))
     return feed_uri(did, feed.rkey)
 
 
-async def _tried(settings: FeedsSettings, name: str, page: int, ask: Callable[[], Awaitable[T]]) -> T:
+async def _tried(work: Work, name: str, page: int, ask: Callable[[], Awaitable[T]]) -> T:
     """Ask until there is an answer of use; at most `feeds.attempts` times."""
-    pause = settings.retry_seconds
+    pause = work.settings.retry_seconds
     for attempt in count(1):
         try:
             return await ask()
         except (Transient, BadInput) as error:
-            if attempt == settings.attempts:
+            if attempt == work.settings.attempts:
                 raise
-            wait = min(max(pause, getattr(error, "retry_after", None) or 0.0), settings.retry_max_seconds)
-            log.event("feed_again", stage="feeds", feed=name, page=page, why=_in_words(error), wait_s=round(wait, 1))
+            wait = min(max(pause, getattr(error, "retry_after", None) or 0.0), work.settings.retry_max_seconds)
+            work.say("feed_again", feed=name, page=page, why=_in_words(error), wait_s=round(wait, 1))
         await asyncio.sleep(wait)
         pause *= 2
     raise AssertionError  # pragma: no cover - the loop has no end
@@ -255,12 +196,6 @@ async def _tried(settings: FeedsSettings, name: str, page: int, ask: Callable[[]
 
 def _in_words(error: Exception) -> str:
     return "the public API's answer cannot be used" if isinstance(error, BadInput) else log.harmless(str(error))
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(30), MofNCompleteColumn(), TextColumn("posts"))
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 # ---- importing -------------------------------------------------------------------------------------------------------
@@ -287,8 +222,10 @@ def _newest(folder: Path, feed: Feed) -> Fetched:
         except BadInput:
             continue
         if header.kind == "feed" and (header.name == feed.name or header.uri == uri):
-            return Fetched(header.name, header.uri, path.name, len(items), header.pages, "end")
-    return Fetched(feed.name or uri, "", "", 0, 0, "no fetched file of it is there; leave out --from-local")
+            return Fetched(header.name, header.uri, path.name, len(items), header.pages, header.why, sound=True)
+    return Fetched(
+        feed.name or uri, "", "", 0, 0, "no fetched file of it is there; leave out --from-local", sound=False
+    )
 
 
 # ---- what is said ----------------------------------------------------------------------------------------------------
@@ -324,7 +261,7 @@ def _line(feed: Fetched, english: bool) -> str:  # noqa: FBT001
     name = log.harmless(feed.name)
     if not feed.file:
         return f"{name}: nothing fetched: {log.harmless(feed.why)}"
-    how = _ENDS.get(feed.why) or f"not complete: {log.harmless(feed.why)}"
+    how = ENDS.get(feed.why) or f"not complete: {log.harmless(feed.why)}"
     said = f"{name}: {feed.items:,} fetched on {feed.pages:,} pages ({how})"
     if feed.outcomes is None:
         return f"{said}; the running service has not imported it yet; it will; {inbox.FOLDER}/{feed.file}"

@@ -28,6 +28,12 @@ _WORDS: Final = {
 FEED_FORMS: Final = (
     "a feed is given as at://did/app.bsky.feed.generator/rkey or https://bsky.app/profile/DID-OR-HANDLE/feed/RKEY"
 )
+_TABLES: Final = {
+    "label.prices": '{"MODEL": {"input": 0.05, "output": 0.08}}',
+    "feeds.lists": '{"NAME": "https://bsky.app/profile/DID-OR-HANDLE/feed/RKEY"}',
+    "authors.lists": '{"NAME": "FILE.csv"}',
+}
+"""What a setting that is a table looks like in the environment."""
 _OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_FAULT"})
 
 
@@ -353,8 +359,8 @@ class Feeds(Group):
         "today": "at://did:plc:tenurhgjptubkk5zf5qhi3og/app.bsky.feed.generator/catch-up",
         "week": "at://did:plc:tenurhgjptubkk5zf5qhi3og/app.bsky.feed.generator/catch-up-weekly",
     }
-    """Feeds by a name of your own: an AT-URI, or the feed's web address. What ships are the most liked posts of the
-    last 24 hours and of the last 7 days, by SkyFeed."""
+    """Feeds by a name of your own: an AT-URI, or the feed's web address. Yours are added to those that ship: the
+    most liked posts of the last 24 hours and of the last 7 days, by SkyFeed."""
     daily: tuple[str, ...] = ("today",)
     """What `civicsky fetch` fetches when no feed is named."""
     label_all: bool = True
@@ -399,7 +405,7 @@ class Feeds(Group):
     def _known(self) -> Self:
         for name in self.daily:
             if name not in self.lists and feed_place(name) is None:
-                raise ValueError(f"daily: {name!r} is not in feeds.lists, and {FEED_FORMS}")
+                raise ValueError(f"daily: {name!r} is not in feeds.lists (set both), and {FEED_FORMS}")
         return self
 
     inbox_days: float = Field(30, ge=0)
@@ -608,7 +614,7 @@ def _explain_no_json() -> str:
                 kind = (
                     f'a list must be: {variable}=\'["first", "second"]\''
                     if isinstance(default, tuple)
-                    else 'a table must be: CIVICSKY_LABEL__PRICES=\'{"MODEL": {"input": 0.05, "output": 0.08}}\''
+                    else f"a table must be: {variable}='{_TABLES[f'{name}.{field}']}'"
                 )
                 return f"environment variable {variable}: {name}.{field}: not JSON, as {kind}"
     raise AssertionError  # pragma: no cover - only lists and tables are read as JSON

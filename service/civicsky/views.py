@@ -30,6 +30,9 @@ _MAX_RECORD_BYTES: Final = 8_000_000
 """Bytes of one record's JSON: 1 MB is the most that a record may have, and each byte may be escaped by six."""
 _MAX_CURSOR: Final = 4000
 """Characters of a cursor, which is a part of the next address; servers refuse addresses of more than 8 kB or so."""
+_MAX_URI: Final = 8192
+"""Characters: https://atproto.com/specs/at-uri-scheme."""
+_MAX_CID: Final = 256
 _MAX_LABELS: Final = 100
 """Labels of one post at most; each is cut to `_MAX_LABEL` characters, and a source to `_MAX_SOURCE`."""
 _MAX_LABEL: Final = 128
@@ -177,7 +180,7 @@ def _item(shown: Any) -> Item:
 
 def _post(post: dict[str, Any]) -> Item:
     uri, cid = _sound(post.get("uri")), _sound(post.get("cid"))
-    if not uri or not cid:
+    if not 0 < len(uri) <= _MAX_URI or not 0 < len(cid) <= _MAX_CID:
         return UNREADABLE
     return Item(
         rank=0,

@@ -51,7 +51,7 @@ def test_the_example_settings_choose_a_model_and_mongodb() -> None:
 def test_the_example_environment_names_the_secrets_and_sets_none() -> None:
     variables = re.findall(r"^#?(CIVICSKY_\w+)=", page(SECRETS), re.MULTILINE)
     assert set(variables) <= {variable for _, _, variable in documented()}
-    assert len(variables) == 2
+    assert len(variables) == 3
     assert all(line.startswith("#") or not line for line in page(SECRETS).splitlines())
 
 

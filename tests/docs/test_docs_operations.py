@@ -9,6 +9,7 @@ from civicsky import datadir, errors
 from civicsky.app import minute_line
 from civicsky.cli import app
 from civicsky.log import EVENTS
+from civicsky.login import SESSION
 from civicsky.metrics import Metrics
 from civicsky.settings import documented
 from docs.pages import ROOT, named, page, quoted, rows, section
@@ -17,7 +18,7 @@ OPERATIONS = "docs/operations.md"
 IN_EVERY_COMMAND = {"--help"}
 NO_SETTINGS = {
     "--json", "--drain", "--limit", "--offline", "--seconds", "--verbose",
-    "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
+    "--from-local", "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
 }  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def test_every_message_with_a_remedy_is_one_that_we_give() -> None:
 
 def test_every_file_of_the_data_directory_is_told() -> None:
     told = quoted(section(OPERATIONS, "Files"))
-    for file in (datadir.JOURNAL, datadir.LEDGER, datadir.POSTS, "collect.lock", "label.lock"):
+    for file in (datadir.JOURNAL, datadir.LEDGER, datadir.POSTS, "collect.lock", "label.lock", "fetch.lock", SESSION):
         assert file in told
 
 

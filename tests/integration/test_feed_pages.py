@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from civicsky import fetch, inbox
+from civicsky import fetch, inbox, paging
 from civicsky.appview import AppView
 from civicsky.errors import BadInput, Refused, Transient, Usage
 from civicsky.fetch import Fetched
@@ -130,7 +130,7 @@ async def test_a_hostile_record_spoils_nothing_and_goes_on_as_it_came(
 
 
 @pytest.mark.parametrize("missing", ["uri", "cid"])
-@pytest.mark.parametrize("value", [None, "", 5, ["x"], {"x": {}}])
+@pytest.mark.parametrize("value", [None, "", 5, ["x"], {"x": {}}, "x" * 8193])
 async def test_what_has_no_name_is_counted_and_takes_its_place(
     missing: str, value: Any, server: AppViewServer, tmp_path: Path
 ) -> None:
@@ -248,11 +248,11 @@ async def test_a_cursor_that_came_before_is_the_end(server: AppViewServer, tmp_p
 async def test_a_feed_without_an_end_is_given_up_at_its_bound(
     server: AppViewServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "MAX_PAGES", 7)
+    monkeypatch.setattr(paging, "MAX_PAGES", 7)
     server.pages[TODAY] = [FeedPage(english_posts(1, n), str(n)) for n in range(30)]
     found, items = await one(server, tmp_path)
     assert (found.pages, found.why, len(items)) == (7, "bound", 7)
-    monkeypatch.setattr(fetch, "MAX_BYTES", 1000)
+    monkeypatch.setattr(paging, "MAX_BYTES", 1000)
     server.calls.clear()
     found, items = await one(server, tmp_path)
     assert found.why == "bound"
@@ -379,7 +379,7 @@ async def test_one_feeds_failure_never_spoils_anothers(
     names = ("today", "other") if first else ("other", "today")
     found = {one.name: one for one in await fetched(server, tmp_path, *names)}
     assert (found["other"].why, found["other"].items) == ("end", 150)
-    assert found["today"].why not in fetch._ENDS
+    assert found["today"].why not in paging.ENDS
     assert [path.name for path in inbox.files(tmp_path)] == [found["other"].file]
 
 

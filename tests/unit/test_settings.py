@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 import civicsky.settings
 from civicsky.errors import Usage
+from civicsky.model import feed_place
 from civicsky.settings import (
     CONFIG_VARIABLE,
     AppView,
@@ -156,6 +157,9 @@ BAD = [
     ("appview.url", '"https://api.example/#a"', "no ? and no #"),
     ("appview.contact", '"ä@example.org"', "plain ASCII characters"),
     ("appview.per_second", "0", "greater than 0"),
+    ("appview.login", '"never"', "'needed' or 'always'"),
+    ("appview.login_url", '"http://bsky.social"', "https:// only"),
+    ("feeds.attempts", "0", "greater than or equal to 1"),
     ("source.relays", "[]", "at least one relay is needed"),
     ("source.relays", '["https://bsky.network"]', "'https://bsky.network' is not a ws:// or wss:// address"),
     ("source.relays", '["wss://"]', "'wss://' is not a ws:// or wss:// address"),
@@ -362,9 +366,38 @@ def test_a_secret_is_not_shown_in_a_complaint_about_something_else(file: Path) -
 def test_every_setting_that_may_hold_a_secret_is_of_the_secret_kind() -> None:
     assert type(Label().api_key) is SecretStr
     assert type(Store().mongo_uri) is SecretStr
+    assert type(AppView().app_password) is SecretStr
     words = ("key", "password", "secret", "token", "uri")
     suspicious = [name for name, _, _ in documented() if name.rpartition(".")[2].split("_")[-1] in words]
-    assert suspicious == ["label.api_key", "store.mongo_uri"]
+    assert suspicious == ["label.api_key", "store.mongo_uri", "appview.app_password"]
+
+
+@pytest.mark.parametrize(
+    ("lists", "why"),
+    [
+        ({"24h": "at://did:plc:a/app.bsky.feed.generator/x"}, "'24h' is no name: a letter"),
+        ({"a b": "at://did:plc:a/app.bsky.feed.generator/x"}, "'a b' is no name"),
+        ({"a": "at://did:plc:a/app.bsky.feed.post/x"}, "'at://did:plc:a/app.bsky.feed.post/x' is no feed"),
+        ({"a": "https://bsky.app/profile/a.test/post/x"}, "is no feed: a feed is given as at://"),
+        ({"week": "at://did:plc:a/app.bsky.feed.generator/x"}, "daily: 'today' is not in feeds.lists (set both)"),
+    ],
+)
+def test_feeds_have_names_and_addresses_and_the_daily_ones_are_known(lists: dict[str, str], why: str) -> None:
+    assert why in complaint(None, {"feeds.lists": lists})
+
+
+def test_a_feeds_place_is_found_in_both_of_its_addresses_and_in_nothing_else() -> None:
+    assert feed_place("at://did:plc:a/app.bsky.feed.generator/x-1") == ("did:plc:a", "x-1")
+    assert feed_place("https://bsky.app/profile/a.test/feed/x?y#z") == ("a.test", "x")
+    for other in ("", "x", "at://did:plc:a/feed/x", "https://bsky.app/profile/a.test/app.bsky.feed.generator/x",
+                  "https://evil.test/profile/a.test/feed/x", "https://bsky.app/profile/a.test/feed/x/y",
+                  "at://did:plc:a/app.bsky.feed.generator/x y", "at://a b/app.bsky.feed.generator/x"):  # fmt: skip
+        assert feed_place(other) is None
+
+
+def test_feeds_of_the_file_are_added_to_those_that_ship(file: Path) -> None:
+    file.write_text('[feeds.lists]\nmine = "https://bsky.app/profile/one.example/feed/x"\n')
+    assert list(load(file).feeds.lists) == ["today", "week", "mine"]
 
 
 # ---- what the settings say of themselves -----------------------------------------------------------------------------
@@ -388,7 +421,7 @@ def fields_of_source() -> dict[str, dict[str, str | None]]:
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
     groups = [type(info.default) for info in Settings.model_fields.values() if isinstance(info.default, Group)]
-    assert len(groups) == 13
+    assert len(groups) == 15
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)
         assert (group.__doc__ or "").endswith(".")
@@ -416,12 +449,19 @@ def test_every_setting_is_listed_with_its_default_and_its_variable() -> None:
 
 OTHER_VALUES = {
     "alts": "False",
+    "authors.lists": '{"news": "news.csv"}',
     "at_bound": "shed",
     "currency": "EUR",
+    "daily": '["week"]',
+    "feeds.lists": json.dumps(dict.fromkeys(("today", "week"), "https://bsky.app/profile/one.example/feed/x")),
+    "fetch": "True",
     "format": "json",
     "keep": "all",
     "kind": "mongo",
+    "label_all": "False",
     "level": "debug",
+    "login": "always",
+    "login_url": "https://one.example",
     "margin": "0.125",
     "model_url": "http://one.example/v1",
     "more_urls": '["http://one.example/v1"]',
@@ -433,6 +473,7 @@ OTHER_VALUES = {
     "recheck": "False",
     "reject_sample": "0.125",
     "relays": '["ws://one.example"]',
+    "respect": "drop",
     "root": "True",
     "shed_share": "0.125",
     "start": "window",
@@ -441,16 +482,16 @@ OTHER_VALUES = {
     "url": "http://api.example",
     "way": "words",
 }
-"""A value that is not the default, for the settings that 107 does not suit."""
+"""By field, or by whole name, a value that is not the default, for the settings that 107 does not suit."""
 
 
 @pytest.mark.parametrize(("name", "variable"), [(name, variable) for name, _, variable in documented()])
 def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
     group, _, field = name.rpartition(".")
-    value = OTHER_VALUES.get(field, "107")
+    value = OTHER_VALUES.get(name) or OTHER_VALUES.get(field, "107")
     monkeypatch.setenv(variable, value)
     settings = load()
-    if field in {"api_key", "mongo_uri"}:
+    if field in {"api_key", "mongo_uri", "app_password"}:
         assert getattr(getattr(settings, group), field).get_secret_value() == "107"
         return
     changed = effective(settings)[group][field] if group else effective(settings)[field]
