@@ -1,5 +1,6 @@
 """`civicsky hydrate --counts`: labelled posts are counted once at each age, and what is not shown has no count."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,17 +8,16 @@ from typing import Any
 
 import pytest
 
-from civicsky import counting, inbox
+from civicsky import counting, datadir, inbox
 from civicsky.counting import age_name
 from civicsky.model import parse_time
+from civicsky.settings import load
 from conftest import Client, Mongod
 from support.appview_server import AppViewServer, Trouble, appview_server
 from support.asked import ASKS, GIVES_UP, asked, collected, know, labelled, post_uri, rkey
 from support.command import end_when, query, run, until
 from support.led import NOW, Led, all_told, in_journal, in_ledger, led_relay, prune, service
 
-DAY = ("24h", 24, 60)
-WEEK = ("7d", 168, 204)
 HOURS = [300.0, 203.0, 169.0, 100.0, 59.0, 25.0, 2.0]
 """Ages of posts 0 to 6: 1 and 2 are due for 7d, 4 and 5 for 24h."""
 
@@ -163,8 +163,6 @@ def test_a_post_that_is_not_shown_has_no_count_and_is_looked_up_also_when_the_jo
 
 
 def until_pruned(folder: Path) -> None:
-    import asyncio  # noqa: PLC0415
-
     asyncio.run(prune(folder))
     assert in_journal(folder) == {}
 
@@ -204,10 +202,6 @@ def test_an_api_that_cannot_be_asked_ends_with_1_and_what_was_got_is_kept(
 def test_many_posts_are_counted_in_files_of_a_bounded_size(
     relay: Led, appview: AppViewServer, model: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import asyncio  # noqa: PLC0415
-
-    from civicsky.settings import load  # noqa: PLC0415
-
     collected(tmp_path, relay, [40.0 - n / 10 for n in range(60)])
     labelled(tmp_path, model)
     know(appview, tmp_path)
@@ -228,7 +222,19 @@ def test_an_age_has_a_name(hours: int, name: str) -> None:
     assert age_name(hours) == name
 
 
-def test_two_at_once_are_refused_and_one_without_a_store_is_told(tmp_path: Path) -> None:
+def test_a_second_one_at_a_time_is_refused(
+    relay: Led, appview: AppViewServer, model: tuple[str, Path], tmp_path: Path
+) -> None:
+    collected(tmp_path, relay, [30.0])
+    labelled(tmp_path, model)
+    with datadir.locked(tmp_path, ("counts",)):
+        ended = run("hydrate", "--counts", "--data-dir", tmp_path, appview__url=appview.url, **ASKS)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "the role 'counts' is held by" in ended.err
+    assert asked(appview) == []
+
+
+def test_a_folder_without_data_is_told(tmp_path: Path) -> None:
     ended = run("hydrate", "--counts", "--data-dir", tmp_path)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "holds no journal.db" in ended.err

@@ -129,7 +129,7 @@ async def test_posts_come_in_the_order_of_their_time_and_only_those_of_the_time_
         return f"2026-11-22T13:{second // 60:02d}:{second % 60:02d}.000Z"
 
     seconds = [(n * 7919) % 1500 for n in range(3000)]  # each twice, in no order
-    posts = [
+    posts: list[Document] = [
         {
             "_id": f"p{n:04d}", "v": 1, "cid": f"c{n}", "rev": None if n % 5 else "rev", "event_at": at(second),
             "state": ("live", "hidden", "deleted")[n % 3], "labels": {"civic": {}} if n % 4 else {}, "text": "x",
