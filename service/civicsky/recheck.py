@@ -5,7 +5,7 @@ still holds, newest first, and what is gone is applied like a deletion.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from civicsky import log
@@ -131,6 +131,11 @@ class Rechecks:
         sql = "SELECT id, rkey, did, coalesce(rev, ''), cid, state FROM post WHERE (rkey, did) IN (VALUES {keys})"
         found = [Checked(*row) for row in await self._db.rows_by_key(sql, keys)]
         return {(post.rkey, post.did): post for post in found}
+
+    async def statuses(self, dids: Collection[str]) -> dict[str, str]:
+        """What the journal knows of these accounts' statuses."""
+        marks = ",".join("?" * len(dids))
+        return dict(await self._db.rows(f"SELECT did, status FROM account WHERE did IN ({marks})", [*dids]))
 
     async def apply(self, taken: Round | None, page: Sequence[Checked], found: Found) -> int:
         """Write down what was found, of a round or (None) beside them; how many posts were deleted.

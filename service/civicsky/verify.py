@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -66,8 +66,9 @@ class Checker:
         Raises `Failed` when the answer cannot be believed, `Transient` or `Refused` when the API cannot be asked.
         """
         known = await self._rechecks.rows_of([_key(post) for post in posts])
-        page = [known.get(_key(post)) or _pruned(post) for post in posts]
-        # What the journal has as deleted the store will be told anyway.
+        statuses = await self._rechecks.statuses({_key(post)[1] for post in posts})
+        page = [known.get(_key(post)) or _pruned(post, statuses) for post in posts]
+        # What the journal knows as deleted the store will be told anyway.
         if page := [post for post in page if post.state != "deleted"]:
             control = [*self._there, *await self._rechecks.control(page), *others]
             mine = {post.uri for post in page}
@@ -96,13 +97,16 @@ class Checker:
         self.authors.extend({post.did for post in found.gone} | found.accounts.keys())
 
 
+_STATES: Final = {"active": "live", "deleted": "deleted"}
 _ACCOUNTS: Final = {"active": "accounts_shown", "deleted": "accounts_removed"}
 
 
-def _pruned(post: Document) -> Checked:
-    """A post that the journal no longer has, as the store has it."""
+def _pruned(post: Document, statuses: Mapping[str, str]) -> Checked:
+    """A post that the journal no longer has, as the store has it; of its account the journal knows more."""
     rkey, did = _key(post)
-    return Checked(0, rkey, did, post["rev"] or "", post["cid"], post["state"], parse_time(post["event_at"]) or 0)
+    status = statuses.get(did)
+    state = post["state"] if status is None else _STATES.get(status, "hidden")
+    return Checked(0, rkey, did, post["rev"] or "", post["cid"], state, parse_time(post["event_at"]) or 0)
 
 
 def _key(post: Document) -> Key:
