@@ -15,7 +15,7 @@ debian() {
     fi
     echo "setup: installing $1" >&2
     $as apt-get update -qq >/dev/null 2>&1 || true
-    $as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$1" >/dev/null
+    $as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null
 }
 
 find_python() {
@@ -71,6 +71,8 @@ case "$1" in
         list dev
         list mongod --no-deps
         list model --no-deps
+        command -v crontab >/dev/null || debian cron || true
+        command -v systemd-analyze >/dev/null || debian systemd || true
         ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
         ;;
     fuzz)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import uvloop
 
@@ -39,7 +39,6 @@ from civicsky.store import Collection, Store, open_store
 from civicsky.task import Task, load_tasks
 from civicsky.worker import Pool
 
-Halves = Literal["both", "collect", "label"]
 HOUSEKEEPING_SECONDS = 60.0
 PUBLISH_SECONDS = 60.0
 PUBLISH_DOCUMENTS = 500
@@ -69,12 +68,14 @@ class Summary(NamedTuple):
     exit_code: int
 
 
-def run_service(settings: Settings, halves: Halves, *, drain: bool = False, metrics: Metrics | None = None) -> Summary:
+def run_service(
+    settings: Settings, halves: datadir.Halves, *, drain: bool = False, metrics: Metrics | None = None
+) -> Summary:
     """Run until a limit or a signal. Raises `CivicskyError` with one line for the user."""
     return uvloop.run(serve(settings, halves, drain=drain, metrics=metrics or Metrics()))
 
 
-async def serve(settings: Settings, halves: Halves, *, drain: bool, metrics: Metrics) -> Summary:
+async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metrics: Metrics) -> Summary:
     """The same, in a loop that runs already."""
     if halves != "collect" and not settings.label.chosen:
         raise Usage(NO_MODEL)
@@ -82,10 +83,9 @@ async def serve(settings: Settings, halves: Halves, *, drain: bool, metrics: Met
     if halves == "label":
         datadir.existing(settings.data_dir)
     folder = datadir.prepare(settings.data_dir)
-    roles: tuple[datadir.Role, ...] = ("collect", "label") if halves == "both" else (halves,)
     stop = Stop()
     try:
-        with signals(stop), datadir.locked(folder, roles):
+        with signals(stop), datadir.locked(folder, datadir.roles_of(halves)):
             async with AsyncExitStack() as stack:
                 works = await _prepare(stack, folder, settings, halves, metrics, stop)
                 log.event("started", halves=halves, version=__version__, data_dir=str(folder))
@@ -101,7 +101,7 @@ async def serve(settings: Settings, halves: Halves, *, drain: bool, metrics: Met
 
 
 async def _prepare(
-    stack: AsyncExitStack, folder: Path, settings: Settings, halves: Halves, metrics: Metrics, stop: Stop
+    stack: AsyncExitStack, folder: Path, settings: Settings, halves: datadir.Halves, metrics: Metrics, stop: Stop
 ) -> list[Work]:
     """Open and start what the halves need; gives what is then to be run, by name."""
     works: list[Work] = []

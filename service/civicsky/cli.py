@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from civicsky import __version__, log
-from civicsky.errors import EXIT_FAILED, CivicskyError, Usage
-from civicsky.settings import Settings, documented, effective, load
+from civicsky import __version__, datadir, log
+from civicsky.errors import EXIT_FAILED, CivicskyError, Held, Usage
+from civicsky.model import format_time, now_us
+from civicsky.settings import Settings, documented, effective, file_of, load
 
 app = typer.Typer(
     name="civicsky",
@@ -25,6 +26,8 @@ app = typer.Typer(
 )
 dev = typer.Typer(help="Tools to try things out: serve a recorded stream, record one.", no_args_is_help=True)
 app.add_typer(dev, name="dev")
+service = typer.Typer(help="Have cron or systemd start what must be started.", no_args_is_help=True)
+app.add_typer(service, name="service")
 
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).")]
 # Not a Path: typer would look at it, and a network mount that hangs would hang us before we can refuse it.
@@ -46,6 +49,9 @@ MaxPosts = Annotated[
 MaxKept = Annotated[int | None, typer.Option("--max-kept", metavar="N", help="End after so many posts kept.")]
 MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", metavar="M", help="End after so many minutes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+IfNotRunning = Annotated[
+    bool, typer.Option("--if-not-running", help="End well at once if it runs already: for cron and Slurm.")
+]
 
 
 @app.command()
@@ -59,6 +65,7 @@ def run(
     max_kept: MaxKept = None,
     max_frames: MaxFrames = None,
     max_minutes: MaxMinutes = None,
+    if_not_running: IfNotRunning = False,
     config: Config = None,
 ) -> None:
     """Collect and label in one process."""
@@ -66,7 +73,7 @@ def run(
         **_collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes),
         **_label_flags(store, model_url, model),
     }
-    _serve(load(config, flags), "both")
+    _serve(load(config, flags), "both", if_not_running=if_not_running)
 
 
 @app.command()
@@ -77,10 +84,12 @@ def collect(
     max_kept: MaxKept = None,
     max_frames: MaxFrames = None,
     max_minutes: MaxMinutes = None,
+    if_not_running: IfNotRunning = False,
     config: Config = None,
 ) -> None:
     """Collect only; posts wait on disk for `label`."""
-    _serve(load(config, _collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes)), "collect")
+    flags = _collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes)
+    _serve(load(config, flags), "collect", if_not_running=if_not_running)
 
 
 @app.command()
@@ -101,6 +110,7 @@ def label(
     where: Annotated[
         str, typer.Option("--where", metavar="FIELD=VALUE", help="With --again: where the label says so.")
     ] = "",
+    if_not_running: IfNotRunning = False,
     config: Config = None,
 ) -> None:
     """Label what was collected, and go on as more comes."""
@@ -115,7 +125,7 @@ def label(
         if not asyncio.run(amend.again(settings, task or [], since, until, where)):
             print("the running service will do it")
             return
-    _serve(settings, "label", drain=drain)
+    _serve(settings, "label", drain=drain, if_not_running=if_not_running)
 
 
 @app.command()
@@ -124,13 +134,18 @@ def plan(
     store: StoreKind = None,
     model_url: ModelUrl = None,
     model: ModelName = None,
+    posts: Annotated[
+        int, typer.Option("--posts", metavar="N", help="How long until so many posts have come?", min=1)
+    ] = 10_000,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
     """Reckon what a labelling will take, before any call."""
-    from civicsky.plan import as_text, gather  # noqa: PLC0415
+    from civicsky.plan import gather  # noqa: PLC0415
+    from civicsky.plan_text import as_text  # noqa: PLC0415
 
-    found = asyncio.run(gather(load(config, {"data_dir": data_dir, **_label_flags(store, model_url, model)})))
+    settings = load(config, {"data_dir": data_dir, **_label_flags(store, model_url, model)})
+    found = asyncio.run(gather(settings, posts=posts))
     print(json.dumps(found, indent=2) if as_json else as_text(found))
 
 
@@ -352,17 +367,21 @@ def fetch(
     from_local: Annotated[
         bool, typer.Option("--from-local", help="Import the newest file of each again, without the network.")
     ] = False,
+    due: Annotated[
+        bool, typer.Option("--due", help="Only those that were not fetched since the day's time (feeds.at).")
+    ] = False,
     data_dir: DataDir = None,
     store: StoreKind = None,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
     """Fetch feeds, such as the most liked posts, and import them."""
-    from civicsky.fetch import as_json as for_programs, as_text, fetch as fetched  # noqa: PLC0415
+    from civicsky.fetch import fetch as fetched  # noqa: PLC0415
+    from civicsky.fetch_text import as_json as for_programs, as_text  # noqa: PLC0415
 
     settings = load(config, {"data_dir": data_dir, "store.kind": store})
     log.configure(settings.log)
-    report = asyncio.run(fetched(settings, names or [], limit, local=from_local))
+    report = asyncio.run(fetched(settings, names or [], limit, local=from_local, due=due))
     print(json.dumps(for_programs(report), indent=2) if as_json else as_text(report))
     if not report.good:
         raise typer.Exit(EXIT_FAILED)
@@ -462,6 +481,52 @@ def config(
         print(f"{name:28} = {json.dumps(value):36} # {variable}")
     for name, version, digest in tasks:
         print(f"task {name}, version {version}, SHA-256 of its file {digest}")
+
+
+Cron = Annotated[bool, typer.Option("--cron", help="Lines in your crontab.")]
+Timer = Annotated[bool, typer.Option("--timer", help="The daily fetch as a timer of your systemd.")]
+
+
+@service.command("install")
+def service_install(
+    cron: Cron = False,
+    timer: Timer = False,
+    keep_alive: Annotated[
+        bool, typer.Option("--keep-alive", help="With --cron: start the service again whenever it does not run.")
+    ] = False,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Print what would be written, and write nothing.")
+    ] = False,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Start the daily fetch by itself, at the time of the settings."""
+    from civicsky import service as installed  # noqa: PLC0415
+
+    installed.check_wanted(cron=cron, timer=timer, keep_alive=keep_alive)
+    place = installed.place_of(load(config, {"data_dir": data_dir}), file_of(config))
+    if cron:
+        installed.install_cron(place, print, keep_alive=keep_alive, only_print=only_print)
+    if timer:
+        installed.install_timer(place, print, only_print=only_print)
+
+
+@service.command("uninstall")
+def service_uninstall(
+    cron: Cron = False,
+    timer: Timer = False,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Take out what `install` wrote for a data directory, and nothing else."""
+    from civicsky import service as installed  # noqa: PLC0415
+
+    installed.check_wanted(cron=cron, timer=timer)
+    place = installed.place_of(load(config, {"data_dir": data_dir}), file_of(config))
+    if cron:
+        installed.uninstall_cron(place, print)
+    if timer:
+        installed.uninstall_timer(print)
 
 
 @dev.command("serve-frames")
@@ -572,11 +637,24 @@ def run_command() -> int:
     return 0
 
 
-def _serve(settings: Settings, halves: Literal["both", "collect", "label"], *, drain: bool = False) -> None:
-    from civicsky.app import run_service  # noqa: PLC0415
+def _serve(
+    settings: Settings,
+    halves: datadir.Halves,
+    *,
+    drain: bool = False,
+    if_not_running: bool = False,
+) -> None:
+    if if_not_running and (held := datadir.running(settings.data_dir, datadir.roles_of(halves))):
+        _runs_already(held)
+    from civicsky.app import run_service  # noqa: PLC0415  (heavy: whoever looks every few minutes does without)
 
     log.configure(settings.log)
-    summary = run_service(settings, halves, drain=drain)
+    try:
+        summary = run_service(settings, halves, drain=drain)
+    except Held as held:  # somebody was faster
+        if not if_not_running:
+            raise
+        _runs_already(held)
     parts = f"started {summary.started}, ended {summary.ended}, {summary.minutes:g} minutes"
     if halves != "label":
         parts += f", {summary.frames:,} frames, {summary.posts:,} posts, {summary.kept:,} kept"
@@ -589,6 +667,11 @@ def _serve(settings: Settings, halves: Literal["both", "collect", "label"], *, d
         bounded = settings.label.budget_tokens is not None or settings.label.budget_money is not None
         _complain(UNFINISHED + (BUDGET_SPENT if bounded else LOOK), summary.exit_code)
     raise typer.Exit(summary.exit_code)
+
+
+def _runs_already(held: Held) -> NoReturn:
+    print(f"{format_time(now_us())} nothing to do, it runs already: {str(held).partition(';')[0]}")
+    raise typer.Exit
 
 
 def _collect_flags(

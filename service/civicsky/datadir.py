@@ -17,8 +17,12 @@ from civicsky.model import format_time, now_us
 JOURNAL: Final = "journal.db"
 LEDGER: Final = "ledger.db"
 POSTS: Final = "posts.db"
+CRON_LOG: Final = "cron.log"
+"""Both outputs of what cron starts."""
 
 Role = Literal["collect", "label", "fetch", "counts", "verify"]
+Halves = Literal["both", "collect", "label"]
+"""What a command runs."""
 _TRIES: Final = 4
 _TRY_SECONDS: Final = 0.05
 
@@ -89,6 +93,11 @@ def file_system(path: Path, mountinfo: str) -> str:
     return kind
 
 
+def roles_of(halves: Halves) -> tuple[Role, ...]:
+    """The locks that a command takes for what it runs."""
+    return ("collect", "label") if halves == "both" else (halves,)
+
+
 @contextmanager
 def locked(folder: Path, roles: tuple[Role, ...]) -> Iterator[None]:
     """Hold the locks of these roles. Raises `Held`, naming the holder, when another process has one.
@@ -101,11 +110,7 @@ def locked(folder: Path, roles: tuple[Role, ...]) -> Iterator[None]:
             file = os.open(folder / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             files.append(file)
             if not _taken(file):
-                holder = os.pread(file, 500, 0).decode(errors="replace").strip() or "another process"
-                raise Held(
-                    f"data directory {folder}: the role {role!r} is held by {holder}; "
-                    "stop it, or use another --data-dir"
-                )
+                raise _held(folder, role, os.pread(file, 500, 0).decode(errors="replace").strip())
             os.ftruncate(file, 0)
             os.pwrite(file, _holder().encode(), 0)
         yield
@@ -137,6 +142,27 @@ def holding(folder: Path, role: Role) -> Holding:
         return Holding(False, holder)
     finally:
         os.close(file)
+
+
+def running(folder: Path, roles: tuple[Role, ...]) -> Held | None:
+    """What `locked` would raise now, if another process has one of these locks. Nothing is made or changed.
+
+    Raises `Usage` when the folder lies on a network file system.
+    """
+    folder = folder.expanduser().absolute()
+    _refuse_network(folder)  # before it is touched, as in `prepare`
+    for role in roles:
+        found = holding(folder, role)
+        if found.held:
+            return _held(folder, role, found.holder)
+    return None
+
+
+def _held(folder: Path, role: Role, holder: str) -> Held:
+    return Held(
+        f"data directory {folder}: the role {role!r} is held by {holder or 'another process'}; "
+        "stop it, or use another --data-dir"
+    )
 
 
 def _taken(file: int) -> bool:

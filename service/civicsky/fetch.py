@@ -6,7 +6,8 @@ else this does, under the lock `collect`, and lets ledger and store follow.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -20,9 +21,10 @@ from civicsky.beside import Stored, bars, feeds_in, imported, stored_now
 from civicsky.errors import BadInput, CivicskyError, Transient, Usage
 from civicsky.feeds import Outcomes
 from civicsky.inbox import Header
-from civicsky.journal import Journal
+from civicsky.journal import Journal, JournalReader
 from civicsky.model import feed_place, feed_uri, now_us
-from civicsky.paging import ENDS, Gathering
+from civicsky.paging import ENDS, WHOLE, Gathering
+from civicsky.schedule import due as is_due, last_due
 from civicsky.settings import FEED_FORMS, Feeds as FeedsSettings, Settings
 
 T = TypeVar("T")
@@ -36,6 +38,13 @@ class Feed(NamedTuple):
     owner: str
     """DID or handle."""
     rkey: str
+
+    def is_of(self, name: str, uri: str) -> bool:
+        """Whether a fetch under this name, of the feed with this AT-URI, was one of this feed."""
+        if self.name:
+            return name == self.name
+        handle = not self.owner.startswith("did:")  # whose it is only the API knows
+        return uri == feed_uri(self.owner, self.rkey) or (handle and name == uri and uri.endswith(f"/{self.rkey}"))
 
 
 class Fetched(NamedTuple):
@@ -75,18 +84,22 @@ class Report(NamedTuple):
         return self.stored.good and all(feed.good for feed in self.feeds)
 
 
-async def fetch(settings: Settings, names: Sequence[str], limit: int | None = None, *, local: bool = False) -> Report:
+async def fetch(
+    settings: Settings, names: Sequence[str], limit: int | None = None, *, local: bool = False, due: bool = False
+) -> Report:
     """Fetch feeds, those of `feeds.daily` when none is named, and import them; at most `limit` posts of each.
 
-    `local`: import the newest file of each again, without the network. Raises `Usage` for what is no feed, and `Held`
-    when another fetch is under way.
+    `local`: import the newest file of each again, without the network. `due`: only those of which there was no whole
+    fetch since the day's time. Raises `Usage` for what is no feed, and `Held` when another fetch is under way.
     """
     os.umask(0o077)  # what we write holds texts that their authors may delete: nobody else should have copied them
-    if local and limit is not None:
-        raise Usage("--limit is for what is fetched: leave it out, or leave out --from-local")
+    if (limit is not None) + local + due > 1:
+        raise Usage("--limit, --from-local and --due do not go together: choose one")
     wanted = feeds_of(settings.feeds, names)
     folder = datadir.prepare(settings.data_dir)
     with datadir.locked(folder, ("fetch",)):
+        if due:
+            wanted = await _due(settings, folder, wanted)
         got = await _again(settings, folder, wanted) if local else await _fetch_all(settings, folder, wanted, limit)
         rows = await imported(settings, folder, {one.file for one in got if one.file})
         told = await stored_now(settings, folder) if rows else Stored({})
@@ -105,6 +118,37 @@ def feeds_of(settings: FeedsSettings, names: Sequence[str]) -> list[Feed]:
             raise Usage(f"{log.harmless(name)!r} is not in feeds.lists ({named}), and {FEED_FORMS}")
         found[Feed(name if name in settings.lists else known.get(place, ""), *place)] = None
     return list(found)
+
+
+async def _due(settings: Settings, folder: Path, wanted: Sequence[Feed]) -> list[Feed]:
+    """Those that are due, by what was imported and by the files that wait for it."""
+    whole: list[tuple[str, str, int]] = []
+    if (folder / datadir.JOURNAL).is_file():
+        reader = await JournalReader.open(folder / datadir.JOURNAL)
+        try:
+            rows = [row for row in await reader.fetches() if row["kind"] == "feed"]
+        finally:
+            await reader.close()
+        whole = [(row["name"], row["uri"], row["at"]) for row in rows if row["why"] in WHOLE | {"bound"}]
+    now, hour = now_us(), settings.feeds
+    since = last_due(now, hour.at, hour.zone)
+    for header in await asyncio.to_thread(_headers, folder, since):
+        if header.why in WHOLE | {"bound"}:
+            whole.append((header.name, header.uri, header.at))
+    last = {feed: max((at for name, uri, at in whole if feed.is_of(name, uri)), default=None) for feed in wanted}
+    return [feed for feed, at in last.items() if is_due(now, hour.at, hour.zone, at)]
+
+
+def _headers(folder: Path, since: int) -> list[Header]:
+    """Of the feeds that were fetched since then."""
+    found = []
+    for path in reversed(inbox.files(folder)):
+        with suppress(BadInput):
+            header, _ = inbox.read(path)
+            if header.at < since:
+                break
+            found.append(header)
+    return [header for header in found if header.kind == "feed"]
 
 
 # ---- fetching --------------------------------------------------------------------------------------------------------
@@ -148,12 +192,12 @@ async def _fetch(work: Work, feed: Feed, limit: int | None) -> Fetched:
     n, pages, file = len(gathering.items), gathering.pages, ""
     work.progress.update(bar, total=n)
     if n:
-        header = Header("feed", name, uri, at, complete=why == "end", why=why, pages=pages)
+        header = Header("feed", name, uri, at, complete=why in WHOLE, why=why, pages=pages)
         file = (await asyncio.to_thread(inbox.write, work.folder, header, gathering.items)).name
     elif why in ENDS:
         why = "it showed no post"
     name = name or f"{feed.owner}/{feed.rkey}"
-    work.say("feed_fetched", feed=name, items=n, pages=pages, complete=why == "end", why=why)
+    work.say("feed_fetched", feed=name, items=n, pages=pages, complete=why in WHOLE, why=why)
     return Fetched(name, uri, file, n, pages, why, sound=why in ENDS)
 
 
@@ -215,76 +259,19 @@ async def _again(settings: Settings, folder: Path, wanted: Sequence[Feed]) -> li
 
 
 def _newest(folder: Path, feed: Feed) -> Fetched:
-    uri = feed_uri(feed.owner, feed.rkey)
     for path in reversed(inbox.files(folder)):
         try:
             header, items = inbox.read(path)
         except BadInput:
             continue
-        if header.kind == "feed" and (header.name == feed.name or header.uri == uri):
+        if header.kind == "feed" and feed.is_of(header.name, header.uri):
             return Fetched(header.name, header.uri, path.name, len(items), header.pages, header.why, sound=True)
     return Fetched(
-        feed.name or uri, "", "", 0, 0, "no fetched file of it is there; leave out --from-local", sound=False
+        feed.name or feed_uri(feed.owner, feed.rkey),
+        "",
+        "",
+        0,
+        0,
+        "no fetched file of it is there; leave out --from-local",
+        sound=False,
     )
-
-
-# ---- what is said ----------------------------------------------------------------------------------------------------
-
-
-def as_text(report: Report) -> str:
-    """For people; everything that others chose is escaped."""
-    lines = [_line(feed, report.english) for feed in report.feeds]
-    if report.stored.counts:
-        told = ", ".join(f"{n:,} {name}" for name, n in report.stored.counts.items())
-        lines.append("store: " + (report.stored.why or told))
-    return "\n".join(lines)
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """For programs."""
-    feeds = []
-    for feed in report.feeds:
-        told = {name: _by_reason(feed.outcomes, name) for name in ("rejected", "failed")} if feed.outcomes else {}
-        kept = {name: _sum(feed.outcomes, name) for name in ("new", "known")} if feed.outcomes else {}
-        feeds.append(
-            {
-                "name": feed.name, "uri": feed.uri, "file": feed.file, "fetched": feed.items, "pages": feed.pages,
-                "complete": feed.why == "end", "why": feed.why, "imported": feed.outcomes is not None, **kept, **told,
-                "english_share": _share(feed.outcomes) if report.english and feed.outcomes else None,
-            }
-        )  # fmt: skip
-    store = {**report.stored.counts, "why": report.stored.why} if report.stored.counts else None
-    return {"good": report.good, "feeds": feeds, "store": store}
-
-
-def _line(feed: Fetched, english: bool) -> str:  # noqa: FBT001
-    name = log.harmless(feed.name)
-    if not feed.file:
-        return f"{name}: nothing fetched: {log.harmless(feed.why)}"
-    how = ENDS.get(feed.why) or f"not complete: {log.harmless(feed.why)}"
-    said = f"{name}: {feed.items:,} fetched on {feed.pages:,} pages ({how})"
-    if feed.outcomes is None:
-        return f"{said}; the running service has not imported it yet; it will; {inbox.FOLDER}/{feed.file}"
-    parts = [f"{_sum(feed.outcomes, 'new'):,} new, {_sum(feed.outcomes, 'known'):,} known"]
-    for outcome in ("rejected", "failed"):
-        reasons = ", ".join(f"{why} {n:,}" for why, n in _by_reason(feed.outcomes, outcome).items())
-        parts.append(f"{_sum(feed.outcomes, outcome):,} {outcome}" + (f" ({reasons})" if reasons else ""))
-    share = _share(feed.outcomes) if english else None
-    parts += [f"{100 * share:.1f} % English"] if share is not None else []
-    return f"{said}: {', '.join(parts)}; {inbox.FOLDER}/{feed.file}"
-
-
-def _sum(outcomes: Outcomes, name: str) -> int:
-    return sum(n for (outcome, _), n in outcomes.items() if outcome == name)
-
-
-def _by_reason(outcomes: Outcomes, name: str) -> dict[str, int]:
-    found: Iterable[tuple[str, int]] = ((why, n) for (outcome, why), n in outcomes.items() if outcome == name)
-    return dict(sorted(found, key=lambda one: (-one[1], one[0])))
-
-
-def _share(outcomes: Outcomes) -> float | None:
-    """Of the posts that were kept, or rejected for their language alone, how many were kept."""
-    kept = _sum(outcomes, "new") + _sum(outcomes, "known")
-    judged = kept + outcomes["rejected", "language"]
-    return kept / judged if judged else None

@@ -26,7 +26,9 @@ ENDS: Final = {
     "repeating": f"ended by {IN_VAIN} pages without a new post",
     "bound": f"the first ones only: more than {MAX_PAGES} pages, or too many bytes",
 }
-"""How a feed may end, none of which is a failure; only the first is its own end."""
+"""How a feed may end, none of which is a failure."""
+WHOLE: Final = frozenset(ENDS) - {"limit", "bound"}
+"""The ends at which a feed has shown all that it shows."""
 
 
 class Gathering:

@@ -5,8 +5,6 @@ Each figure says what it rests on: the data directory, the packaged sample, or a
 
 import json
 import os
-import textwrap
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from math import sqrt
@@ -15,31 +13,39 @@ from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 from civicsky import datadir
-from civicsky.coverage import Stretch, cover
+from civicsky.coverage import cover
 from civicsky.decode import decode
 from civicsky.errors import BadInput, Usage
 from civicsky.frames import read_frames, sample_file
 from civicsky.journal import JournalReader
 from civicsky.ledger import LedgerReader
-from civicsky.log import harmless
-from civicsky.model import Asked, Spend
+from civicsky.model import Asked, Spend, format_time, now_us
 from civicsky.prompt import MAX_REASON_CHARS, Message, Way, messages, response_format, word_messages
 from civicsky.record import readable
 from civicsky.settings import Label, Price, Settings
 from civicsky.task import Task, load_tasks
+from civicsky.traffic import (
+    MIN_HELD_US,
+    Hourly,
+    Reading,
+    Traffic,
+    always,
+    assumed_traffic,
+    by_hour,
+    expected,
+    held_since,
+    measured_traffic,
+    seconds_until,
+    share_of_day,
+)
 from civicsky.worker import judge_record
 
-FRAMES_A_SECOND: Final = (300, 450)
-"""Of the whole network, as published counts of 2025 and 2026 have it; the middle is reckoned with."""
-POSTS_A_FRAME: Final = 0.09
-ENGLISH: Final = 0.45
-"""Share of the posts that is kept. A guess: no count of it is published."""
 CHARACTERS_A_TOKEN: Final = 4
 """Of English text, as the makers of tokenisers say; other languages and emoji take more tokens."""
 SECONDS_A_CALL: Final = 1.0
 
-MIN_HELD_US: Final = 3_600_000_000
-"""Less than a whole hour says too little of a day."""
+POSTS: Final = 10_000
+"""For which it is told how long they take, unless another number is asked for."""
 MIN_LABELS: Final = 100
 MIN_KEPT: Final = 1000
 WINDOW_DAYS: Final = 7
@@ -48,20 +54,7 @@ NEWEST: Final = 200
 SHOWN: Final = 3
 """Rendered prompts of each task."""
 DAYS_A_MONTH: Final = 30
-COLUMNS: Final = 100
-"""Of the figures for people."""
-
-_DAY_SECONDS: Final = 86_400
 _Z: Final = 1.959963984540054  # the 97.5 % quantile of the normal distribution
-
-
-class Traffic(NamedTuple):
-    """Posts of a day, as they come from the network."""
-
-    posts: float
-    kept: float
-    hours: float | None
-    """Held, over which it was measured; None: assumed."""
 
 
 class Load(NamedTuple):
@@ -109,33 +102,6 @@ ON_SAMPLE: Final = Bytes(1_500, 240, 1_840, 1_610, 2_170)
 
 
 # ---- the arithmetic --------------------------------------------------------------------------------------------------
-
-
-def assumed_traffic(*, only_english: bool) -> Traffic:
-    """Of the whole network."""
-    posts = fmean(FRAMES_A_SECOND) * POSTS_A_FRAME * _DAY_SECONDS
-    return Traffic(posts, posts * ENGLISH if only_english else posts, None)
-
-
-def measured_traffic(hours: Iterable[Counter[tuple[str, str]]], held_us: int) -> Traffic | None:
-    """From the journal's counts of some hours, and the time of the stream that was held in them.
-
-    None when that was less than an hour. What was read twice is not counted: it is `stale` the second time.
-    """
-    if held_us < MIN_HELD_US:
-        return None
-    total: Counter[tuple[str, str]] = sum(hours, Counter())
-    kept = total["post", "kept"] + total["post", "shed"]
-    a_day = _DAY_SECONDS * 1e6 / held_us
-    return Traffic((kept + total["post", "rejected"]) * a_day, kept * a_day, held_us / 3.6e9)
-
-
-def held_since(stretches: Sequence[Stretch], days: float) -> tuple[int, int]:
-    """(beginning, microseconds held) of the last days before the end of what was held."""
-    if not stretches:
-        return 0, 0
-    since = stretches[-1].end - int(days * _DAY_SECONDS * 1e6)
-    return since, sum(max(0, one.end - max(one.begin, since)) for one in stretches if one.kind == "held")
 
 
 def estimated_load(task: Task, label: Label, posts: Sequence[Asked], parts: float) -> Load:
@@ -254,6 +220,8 @@ class Found(NamedTuple):
     """What the data directory says, or the sample and the assumptions say instead."""
 
     traffic: Traffic
+    hourly: dict[int, Hourly]
+    """By hour of the day (UTC), as far as it was measured."""
     load: Load | None
     """As measured."""
     seconds_a_call: float | None
@@ -266,10 +234,16 @@ class Found(NamedTuple):
     """Whether there is a journal."""
 
 
-async def gather(settings: Settings) -> dict[str, Any]:
-    """The plan. Raises `Usage` for a task that cannot be read and for a database of another version."""
+async def gather(settings: Settings, *, posts: int = POSTS, now: int | None = None) -> dict[str, Any]:
+    """The plan, with how long it takes from now (microseconds since 1970 UTC) until so many posts have come.
+
+    Raises `Usage` for a task that cannot be read and for a database of another version.
+    """
     tasks = [task for task, _ in load_tasks(settings.label.tasks)]
+    now = now_us() if now is None else now
     found = await _found(settings)
+    mean, reading = found.traffic.an_hour(), _reading(settings)
+    found = found._replace(traffic=found.traffic.read(share_of_day(reading, now)))
     label, context = settings.label, settings.context
     asked = [Asked(readable(fields)[: label.max_chars]) for fields in found.posts]
     loads = [found.load or estimated_load(task, label, asked, _parts(task, settings, found.posts)) for task in tasks]
@@ -296,7 +270,12 @@ async def gather(settings: Settings) -> dict[str, Any]:
             "posts_a_day": found.traffic.posts,
             "kept_a_day": found.traffic.kept,
             "kept": settings.filter.keep,
+            "frames_a_day": found.traffic.frames,
+            "frames_an_hour": mean.frames,
+            "posts_an_hour": mean.posts,
+            "kept_an_hour": mean.kept,
         },
+        "time": _time(found, mean, posts, now, reading),
         "sample": {
             "posts_a_day": draw.posts,
             "bounded_by": draw.why,
@@ -339,6 +318,32 @@ async def gather(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _reading(_settings: Settings) -> Reading:
+    """When the source reads: always. The place for a window of the day; then the figures are those of its hours."""
+    return always
+
+
+def _time(found: Found, mean: Hourly, posts: int, now: int, reading: Reading) -> dict[str, Any]:
+    """How long until so many posts, and as many kept ones, have come, by the hours through which that lasts."""
+
+    def hour(begin: int) -> Hourly:
+        return expected(found.hourly, mean, begin, reading)
+
+    this = hour(now)
+    basis = "assumed" if found.traffic.hours is None else "measured"
+    return {
+        "posts": posts,
+        "from": format_time(now),
+        "seconds": seconds_until(posts, now, lambda begin: hour(begin).posts),
+        "kept_seconds": seconds_until(posts, now, lambda begin: hour(begin).kept),
+        "basis": basis if not this.days else "measured at this hour",
+        "days": this.days,
+        "posts_an_hour": this.posts,
+        "kept_an_hour": this.kept,
+        "frames_an_hour": this.frames,
+    }
+
+
 def _disk(settings: Settings, found: Found, labels: float) -> dict[str, Any]:
     """Bytes a day in each database, and of the journal, which forgets, in the steady state."""
     size, kept = found.bytes, found.traffic.kept
@@ -374,7 +379,7 @@ def _parts(task: Task, settings: Settings, posts: Sequence[dict[str, Any]]) -> f
 async def _found(settings: Settings) -> Found:
     folder = settings.data_dir.expanduser().absolute()
     traffic = assumed_traffic(only_english=settings.filter.keep == "english")
-    found = Found(traffic, None, None, ON_SAMPLE, [], from_journal=False)
+    found = Found(traffic, {}, None, None, ON_SAMPLE, [], from_journal=False)
     if (folder / datadir.JOURNAL).is_file():
         found = await _measured(folder, settings, found)
     return found if found.posts else found._replace(posts=sample_posts())
@@ -385,12 +390,13 @@ async def _measured(folder: Path, settings: Settings, found: Found) -> Found:
     async with AsyncExitStack() as stack:
         journal = await JournalReader.open(folder / datadir.JOURNAL)
         stack.push_async_callback(journal.close)
-        since, held = held_since(cover(await journal.held(), await journal.gaps()).stretches, WINDOW_DAYS)
+        stretches = cover(await journal.held(), await journal.gaps()).stretches
+        since, held = held_since(stretches, WINDOW_DAYS)
         hours = await journal.hours(since - MIN_HELD_US)
         posts = [fields for row in await journal.newest(NEWEST) if (fields := row.fields)]
         found = found._replace(
-            traffic=measured_traffic(hours.values(), held) or found.traffic, posts=posts, from_journal=bool(posts),
-            there=True,
+            traffic=measured_traffic(hours.values(), held) or found.traffic, hourly=by_hour(hours, stretches),
+            posts=posts, from_journal=bool(posts), there=True,
         )  # fmt: skip
         if not (folder / datadir.LEDGER).is_file():
             return found
@@ -428,111 +434,3 @@ def sample_posts() -> list[dict[str, Any]]:
             if verdict and verdict.kind == "kept":
                 kept[op.rkey] = json.loads(verdict.fields)
     return list(kept.values())
-
-
-# ---- for people ------------------------------------------------------------------------------------------------------
-
-
-def as_text(plan: dict[str, Any]) -> str:
-    """For people, prompts and all."""
-    traffic, sample, tokens, hours = plan["traffic"], plan["sample"], plan["tokens"], plan["busy"]
-    low, high = FRAMES_A_SECOND
-    only_english = traffic["kept"] == "english"
-    which = "English ones" if only_english else "kept"
-    basis = f"assumed: {low} to {high} frames/s, {POSTS_A_FRAME:.0%} posts"
-    basis += f", {ENGLISH:.0%} of them English" if only_english else ""
-    if traffic["basis"] == "measured":
-        basis = f"measured: {traffic['hours_held']:,.1f} hours held"
-        basis += "; less than a day, so look at the time of day" if traffic["hours_held"] < 23.5 else ""  # noqa: PLR2004
-    probes = "" if tokens["basis"] == "measured" else ", drift probes included"
-    there = "" if plan["data_dir_used"] else " (nothing was collected there: all is assumed)"
-    lines = [
-        f"data directory   {harmless(plan['data_dir'])}{there}",
-        f"model            {harmless(plan['model']) or 'none chosen'}; tasks: {', '.join(plan['tasks'])}",
-        f"traffic          {traffic['posts_a_day']:,.0f} posts a day, {traffic['kept_a_day']:,.0f} {which} ({basis})",
-        f"drawn            {sample['posts_a_day']:,.0f} a day ({_why(sample)})",
-        f"precision        {_precision(plan['precision'])}",
-        f"requests         {plan['requests_a_day']:,.0f} a day{probes}",
-        f"tokens           {tokens['in_a_day']:,.0f} in, {tokens['out_a_day']:,.0f} out a day; "
-        f"{tokens['in_a_label']:,.0f} and {tokens['out_a_label']:,.0f} a label ({_rule(plan)})",
-        f"cost             {_cost(plan)}",
-        f"busy             {hours['hours_a_day']:,.1f} hours a day by {hours['bounded_by']} "
-        f"({hours['seconds_a_call']:.2f} s a call, {hours['basis']})" + _too_much(hours),
-        *_disk_text(plan["disk"]),
-    ]
-    wrap = textwrap.TextWrapper(COLUMNS, subsequent_indent=" " * 17, break_long_words=False, break_on_hyphens=False)
-    lines = [part for line in lines for part in wrap.wrap(line)]
-    lines += [
-        "",
-        f"What would be sent, about posts of the {plan['prompts_of']}"
-        + (" (made up)" if plan["prompts_of"] == "sample" else "")
-        + ("; the context would be fetched first" if plan["context"] else ""),
-    ]
-    beginnings: set[str] = set()
-    for request in plan["prompts"]:
-        about = f", {request['field']}" if "field" in request else ""
-        lines += ["", f"== {request['task']}{about} ({request['way']})"]
-        for message in request["messages"]:
-            again = message["role"] == "system" and message["content"] in beginnings
-            shown = ["(the same as above)"] if again else map(_whole, message["content"].split("\n"))
-            lines += [f"-- {message['role']}", *shown]
-            beginnings.add(message["content"])
-    return "\n".join(lines)
-
-
-def _precision(precision: dict[str, Any]) -> str:
-    if precision["half_width_a_day"] is None:
-        return "no posts, no estimate"
-    return (
-        f"a share of .5 is known to within {precision['half_width_a_day']:.4f} from a day, "
-        f"{precision['half_width_a_month']:.4f} from {DAYS_A_MONTH} (95 %; less well where few authors post much)"
-    )
-
-
-def _why(sample: dict[str, Any]) -> str:
-    if sample["bounded_by"] == "all":
-        return "all"
-    return f"{sample['bounded_by']}; {sample['share']:.1%} of these, drawn by {sample['unit']}"
-
-
-def _rule(plan: dict[str, Any]) -> str:
-    tokens = plan["tokens"]
-    if tokens["basis"] == "measured":
-        return f"measured on {tokens['labels']:,} labels"
-    rule = f"estimated: {CHARACTERS_A_TOKEN} characters a token, longest answer, posts of the {tokens['characters_of']}"
-    return rule + (", context as long as the post for each part" if plan["context"] else "")
-
-
-def _cost(plan: dict[str, Any]) -> str:
-    cost = plan["cost"]
-    if cost["a_day"] is None:
-        void = "; until then label.budget_money bounds nothing" if cost["budget_without_price"] else ""
-        return f"no price given for {harmless(plan['model']) or 'a model'}: set label.prices{void}"
-    at_most = "; less where the server has the beginning of a prompt in its cache" if cost["cached_is_cheaper"] else ""
-    return f"{cost['a_day']:,.2f} {cost['currency']} a day, {cost['a_month']:,.2f} in {DAYS_A_MONTH} days{at_most}"
-
-
-def _too_much(hours: dict[str, Any]) -> str:
-    return "; MORE THAN A DAY HAS: fewer posts, more servers" if hours["hours_a_day"] > 24 else ""  # noqa: PLR2004
-
-
-def _disk_text(disk: dict[str, Any]) -> list[str]:
-    journal = disk["journal"]
-    bound = " (journal.max_bytes is reached)" if journal["bound_reached"] else ""
-    return [
-        f"disk             {disk['basis']}" + (f", {disk['posts']:,} kept posts" if disk["posts"] else ""),
-        f"  journal        {_bytes(journal['a_day'])} a day, {_bytes(journal['steady'])} in the long run{bound}",
-        *(
-            f"  {name:14} {_bytes(disk[name]['a_day'])} a day, {_bytes(disk[name]['a_month'])} a month, for ever"
-            for name in ("ledger", "store")
-        ),
-    ]
-
-
-def _bytes(n: float) -> str:
-    return f"{n / 1e9:,.2f} GB" if n >= 1e9 else f"{n / 1e6:,.1f} MB"  # noqa: PLR2004
-
-
-def _whole(line: str) -> str:
-    """Harmless as a line of the log is, but not cut."""
-    return "".join(harmless(line[at : at + 500]) for at in range(0, len(line), 500))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -375,6 +376,13 @@ class Feeds(Group):
     """Longest wait all the same. The API counts calls in windows of 5 minutes."""
     import_seconds: float = Field(120, gt=0)
     """How long `civicsky fetch` waits for a running service to import what was fetched."""
+    inbox_days: float = Field(30, ge=0)
+    """Days that fetched files are kept for `civicsky fetch --from-local`; no longer than `journal.tombstone_days` knows
+    what was deleted."""
+    at: str = ""
+    """Time of the daily fetch, HH:MM by the clocks of `zone`, for timers, cron and `fetch --due`. Empty: none."""
+    zone: str = ""
+    """Time zone of `at`, by its IANA name, such as America/Chicago. No default: a wrong one would fetch another day."""
 
     count_hours: tuple[int, ...] = (24, 168)
     """Ages at which `civicsky hydrate --counts` counts labelled posts again, in hours; the snapshots are called `24h`
@@ -402,15 +410,34 @@ class Feeds(Group):
         return lists
 
     @model_validator(mode="after")
-    def _known(self) -> Self:
+    def _daily_known(self) -> Self:
         for name in self.daily:
             if name not in self.lists and feed_place(name) is None:
                 raise ValueError(f"daily: {name!r} is not in feeds.lists (set both), and {FEED_FORMS}")
         return self
 
-    inbox_days: float = Field(30, ge=0)
-    """Days that fetched files are kept for `civicsky fetch --from-local`; no longer than `journal.tombstone_days` knows
-    what was deleted."""
+    @field_validator("at")
+    @classmethod
+    def _of_day(cls, at: str) -> str:
+        if at and not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", at):
+            raise ValueError(f"{at[:20]!r} is not a time of the day: write HH:MM, such as 16:15")
+        return at
+
+    @field_validator("zone")
+    @classmethod
+    def _known(cls, zone: str) -> str:
+        if zone:
+            try:
+                ZoneInfo(zone)
+            except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones is an OSError
+                raise ValueError(f"{zone[:50]!r} is no IANA time zone: write one such as America/Chicago") from None
+        return zone
+
+    @model_validator(mode="after")
+    def _where(self) -> Self:
+        if self.at and not self.zone:
+            raise ValueError(f"feeds.at is {self.at} and feeds.zone is empty: set feeds.zone, such as America/Chicago")
+        return self
 
 
 class Authors(Group):
@@ -507,7 +534,7 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     Raises `Usage`, which names the key and where it came from, for an unknown key or a bad value.
     """
     _check_environment()
-    file = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    file = file_of(config)
     values = _read_file(file) if file else {}
     try:
         settings = Settings(**values)
@@ -516,6 +543,11 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
         raise Usage(_explain_no_json()) from None
     except ValidationError as error:
         raise Usage(_explain(error, values, file)) from None
+
+
+def file_of(config: Path | None) -> Path | None:
+    """The settings file that counts: the one that is named, else the environment's; None: there is none."""
+    return config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
 
 
 def effective(settings: Settings) -> dict[str, Any]:

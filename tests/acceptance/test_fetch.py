@@ -223,7 +223,15 @@ def test_one_feeds_failure_ends_with_1_and_the_other_is_imported_all_the_same(
 
 
 @pytest.mark.parametrize(
-    "words", [["tody"], ["--limit", "0"], ["--limit", "5", "--from-local"], ["https://bsky.app/x"]]
+    "words",
+    [
+        ["tody"],
+        ["--limit", "0"],
+        ["--limit", "5", "--from-local"],
+        ["--due"],
+        ["--due", "--limit", "5"],
+        ["https://bsky.app/x"],
+    ],
 )
 def test_wrong_usage_ends_with_2_and_fetches_nothing(words: list[str], appview: AppViewServer, tmp_path: Path) -> None:
     ended = fetch(appview, tmp_path / "data", *words)
@@ -330,6 +338,36 @@ def test_from_local_while_the_service_runs(appview: AppViewServer, relay: Led, t
     assert not appview.calls
     process.send_signal(signal.SIGTERM)
     assert finish(process).code == 0
+
+
+# ---- once a day ------------------------------------------------------------------------------------------------------
+
+
+def test_due_is_what_was_not_wholly_fetched_since_the_days_time(appview: AppViewServer, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    daily = {"feeds__at": "00:00", "feeds__zone": "UTC", "feeds__daily": '["today", "other"]', "feeds__attempts": 1}
+    appview.breaks[TODAY] = [None, Trouble(502)]
+    ended = fetch(appview, folder, "--due", **daily)
+    assert ended.code == 1
+    assert "today: 100 fetched on 1 pages (not complete" in ended.out
+    assert "other: 20 fetched" in ended.out
+    ended = fetch(appview, folder, "other", "today", "--limit", 3, **daily)
+    ended = fetch(appview, folder, "--due", **daily)
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("today: 999 fetched on 11 pages (complete)"), "a part is not enough"
+    assert "other" not in ended.out
+    for _time in range(2):
+        ended = fetch(appview, folder, "--due", **daily)
+        assert (ended.code, ended.out) == (0, "nothing is due\n")
+        assert not appview.calls
+
+
+def test_what_was_fetched_and_waits_to_be_imported_is_not_due(appview: AppViewServer, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    daily = {"feeds__at": "00:00", "feeds__zone": "UTC", "feeds__daily": '["other"]', "feeds__import_seconds": 0.1}
+    with held(folder, "collect"):
+        assert fetch(appview, folder, **daily).code == 1
+        assert fetch(appview, folder, "--due", **daily).out == "nothing is due\n"
 
 
 # ---- the login -------------------------------------------------------------------------------------------------------

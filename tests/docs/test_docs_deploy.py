@@ -1,15 +1,25 @@
 """The unit, its examples and the image's recipe keep what the service relies on."""
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from configparser import RawConfigParser
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from civicsky import unit
 from civicsky.errors import EXIT_USAGE
+from civicsky.schedule import last_due
 from civicsky.settings import Settings, documented, load
+from conftest import skip
 from docs.pages import ROOT, page
 
+FETCH, TIMER = "deploy/systemd/civicsky-fetch.service", "deploy/systemd/civicsky-fetch.timer"
 UNIT = "deploy/systemd/civicsky.service"
 SETTINGS = "deploy/systemd/civicsky.toml.example"
 SECRETS = "deploy/systemd/civicsky.env.example"
@@ -39,6 +49,88 @@ def test_the_unit_waits_longer_than_a_drain_takes(service: dict[str, str]) -> No
 def test_the_unit_starts_the_installed_command_with_the_example_files(service: dict[str, str]) -> None:
     assert service["ExecStart"] == "%h/.local/bin/civicsky run --config %h/.config/civicsky/civicsky.toml"
     assert service["EnvironmentFile"] == "-%h/.config/civicsky/civicsky.env"
+
+
+def uncommented(text: str) -> str:
+    """The unit without the lines that are for people."""
+    return "\n".join(line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def verified(folder: Path, **files: str) -> "subprocess.CompletedProcess[str]":
+    """What systemd says of units of these texts; the command is one that is there."""
+    if not shutil.which("systemd-analyze"):
+        skip("systemd-analyze is not installed (Debian: systemd)")
+    for name, text in files.items():
+        program = text.replace("%h/.local/bin/civicsky", "/bin/true")
+        (folder / f"civicsky-fetch.{name}").write_text(program, encoding="utf-8")
+    with TemporaryDirectory(dir="/tmp") as runtime:  # short, as names of sockets must be
+        return subprocess.run(
+            ["systemd-analyze", "--user", "verify", *(folder / f"civicsky-fetch.{name}" for name in files)],
+            env={"PATH": os.environ["PATH"], "HOME": runtime, "XDG_RUNTIME_DIR": runtime},
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+
+
+def test_the_units_of_the_fetch_are_those_that_the_command_writes() -> None:
+    command = ["HOME/.local/bin/civicsky", "fetch", "--due", "--config", "HOME/.config/civicsky/civicsky.toml"]
+    assert uncommented(page(FETCH)) == uncommented(unit.service_text(command).replace("HOME", "%h"))
+    times = page(TIMER).replace("#OnCalendar=", "OnCalendar=")
+    assert uncommented(times) == uncommented(unit.timer_text("16:15", "America/Chicago"))
+
+
+def test_the_fetch_is_held_in_as_the_service_is() -> None:
+    hardening = [
+        "UMask",
+        "NoNewPrivileges",
+        "LockPersonality",
+        "RestrictNamespaces",
+        "RestrictRealtime",
+        "RestrictSUIDSGID",
+    ]
+    hardening += ["RestrictAddressFamilies", "SystemCallArchitectures", "SystemCallFilter", "SystemCallErrorNumber"]
+    for name in (*hardening, "EnvironmentFile", "RestartPreventExitStatus"):
+        (line,) = re.findall(rf"^{name}=.*$", page(UNIT), re.MULTILINE)
+        assert line in page(FETCH).splitlines()
+
+
+def test_the_timer_that_ships_has_no_zone_and_does_not_work_before_it_was_given_one(tmp_path: Path) -> None:
+    assert "OnCalendar" not in uncommented(page(TIMER))
+    found = verified(tmp_path, service=page(FETCH), timer=page(TIMER))
+    assert found.returncode != 0
+    assert "Timer unit lacks value setting. Refusing." in found.stderr
+    found = verified(tmp_path, service=page(FETCH), timer=page(TIMER).replace("#OnCalendar=", "OnCalendar="))
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def next_starts(at: str, zone: str, base: str) -> list[datetime]:
+    """When a timer of ours fires next, by each of its times, as systemd reads them."""
+    if not shutil.which("systemd-analyze"):
+        skip("systemd-analyze is not installed (Debian: systemd)")
+    times = re.findall(r"^OnCalendar=(.*)$", unit.timer_text(at, zone), re.MULTILINE)
+    assert len(times) == 2
+    starts = []
+    for time in times:
+        ran = subprocess.run(
+            ["systemd-analyze", "calendar", f"--base-time={base} UTC", time],
+            env={**os.environ, "TZ": "UTC", "LC_ALL": "C"}, capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        (shown,) = re.findall(r"Next elapse: \w+ (\S+ \S+) UTC$", ran.stdout, re.MULTILINE)
+        starts.append(datetime.fromisoformat(shown).replace(tzinfo=UTC))
+    return sorted(starts)
+
+
+@pytest.mark.parametrize("at", ["16:15", "02:30", "01:30", "23:30", "00:00"])
+@pytest.mark.parametrize("zone", ["America/Chicago", "Asia/Kolkata", "Europe/Berlin", "Australia/Lord_Howe"])
+def test_systemd_starts_the_fetch_soon_after_it_is_due_on_every_day_also_when_the_clocks_change(
+    at: str, zone: str
+) -> None:
+    for day in ("2026-03-07", "2026-03-29", "2026-04-04", "2026-07-01", "2026-10-03", "2026-10-24", "2026-10-31"):
+        base = datetime.fromisoformat(f"{day}T12:00:00+00:00")
+        now = base + timedelta(days=1, hours=2)  # the second of two starts is an hour after the first
+        was_due = datetime.fromtimestamp(last_due(int(now.timestamp()) * 1_000_000, at, zone) / 1e6, UTC)
+        before = was_due - timedelta(seconds=1)
+        first, *_ = next_starts(at, zone, f"{before:%Y-%m-%d %H:%M:%S}")
+        assert was_due <= first <= was_due + timedelta(hours=1), (day, at, zone)
 
 
 def test_the_example_settings_choose_a_model_and_mongodb() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from civicsky import fetch, inbox, paging
+from civicsky import fetch, fetch_text, inbox, paging
 from civicsky.appview import AppView
 from civicsky.errors import BadInput, Refused, Transient, Usage
 from civicsky.fetch import Fetched
@@ -229,7 +229,7 @@ async def test_three_empty_pages_with_cursors_are_the_end(server: AppViewServer,
     server.pages[TODAY] = [FeedPage(english_posts(2), "0"), *(FeedPage([], str(n)) for n in range(1, 9))]
     found, items = await one(server, tmp_path)
     assert (found.pages, found.why, len(items)) == (4, "empty", 2)
-    assert not read(tmp_path, found)[0].complete
+    assert read(tmp_path, found)[0].complete, "it shows no more"
 
 
 async def test_three_pages_without_a_new_post_are_the_end(server: AppViewServer, tmp_path: Path) -> None:
@@ -256,6 +256,7 @@ async def test_a_feed_without_an_end_is_given_up_at_its_bound(
     server.calls.clear()
     found, items = await one(server, tmp_path)
     assert found.why == "bound"
+    assert not read(tmp_path, found)[0].complete
     assert 1 <= len(items) < 7
 
 
@@ -475,7 +476,7 @@ async def test_the_whole_way_is_told_in_words_and_numbers(server: AppViewServer,
     server.feeds[TODAY] = [*english_posts(79), *foreign_posts(20, first=500), b"{}"]
     server.breaks[OTHER] = [Trouble(500, {"x": "y"}, b"\x1b[2J")] * 9
     report = await fetch.fetch(settings(server, tmp_path), ["today", "other"])
-    text = fetch.as_text(report)
+    text = fetch_text.as_text(report)
     told, other, store = text.split("\n")
     assert told.startswith(
         "today: 100 fetched on 1 pages (complete): 79 new, 0 known, 20 rejected (language 20), 1 failed (bad_field 1), "
@@ -484,7 +485,7 @@ async def test_the_whole_way_is_told_in_words_and_numbers(server: AppViewServer,
     assert other.startswith("other: nothing fetched: public API at http://127.0.0.1:")
     assert store == "store: 79 written, 0 stale, 0 duplicate, 0 failed"
     assert "\x1b" not in text
-    as_json = fetch.as_json(report)
+    as_json = fetch_text.as_json(report)
     assert json.loads(json.dumps(as_json)) == as_json
     assert as_json["feeds"][0]["english_share"] == 79 / 99
     assert as_json["feeds"][0]["rejected"] == {"language": 20}

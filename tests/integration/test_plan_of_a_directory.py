@@ -2,7 +2,9 @@
 
 import json
 import socket
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from civicsky.model import (
     now_us,
 )
 from civicsky.plan import gather, sample_posts
+from civicsky.plan_text import as_text
 from civicsky.sample import Drawing
 from civicsky.settings import Journal as JournalSettings, Label, Settings
 from civicsky.status import gather_coverage
@@ -37,15 +40,15 @@ BEGAN = now_us() - 48 * 60 * MINUTE
 LABELS = 150
 
 
-async def collected(folder: Path, minutes: int) -> None:
-    """A frame a minute with a post each; every third is rejected."""
+async def collected(folder: Path, minutes: int, *, began: int = BEGAN, every: int = MINUTE) -> None:
+    """A frame a minute (or otherwise) with a post each; every third is rejected."""
     texts = sample_posts()
     journal = await Journal.open(folder / datadir.JOURNAL, JournalSettings())
     await journal.positions(["wss://a"])
     frames, verdicts = [], []
     for n in range(1, minutes + 1):
         op = PostOp(0, "create", f"3{n:012}", b"c" * 36, b"b")
-        event = Event("commit", seq=n, did="did:plc:a", time=BEGAN + n * MINUTE, rev=tid(n), posts=[op])
+        event = Event("commit", seq=n, did="did:plc:a", time=began + n * every, rev=tid(n), posts=[op])
         frames.append(Frame(Arrival(n, "wss://a", 1, 1, None, b"", n), event, "commit", ""))
         verdicts.append(
             Verdict("rejected", "language", "{}") if n % 3 == 0 else Verdict("kept", "", json.dumps(texts[n % 300]))
@@ -153,3 +156,42 @@ def test_a_task_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     ended = run("plan", label__tasks='["nothing.toml"]')
     assert ended.code == 2
     assert "nothing.toml" in ended.err
+
+
+async def test_posts_at_this_hour_come_as_they_came_at_this_hour(tmp_path: Path) -> None:
+    """Four days of one post a minute; the counts of one hour of the day are then made three times as high."""
+    day, hour = 24 * 60 * MINUTE, 60 * MINUTE
+    await collected(tmp_path, 30, began=now_us() - 5 * day, every=240 * MINUTE)
+    now = now_us() // day * day + 5 * hour
+    with closing(sqlite3.connect(tmp_path / datadir.JOURNAL)) as db:
+        db.execute("DELETE FROM count")
+        for begin in range(now - 4 * day, now, hour):
+            many = 3 if begin // hour % 24 == 5 else 1
+            rows = [("post", "kept", 40), ("post", "rejected", 20), ("frame", "commit", 600)]
+            db.executemany(
+                "INSERT INTO count VALUES (?, ?, ?, '', ?)", [(begin, unit, what, n * many) for unit, what, n in rows]
+            )
+        db.commit()
+    plan = await gather(settings(tmp_path), posts=90, now=now)
+    time = plan["time"]
+    assert (time["basis"], time["days"]) == ("measured at this hour", 3)
+    assert (time["posts_an_hour"], time["kept_an_hour"], time["frames_an_hour"]) == (180, 120, 1800)
+    assert time["seconds"] == pytest.approx(1800)
+    later = (await gather(settings(tmp_path), posts=180 + 60, now=now))["time"]
+    assert later["seconds"] == pytest.approx(2 * 3600), "and then as they came in the hour after it"
+    assert "measured at this hour of 3 days" in " ".join(as_text(plan).split())
+
+
+async def test_posts_at_an_hour_that_was_never_held_come_as_on_the_mean(tmp_path: Path) -> None:
+    await collected(tmp_path, 300)
+    plan = await gather(settings(tmp_path), posts=60)
+    assert (plan["time"]["basis"], plan["time"]["days"]) == ("measured", 0)
+    assert plan["time"]["seconds"] == pytest.approx(60 / plan["traffic"]["posts_an_hour"] * 3600)
+    assert plan["traffic"]["frames_a_day"] == pytest.approx(plan["traffic"]["posts_a_day"]), "a post in each frame"
+    assert "all are taken to be alike" in " ".join(as_text(plan).split())
+
+
+def test_the_command_takes_the_number_of_posts(tmp_path: Path) -> None:
+    ended = run("plan", "--json", "--data-dir", tmp_path / "none", "--model", "m", "--posts", 250)
+    assert json.loads(ended.out)["time"]["seconds"] == pytest.approx(10)
+    assert run("plan", "--posts", 0).code == 2

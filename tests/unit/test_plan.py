@@ -1,36 +1,29 @@
 """What a labelling will take, against figures that were worked out by hand."""
 
-from collections import Counter
 from typing import Any
 
 import pytest
 
-from civicsky.coverage import Stretch
 from civicsky.errors import Usage
-from civicsky.model import Asked, Spend
+from civicsky.model import Asked, Spend, format_time
 from civicsky.plan import (
     Load,
-    Traffic,
-    as_text,
-    assumed_traffic,
     busy,
     drawn,
     estimated_load,
     gather,
     half_width,
-    held_since,
     measured_load,
-    measured_traffic,
     money,
     rendered,
     sample_posts,
     way_of,
 )
+from civicsky.plan_text import as_text
 from civicsky.prompt import messages, word_messages
 from civicsky.settings import Label, Price, Sample, Settings
 from civicsky.task import Task, load_task
 
-HOUR = 3_600_000_000
 CIVIC, _ = load_task("civic")
 SHORT = Task.model_validate(
     {
@@ -46,40 +39,6 @@ def label(**values: Any) -> Label:
 
 def settings(*, sample: dict[str, Any] | None = None, **own: Any) -> Settings:
     return Settings(label=label(**own), sample=Sample.model_validate(sample or {}))
-
-
-def test_the_assumed_traffic_is_that_of_375_frames_a_second() -> None:
-    # 375 x 0.09 = 33.75 posts a second, 45 % of them kept
-    found = assumed_traffic(only_english=True)
-    assert found[:2] == pytest.approx((2_916_000, 1_312_200))
-    assert found.hours is None
-    assert assumed_traffic(only_english=False)[:2] == pytest.approx((2_916_000, 2_916_000))
-
-
-def test_traffic_is_what_was_counted_by_the_time_that_was_held() -> None:
-    hours = [
-        Counter({("post", "kept"): 60, ("post", "rejected"): 30, ("post", "stale"): 500, ("frame", "commit"): 900}),
-        Counter({("post", "kept"): 20, ("post", "shed"): 20, ("post", "rejected"): 30, ("post", "deleted"): 7}),
-    ]
-    # 100 kept or shed and 60 rejected in 2.5 h
-    assert measured_traffic(hours, int(2.5 * HOUR)) == Traffic(160 / 2.5 * 24, 100 / 2.5 * 24, 2.5)
-
-
-def test_less_than_an_hour_tells_nothing_of_a_day() -> None:
-    hours = [Counter({("post", "kept"): 60})]
-    assert measured_traffic(hours, HOUR - 1) is None
-    assert measured_traffic(hours, HOUR) == Traffic(1440, 1440, 1)
-
-
-def test_only_what_was_held_counts_and_only_the_last_days_of_it() -> None:
-    day = 24 * HOUR
-    stretches = [
-        Stretch(0, day, "held"), Stretch(day, 2 * day, "not_replayed"), Stretch(2 * day, 2 * day + HOUR, "held"),
-        Stretch(2 * day + HOUR, 3 * day, "unverified"),
-    ]  # fmt: skip
-    assert held_since(stretches, 7) == (-4 * day, day + HOUR)
-    assert held_since(stretches, 2.5) == (day // 2, day // 2 + HOUR)
-    assert held_since([], 7) == (0, 0)
 
 
 def test_tokens_are_a_quarter_of_the_characters_that_would_be_sent() -> None:
@@ -222,10 +181,28 @@ async def test_a_plan_without_a_data_directory_says_that_it_assumes(tmp_path: An
     assert plan["cost"]["a_day"] == pytest.approx((tokens["in_a_day"] + 2 * tokens["out_a_day"]) / 1e6)
     assert plan["cost"]["a_month"] == pytest.approx(30 * plan["cost"]["a_day"])
     disk = plan["disk"]
-    assert disk["journal"]["a_day"] == pytest.approx(1_312_200 * 1_500)
+    assert disk["journal"]["a_day"] == pytest.approx(972_000 * 1_500)
     assert disk["journal"]["steady"] == pytest.approx(7 * disk["journal"]["a_day"])
-    assert disk["ledger"]["a_day"] == pytest.approx(1_312_200 * 240 + 20_000 * 1_840)
+    assert disk["ledger"]["a_day"] == pytest.approx(972_000 * 240 + 20_000 * 1_840)
     assert "assumed" in as_text(plan)
+
+
+async def test_how_long_posts_take_is_told_with_what_it_rests_on(tmp_path: Any) -> None:
+    now = 1_795_000_000_000_000
+    plan = await gather(settings().model_copy(update={"data_dir": tmp_path}), posts=1_000, now=now)
+    # 25 posts a second, 45 % of them kept
+    assert plan["time"]["seconds"] == pytest.approx(40)
+    assert plan["time"]["kept_seconds"] == pytest.approx(40 / 0.45)
+    assert (plan["time"]["basis"], plan["time"]["days"]) == ("assumed", 0)
+    assert plan["time"]["from"] == format_time(now)
+    assert plan["traffic"]["posts_an_hour"] == 90_000
+    assert plan["traffic"]["frames_an_hour"] == 369 * 3600
+    text = " ".join(as_text(plan).split())
+    assert "1,000 posts in 40 s, 1,000 English ones in 89 s, from 2026-11-18T11:06Z on" in text
+    assert "all hours alike, though the busiest have 36 posts/s" in text
+    assert (
+        "2,160,000 posts a day, 972,000 English ones, 31,881,600 frames; 90,000, 40,500 and 1,328,400 an hour" in text
+    )
 
 
 async def test_a_model_without_a_price_has_no_cost(tmp_path: Any) -> None:

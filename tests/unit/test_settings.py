@@ -449,6 +449,7 @@ def test_every_setting_is_listed_with_its_default_and_its_variable() -> None:
 
 OTHER_VALUES = {
     "alts": "False",
+    "at": "16:15",
     "authors.lists": '{"news": "news.csv"}',
     "at_bound": "shed",
     "count_hours": "[6, 48]",
@@ -482,6 +483,7 @@ OTHER_VALUES = {
     "unit": "thread",
     "url": "http://api.example",
     "way": "words",
+    "zone": "America/Chicago",
 }
 """By field, or by whole name, a value that is not the default, for the settings that 107 does not suit."""
 
@@ -491,6 +493,8 @@ def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch,
     group, _, field = name.rpartition(".")
     value = OTHER_VALUES.get(name) or OTHER_VALUES.get(field, "107")
     monkeypatch.setenv(variable, value)
+    if name == "feeds.at":
+        monkeypatch.setenv("CIVICSKY_FEEDS__ZONE", OTHER_VALUES["zone"])  # one without the other is refused
     settings = load()
     if field in {"api_key", "mongo_uri", "app_password"}:
         assert getattr(getattr(settings, group), field).get_secret_value() == "107"
