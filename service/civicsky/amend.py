@@ -6,22 +6,20 @@ what could not be handled, shows it, and tries it once more.
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from civicsky import datadir
-from civicsky.app import catch_up, ledger_reader
+from civicsky.app import ledger_reader
 from civicsky.appview import AppView
+from civicsky.beside import followed, scrub
 from civicsky.collecting import AHEAD_US
 from civicsky.decode import decode
-from civicsky.errors import BadInput, Failed, Held, Refused, Transient, Usage
-from civicsky.feeds import Feeds
+from civicsky.errors import BadInput, Failed, Held, Transient, Usage
 from civicsky.journal import Journal, JournalReader
 from civicsky.ledger import Ledger
-from civicsky.lifecycle import Stop, happened
+from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.model import POSTS, Arrival, Batch, Frame, Key, format_time, parse_moment, post_uri
 from civicsky.recheck import Rechecks, recheck as look_up_again
@@ -32,8 +30,6 @@ from civicsky.worker import Pool
 
 _POST: Final = re.compile(rf"at://(did:[^/]+)/{re.escape(POSTS)}/([^/]+)")
 _PAGE: Final = re.compile(r"https://bsky\.app/profile/([^/]+)/post/([^/?#]+)")
-WAIT_SECONDS: Final = 120.0
-"""How long `erase` waits for the running service to tell the store."""
 
 
 class Erased(NamedTuple):
@@ -93,45 +89,12 @@ async def erase(settings: Settings, names: Sequence[str]) -> list[Erased]:
     journal = await Journal.open(folder / datadir.JOURNAL, settings.journal)
     try:
         counts = {name: await journal.erase(name) for name in wanted}
-        await _scrub(journal, folder)
+        await scrub(journal, folder)
         await journal.database.truncate_log()
     finally:
         await journal.close()
-    why = await _follow(settings, folder, {name.removeprefix("at://").partition("/")[0] for name in wanted})
+    why = await followed(settings, folder, {name.removeprefix("at://").partition("/")[0] for name in wanted})
     return [Erased(name, n, not why, why) for name, n in counts.items()]
-
-
-async def _scrub(journal: Journal, folder: Path) -> None:
-    """Take what was deleted out of fetched files; the running service does it itself."""
-    with suppress(Held), datadir.locked(folder, ("collect",)):
-        await Feeds(journal.database, folder, partial(ledger_reader, folder)).scrub()
-
-
-async def _follow(settings: Settings, folder: Path, dids: Collection[str]) -> str:
-    """Let ledger and store follow the journal now; why they could not, or nothing."""
-    if not (folder / datadir.LEDGER).is_file():
-        return ""  # nothing was ever labelled or stored
-    try:
-        await catch_up(folder, settings, Metrics())
-    except (Transient, Refused) as error:
-        return str(error)
-    except Held:
-        return await _wait_for_service(folder, dids)
-    return ""
-
-
-async def _wait_for_service(folder: Path, dids: Collection[str]) -> str:
-    """The running service does it; wait until it has."""
-    reader = await JournalReader.open(folder / datadir.JOURNAL)
-    last = await reader.last_change()
-    await reader.close()
-    nobody = Stop().requested
-    for _second in range(int(WAIT_SECONDS)):
-        async with ledger_reader(folder) as ledger:
-            if ledger and await ledger.position() >= last and not sum([await ledger.unstored(did) for did in dids]):
-                return ""
-        await happened(nobody, 1.0)
-    return "the running service has not got there yet; it will"
 
 
 # ---- recheck ---------------------------------------------------------------------------------------------------------
@@ -153,7 +116,7 @@ async def recheck(settings: Settings, names: Sequence[str], show: Callable[[int]
         try:
             with datadir.locked(folder, ("collect",)):
                 await look_up_again(rechecks, appview, _Shown(show), Stop(), delay_seconds=0, endless=False)
-            await _scrub(journal, folder)
+            await scrub(journal, folder)
         except Held:
             return False
     except (BadInput, Transient) as error:

@@ -15,6 +15,7 @@ import uvloop
 
 from civicsky import __version__, datadir, filter as filters, log
 from civicsky.appview import AppView
+from civicsky.authors import Authors, Work as AuthorsWork, read_lists
 from civicsky.collecting import collect, housekeep
 from civicsky.context import Contexts
 from civicsky.decode import decode
@@ -196,6 +197,7 @@ async def catch_up(folder: Path, settings: Settings, metrics: Metrics) -> None:
         async with AsyncExitStack() as stack:
             parts = await open_labelling(stack, folder, settings, metrics, Stop(), strict=True)
             await parts.labelling.catch_up(parts.store)
+            await Authors(parts.ledger.database).tell(parts.store)
 
 
 class Parts(NamedTuple):
@@ -238,6 +240,7 @@ async def _prepare_label(
     labelling, reader, ledger, store, tasks = await open_labelling(
         stack, folder, settings, metrics, stop, strict=strict
     )
+    authors = await _prepare_authors(stack, settings, ledger, store, metrics)
     abilities = await ledger.abilities(weights.name if weights else settings.label.model)
     spent = await ledger.spent()
 
@@ -247,12 +250,26 @@ async def _prepare_label(
                 async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
                     arm = group.create_task(_arm(deadline, stop, settings, endless=strict), name="drain")
                     group.create_task(_publish(reader, store, metrics, stop, strict=strict), name="publish")
+                    profiles = group.create_task(authors.run(settings.ledger.poll_seconds, stop), name="authors")
                     await labelling.run(slots, store)
-                    arm.cancel()
+                    for task in (arm, profiles):
+                        task.cancel()
+                    await authors.tell()
             except TimeoutError:
                 log.event("drain_over", seconds=settings.limits.drain_seconds)
 
     return labelling, work
+
+
+async def _prepare_authors(
+    stack: AsyncExitStack, settings: Settings, ledger: Ledger, store: Store, metrics: Metrics
+) -> AuthorsWork:
+    appview = None
+    lists = read_lists(settings.authors.lists) if settings.authors.fetch else {}
+    if settings.authors.fetch:
+        appview = AppView(settings.appview)
+        stack.push_async_callback(appview.close)
+    return AuthorsWork(Authors(ledger.database), appview, store, settings.authors, lists, metrics)
 
 
 @asynccontextmanager

@@ -78,6 +78,20 @@ class AppView:
         found = {views.text(item, "uri"): item for item in items}
         return await asyncio.to_thread(views.records, {uri: found[uri] for uri in uris if uri in found})
 
+    async def shown(self, uris: Sequence[str]) -> dict[str, views.PostView]:
+        """As `posts`, each with what was counted of it, its record, and what its author's profile says of itself."""
+        items = await self._listed("app.bsky.feed.getPosts", "uris", uris, "posts")
+        found = {views.text(item, "uri"): item for item in items}
+        asked = {uri: found[uri] for uri in uris if uri in found}
+        for item in asked.values():
+            views.text(item, "cid")
+        return await asyncio.to_thread(views.posts, asked)
+
+    async def profiles(self, dids: Sequence[str]) -> dict[str, views.Profile]:
+        """Of at most 25 accounts (DIDs) the profiles of those that are there."""
+        items = await self._listed("app.bsky.actor.getProfiles", "actors", dids, "profiles")
+        return await asyncio.to_thread(views.profiles, items, set(dids))
+
     async def accounts(self, dids: Sequence[str]) -> set[str]:
         """Of at most 25 accounts (DIDs) those that are there: neither gone nor deactivated nor taken down."""
         items = await self._listed("app.bsky.actor.getProfiles", "actors", dids, "profiles")

@@ -4,6 +4,8 @@ import asyncio
 import json
 import sqlite3
 import sys
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -275,6 +277,74 @@ def recheck(
 
     if not asyncio.run(amend.recheck(settings, names or [], show)):
         print("the running service will look them up")
+
+
+@app.command()
+def hydrate(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="List of posts: text, CSV, JSONL or Parquet.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="JSONL; default: NAME.hydrated.jsonl.")
+    ] = None,
+    respect: Annotated[
+        Literal["flag", "drop"] | None,
+        typer.Option("--respect", help="What to do about posts whose authors ask not to be shown to the public."),
+    ] = None,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Count labelled posts again that have reached an age.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Look up every post of the store; remove what is gone.")
+    ] = False,
+    authors: Annotated[bool, typer.Option("--authors", help="Look up the authors of labelled posts.")] = False,
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="With --verify: events from then on.")] = "",
+    until: Annotated[str, typer.Option("--until", metavar="TIME", help="With --verify: events before that.")] = "",
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Ask the public API again: texts for a list of posts, counts, deletions, authors."""
+    from civicsky import counting, hydrate as texts, verify as verifying  # noqa: PLC0415
+
+    if sum((file is not None, counts, verify, authors)) != 1:
+        raise Usage("hydrate: give a FILE, or one of --counts, --verify and --authors")
+    if file is None and (out or respect):
+        raise Usage("--out and --respect are for a FILE: give one, or leave them out")
+    if not verify and (since or until):
+        raise Usage("--since and --until choose what --verify looks up: add --verify, or leave them out")
+    settings = load(config, {"data_dir": data_dir, **_label_flags(store, None, None)})
+    log.configure(settings.log)
+    good = True
+    if file is not None:
+        done = asyncio.run(texts.hydrate(settings, file, out, respect, _say_some(texts.TOLD)))
+        text, values = texts.as_text(done), texts.as_json(done)
+    elif counts:
+        report = asyncio.run(counting.count(settings))
+        text, values, good = counting.as_text(report), counting.as_json(report), report.good
+    elif verify:
+        verified = asyncio.run(verifying.verify(settings, since, until))
+        text, values, good = verifying.as_text(verified), verifying.as_json(verified), not verified.why
+    else:
+        n = asyncio.run(texts.look_up_authors(settings))
+        text = "the running service looks them up" if n is None else f"{n:,} authors looked up"
+        values = {"looked_up": n}
+    print(json.dumps(values, indent=2) if as_json else text)
+    if not good:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _say_some(most: int) -> Callable[[str], None]:
+    """Tell the first lines on standard error; of the others only that there are more."""
+    said = count(1)
+
+    def say(text: str) -> None:
+        n = next(said)
+        if n <= most + 1:
+            print(f"civicsky: {text if n <= most else 'more bad lines; they are counted'}", file=sys.stderr)
+
+    return say
 
 
 @app.command()

@@ -7,9 +7,10 @@ the labelling half; `texts_of` gives the texts of posts that are known by their 
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
-from typing import Any, Final, Literal, Protocol, TypeGuard
+from typing import Any, Final, Generic, Literal, Protocol, TypeGuard, TypeVar
 
 from civicsky.errors import BadInput, Transient
 from civicsky.model import POSTS, now_us, post_uri
@@ -41,6 +42,8 @@ _TID: Final = re.compile(rf"[{_DIGITS[:16]}][{_DIGITS}]{{12}}")
 """https://atproto.com/specs/tid"""
 
 Post = dict[str, Any]
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 class CacheShape(Protocol):
@@ -84,7 +87,7 @@ class Contexts:
 
     def __init__(self, settings: Context, max_chars: int, appview: AppViewShape, cache: CacheShape) -> None:
         self._settings, self._max_chars = settings, max_chars
-        self._api, self._cache = _Api(appview), cache
+        self._api, self._cache = _Api(appview.records), cache
         self._asked: dict[str, asyncio.Future[Post | Exception | None]] = {}
         self._fetching: asyncio.Task[None] | None = None
         self._gone: dict[str, None] = {}
@@ -137,7 +140,7 @@ class Contexts:
             uri = fields.get(field)
             if not getattr(self._settings, part) or f"{{{part}}}" not in task.context_format:
                 continue
-            if _is_post(uri) and uri not in wanted.values():
+            if is_post(uri) and uri not in wanted.values():
                 wanted[part] = uri
         return wanted
 
@@ -217,18 +220,18 @@ class Contexts:
         return uri in self._gone or _did(uri) in self._gone
 
 
-class _Api:
+class _Api(Generic[T]):
     """The public API, asked for posts whose URIs authors wrote: one that it stumbles over must not cost the others.
 
     At worst it takes two calls for each URI to find those; one call more than else when the API is down.
     """
 
-    def __init__(self, appview: AppViewShape) -> None:
-        self._appview = appview
+    def __init__(self, ask: Callable[[Sequence[str]], Awaitable[dict[str, T]]]) -> None:
+        self._ask = ask
         self._control: Sequence[str] = ()
         """A post that it answered for, there or not."""
 
-    async def posts(self, uris: Sequence[str]) -> tuple[dict[str, Post], list[str]]:
+    async def posts(self, uris: Sequence[str]) -> tuple[dict[str, T], list[str]]:
         """Of at most 25 posts those that are there, and the URIs that the API fails at though it answers for others.
 
         Raises `Transient` when it answers for none, `Refused`.
@@ -242,11 +245,12 @@ class _Api:
                 return await self._without_doubtful(uris)
         raise answer
 
-    async def _without_doubtful(self, uris: Sequence[str]) -> tuple[dict[str, Post], list[str]]:
+    async def _without_doubtful(self, uris: Sequence[str]) -> tuple[dict[str, T], list[str]]:
         """As `posts`, of those that cannot be asked for together."""
         if len(uris) == 1:
             return {}, list(uris)
-        found, doubtful, middle = dict[str, Post](), list[str](), len(uris) // 2
+        found: dict[str, T] = {}
+        doubtful, middle = list[str](), len(uris) // 2
         for half in (uris[:middle], uris[middle:]):
             answer = await self._try(half)
             posts, failed = (answer, []) if isinstance(answer, dict) else await self._without_doubtful(half)
@@ -254,10 +258,10 @@ class _Api:
             doubtful += failed
         return found, doubtful
 
-    async def _try(self, uris: Sequence[str]) -> dict[str, Post] | Transient:
+    async def _try(self, uris: Sequence[str]) -> dict[str, T] | Transient:
         """One call; an error that one of the URIs may be the reason for is given, any other is raised."""
         try:
-            posts = await self._appview.records(uris)
+            posts = await self._ask(uris)
         except BadInput as error:
             return Transient(f"public API: its answer cannot be used ({error.reason})")
         except Transient as error:
@@ -290,7 +294,7 @@ async def texts_of(
             texts |= {uri: readable(doc) or None for uri, doc in documents.items() if doc.get("state") == "live"}
             # What is hidden may be shown again by now: the API knows. What is deleted stays so.
             asked += [uri for uri in part if uri not in documents or documents[uri].get("state") == "hidden"]
-    asked = [uri for uri in asked if _is_post(uri)] if appview else []
+    asked = [uri for uri in asked if is_post(uri)] if appview else []
     done = len(texts) - len(asked)
     told(done)
     if appview is not None:
@@ -304,26 +308,38 @@ async def texts_of(
 async def records_of(
     uris: Iterable[str], appview: AppViewShape
 ) -> AsyncIterator[tuple[Sequence[str], dict[str, Post]]]:
-    """Any number of posts as `appview.records` gives them, in batches: each what was asked for, and what is there.
+    """Any number of posts as `appview.records` gives them. As `posts_of`."""
+    async for batch in posts_of(uris, appview.records):
+        yield batch
+
+
+async def posts_of(
+    uris: Iterable[str], ask: Callable[[Sequence[str]], Awaitable[dict[str, T]]]
+) -> AsyncIterator[tuple[Sequence[str], dict[str, T]]]:
+    """Any number of posts as `ask` gives 25 of them, in batches: each what was asked for, and what is there.
 
     What is no post's AT-URI with the author's DID is passed over, and what the API fails at while it answers for others
     counts as not there. While the API cannot be asked, it is tried again a few times; asked to wait for more than a
     minute, we do not. Raises `Transient` or `Refused` when it cannot be asked.
     """
-    api = _Api(appview)
-    for part in _batches([uri for uri in dict.fromkeys(uris) if _is_post(uri)], MAX_PER_CALL):
-        yield part, await _patiently(api, part)
+    api = _Api(ask)
+    for part in _batches([uri for uri in dict.fromkeys(uris) if is_post(uri)], MAX_PER_CALL):
+        yield part, (await patiently(partial(api.posts, part)))[0]
 
 
-async def _patiently(api: _Api, uris: Sequence[str]) -> dict[str, Post]:
+async def patiently(ask: Callable[[], Awaitable[A]]) -> A:
+    """Ask an API that cannot be asked now a few times; asked to wait for more than a minute, do not.
+
+    Raises what `ask` raises.
+    """
     for pause in PAUSES:
         try:
-            return (await api.posts(uris))[0]
+            return await ask()
         except Transient as error:
             if (error.retry_after or 0) > MAX_PAUSE_SECONDS:
                 raise
             await asyncio.sleep(max(error.retry_after or 0, pause))
-    return (await api.posts(uris))[0]
+    return await ask()
 
 
 def _batches(uris: Sequence[str], size: int) -> Iterator[Sequence[str]]:
@@ -341,7 +357,8 @@ def _cut(post: Post) -> Post:
     return {"cid": post["cid"], "langs": post["langs"], "text": post["text"], "link": post["link"], "alts": alts}
 
 
-def _is_post(uri: object) -> TypeGuard[str]:
+def is_post(uri: object) -> TypeGuard[str]:
+    """Whether it is the address of a post, with its author's DID, that the API takes."""
     return isinstance(uri, str) and _POST.fullmatch(uri) is not None
 
 

@@ -20,7 +20,7 @@ POSTS: Final = "posts.db"
 CRON_LOG: Final = "cron.log"
 """Both outputs of what cron starts."""
 
-Role = Literal["collect", "label", "fetch"]
+Role = Literal["collect", "label", "fetch", "counts", "verify"]
 Halves = Literal["both", "collect", "label"]
 """What a command runs."""
 _TRIES: Final = 4

@@ -7,7 +7,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from civicsky.model import LabelRow, Outgoing, PostRow, Seen, Shown, Snapshot, Unlabelled, format_time, post_uri
+from civicsky.model import (
+    AuthorRow,
+    LabelRow,
+    Outgoing,
+    PostRow,
+    Seen,
+    Shown,
+    Snapshot,
+    Unlabelled,
+    format_time,
+    post_uri,
+)
 
 Document = dict[str, Any]
 
@@ -105,6 +116,23 @@ def snapshot_document(one: Snapshot) -> Document:
         "why": one.why,
         "rank": one.rank,
         **counts,
+    }
+
+
+def author_document(out: AuthorRow) -> Document:
+    """The document of an author of labelled posts; a tombstone without a profile once nothing of theirs is left."""
+    document = {"_id": out.did, "did": out.did, "v": out.v, "state": out.state}
+    if out.profile is None:
+        return document
+    profile = out.profile
+    created = profile["created_at"]
+    return {
+        **document,
+        "handle": out.handle or None,
+        "created_at": None if created is None else format_time(created),
+        **{name: profile[name] for name in ("followers", "follows", "posts", "marks", "lists")},
+        "moderation": [{**label, "at": label["at"] or None} for label in profile["moderation"]],
+        "looked_up_at": format_time(profile["looked_up_at"]),
     }
 
 

@@ -6,32 +6,28 @@ else this does, under the lock `collect`, and lets ledger and store follow.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import Progress, TaskID
 
 from civicsky import datadir, inbox, log
-from civicsky.app import begin_run, catch_up, ledger_reader
 from civicsky.appview import AppView
-from civicsky.errors import BadInput, CivicskyError, Held, Refused, Transient, Usage
-from civicsky.feeds import Feeds, Outcomes
+from civicsky.beside import Stored, bars, feeds_in, imported, stored_now
+from civicsky.errors import BadInput, CivicskyError, Transient, Usage
+from civicsky.feeds import Outcomes
 from civicsky.inbox import Header
 from civicsky.journal import Journal, JournalReader
-from civicsky.metrics import Metrics
 from civicsky.model import feed_place, feed_uri, now_us
 from civicsky.paging import ENDS, WHOLE, Gathering
 from civicsky.schedule import due as is_due, last_due
 from civicsky.settings import FEED_FORMS, Feeds as FeedsSettings, Settings
-from civicsky.worker import Pool
 
 T = TypeVar("T")
-_WAIT_SECONDS: Final = 0.5
 
 
 class Feed(NamedTuple):
@@ -74,15 +70,6 @@ class Fetched(NamedTuple):
         return self.sound and self.outcomes is not None
 
 
-class Stored(NamedTuple):
-    """What the store was told of posts."""
-
-    counts: Mapping[str, int]
-    why: str = ""
-    """Why it was not told, or not of all."""
-    good: bool = True
-
-
 class Report(NamedTuple):
     """All of it."""
 
@@ -114,10 +101,10 @@ async def fetch(
         if due:
             wanted = await _due(settings, folder, wanted)
         got = await _again(settings, folder, wanted) if local else await _fetch_all(settings, folder, wanted, limit)
-        rows = await _imported(settings, folder, {one.file for one in got if one.file})
-        stored = await _stored(settings, folder) if rows else Stored({})
+        rows = await imported(settings, folder, {one.file for one in got if one.file})
+        told = await stored_now(settings, folder) if rows else Stored({})
     feeds = [one._replace(outcomes=rows.get(one.file)) for one in got]
-    return Report(feeds, stored, settings.filter.keep == "english")
+    return Report(feeds, told, settings.filter.keep == "english")
 
 
 def feeds_of(settings: FeedsSettings, names: Sequence[str]) -> list[Feed]:
@@ -186,7 +173,7 @@ async def _fetch_all(settings: Settings, folder: Path, wanted: Sequence[Feed], l
     """Fetch each feed and write its file."""
     appview = AppView(settings.appview, folder)
     try:
-        with _progress() as progress:
+        with bars("posts") as progress:
             work = Work(settings.feeds, folder, appview, progress)
             return [await _fetch(work, feed, limit) for feed in wanted]
     finally:
@@ -255,12 +242,6 @@ def _in_words(error: Exception) -> str:
     return "the public API's answer cannot be used" if isinstance(error, BadInput) else log.harmless(str(error))
 
 
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(30), MofNCompleteColumn(), TextColumn("posts"))
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-
-
 # ---- importing -------------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +252,7 @@ async def _again(settings: Settings, folder: Path, wanted: Sequence[Feed]) -> li
         journal = await Journal.open(folder / datadir.JOURNAL, settings.journal)
         try:
             for file in {one.file for one in found if one.file}:
-                await _feeds(journal, folder).import_again(file)
+                await feeds_in(journal, folder).import_again(file)
         finally:
             await journal.close()
     return found
@@ -294,69 +275,3 @@ def _newest(folder: Path, feed: Feed) -> Fetched:
         "no fetched file of it is there; leave out --from-local",
         sound=False,
     )
-
-
-async def _imported(settings: Settings, folder: Path, files: set[str]) -> dict[str, Outcomes]:
-    """Have these files imported, by the running service or by ourselves; what became of the items of each.
-
-    What a running service has not imported in time is left out.
-    """
-    waited = 0.0
-    while files:
-        try:
-            with datadir.locked(folder, ("collect",)):
-                await _import(settings, folder)
-            return await _outcomes(folder, files)
-        except Held:
-            found = await _outcomes(folder, files)
-            if len(found) == len(files) or waited >= settings.feeds.import_seconds:
-                return found
-        await asyncio.sleep(_WAIT_SECONDS)
-        waited += _WAIT_SECONDS
-    return {}
-
-
-async def _import(settings: Settings, folder: Path) -> None:
-    """Import all files that wait. The caller holds the lock `collect`."""
-    journal = await Journal.open(folder / datadir.JOURNAL, settings.journal)
-    try:
-        await begin_run(folder, settings, journal)
-        pool = Pool(settings.worker, settings.filter)
-        await pool.start()
-        feeds = _feeds(journal, folder)
-        await feeds.import_waiting(pool)
-        async with ledger_reader(folder) as ledger:
-            told = await ledger.position("snapshot") if ledger else 0
-        await feeds.tidy(settings.feeds.inbox_days, settings.journal.post_days, told)
-    finally:
-        await journal.close()
-
-
-async def _outcomes(folder: Path, files: set[str]) -> dict[str, Outcomes]:
-    if not (folder / datadir.JOURNAL).is_file():
-        return {}  # the service is only starting
-    reader = await JournalReader.open(folder / datadir.JOURNAL)
-    try:
-        rows = [row for row in await reader.fetches() if row["file"] in files and row["imported_at"] is not None]
-    finally:
-        await reader.close()
-    return {row["file"]: Outcomes({(outcome, why): n for outcome, why, n in row["outcomes"]}) for row in rows}
-
-
-async def _stored(settings: Settings, folder: Path) -> Stored:
-    """Let ledger and store follow."""
-    metrics = Metrics()
-    why, good = "", True
-    try:
-        await catch_up(folder, settings, metrics)
-    except Held:
-        why = "the running service tells the store"
-    except (Transient, Refused, Usage) as error:
-        why, good = f"it follows when civicsky runs next: {log.harmless(str(error))}", False
-    names = {"written": "stored", "stale": "stale", "duplicate": "duplicate", "failed": "refused"}
-    counts = {name: metrics.counts[count_of] for name, count_of in names.items()}
-    return Stored(counts, why, good and not counts["failed"])
-
-
-def _feeds(journal: Journal, folder: Path) -> Feeds:
-    return Feeds(journal.database, folder, partial(ledger_reader, folder))

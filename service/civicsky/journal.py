@@ -400,6 +400,13 @@ class JournalReader:
         )
         return [Snapshot(*row) for row in found]
 
+    async def counted(self, keys: Iterable[Key], why: str) -> set[Key]:
+        """Of these posts those that have a snapshot of this occasion, as long as the journal has it."""
+        found = await self._db.rows_by_key(
+            "SELECT rkey, did, why FROM snapshot WHERE (rkey, did) IN (VALUES {keys})", keys
+        )
+        return {(rkey, did) for rkey, did, occasion in found if occasion == why}
+
     async def fetches(self) -> list[dict[str, Any]]:
         """What was fetched, the oldest first: outcomes are [outcome, reason, n] each; `imported_at` None: it waits."""
         columns = ("file", "kind", "name", "uri", "at", "complete", "why", "items", "imported_at", "outcomes")

@@ -105,6 +105,14 @@ CREATE TABLE probe (
   PRIMARY KEY (day, task, prompt_hash, model, rkey, did)) WITHOUT ROWID;
 CREATE INDEX probe_by_post ON probe (rkey, did);
 """,
+        """
+CREATE TABLE author (
+  did TEXT PRIMARY KEY, state TEXT NOT NULL DEFAULT 'live', at INTEGER NOT NULL DEFAULT 0, handle TEXT, profile TEXT,
+  v INTEGER NOT NULL DEFAULT 0, stored_v INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE INDEX author_due ON author (at) WHERE state = 'live';
+CREATE INDEX author_outgoing ON author (v) WHERE v > stored_v;
+INSERT INTO author (did) SELECT DISTINCT did FROM label WHERE answer IS NOT NULL;
+""",
     ),
 )
 
@@ -131,7 +139,7 @@ class Ledger:
 
     @property
     def database(self) -> Database:
-        """For `rounds`, which keeps its own tables in the same file."""
+        """For `rounds` and `authors`, which keep their own tables in the same file."""
         return self._db
 
     async def register_task(self, name: str, version: str, prompt_hash: str, text: str) -> None:
@@ -304,6 +312,7 @@ class Ledger:
                     "DELETE FROM raw WHERE rkey = ? AND did = ? AND task = ?", (job.rkey, job.did, job.task)
                 )
                 await touch(db, job.rkey, job.did)
+                await db.execute(_LABELLED, (job.did,))
             await keep_spend(db, label.answer.spend, posts=0 if label.answer.cached_from else 1)
         return bool(wanted.rowcount)
 
@@ -463,6 +472,7 @@ class Ledger:
         # Of an account that is shown again, what is kept says only that its posts were not there.
         gone = await db.execute("DELETE FROM context WHERE did = ?", (did,))
         self._scrubbed |= gone.rowcount > 0
+        await db.execute(_AUTHOR_STATE, (did, state, now_us()))
         if state == "deleted":
             for rkey, author in await rows(db, "SELECT rkey, did FROM doc WHERE did = ?", (did,)):
                 await self._erase(db, rkey, author)
@@ -529,6 +539,26 @@ class Ledger:
             self._scrubbed |= gone.rowcount > 0
         gone = await db.execute("DELETE FROM context WHERE uri = ?", (post_uri(did, rkey),))
         self._scrubbed |= gone.rowcount > 0
+        gone = await db.execute(_FORGET_AUTHOR, (did, now_us()))
+        self._scrubbed |= gone.rowcount > 0
+
+
+_LABELLED: Final = (
+    # Who was forgotten and is labelled again is looked up again.
+    "INSERT INTO author (did) VALUES (?) ON CONFLICT DO UPDATE SET state = 'live', at = 0 WHERE state = 'deleted'"
+)
+_AUTHOR_STATE: Final = (
+    # The store is told only of those whose profile it may have.
+    "UPDATE author SET state = ?2, v = CASE v WHEN 0 THEN 0 ELSE max(v + 1, ?3) END "
+    "WHERE did = ?1 AND ?2 <> 'deleted' AND state NOT IN ('deleted', ?2)"
+)
+_FORGET_AUTHOR: Final = (
+    "UPDATE author SET state = 'deleted', handle = NULL, profile = NULL, "
+    "v = CASE v WHEN 0 THEN 0 ELSE max(v + 1, ?2) END WHERE did = ?1 AND state <> 'deleted' AND NOT EXISTS "
+    "(SELECT 1 FROM doc JOIN label USING (rkey, did) WHERE doc.did = ?1 AND doc.state <> 'deleted' "
+    "AND label.answer IS NOT NULL)"
+)
+"""When the last labelled post of an author is gone, so is what is known of the author. See `authors.py`."""
 
 
 async def touch(db: Connection, rkey: str, did: str) -> None:
@@ -613,7 +643,11 @@ class LedgerReader:
 
     async def unstored(self, did: str) -> int:
         """Documents of an account that the store must still be told."""
-        ((n,),) = await self._db.rows("SELECT count(*) FROM doc WHERE did = ? AND v > stored_v", (did,))
+        ((n,),) = await self._db.rows(
+            "SELECT (SELECT count(*) FROM doc WHERE did = ?1 AND v > stored_v) "
+            "+ (SELECT count(*) FROM author WHERE did = ?1 AND v > stored_v)",
+            (did,),
+        )
         return int(n)
 
     async def summary(self) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class Metrics:
     """Why posts cannot be looked up again; empty when they can."""
     context_why: str = ""
     """Why what stands around posts cannot be fetched; empty when it can."""
+    authors_why: str = ""
+    """Why authors cannot be looked up; empty when they can."""
     waiting: int = 0
     """Posts on disk or in the queue that have no label yet."""
     event_at: int | None = None

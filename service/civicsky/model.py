@@ -575,3 +575,16 @@ class Outgoing(NamedTuple):
     known: bool
     """Whether we ever kept it. If not, its tombstone only replaces a document that is there already."""
     cid: str = ""
+
+
+class AuthorRow(NamedTuple):
+    """What the store must still be told of an author of labelled posts."""
+
+    did: str
+    v: int
+    state: PostState
+    """`deleted`: the account is gone, or its last labelled post."""
+    handle: str | None
+    profile: dict[str, Any] | None
+    """created_at (microseconds or None), followers, follows, posts, marks, moderation, lists, looked_up_at; None for
+    one that is deleted."""

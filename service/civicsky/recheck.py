@@ -5,22 +5,32 @@ still holds, newest first, and what is gone is applied like a deletion.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from civicsky import log
 from civicsky.errors import BadInput, Refused, Transient
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
-from civicsky.model import now_us, post_uri
-from civicsky.order import CHANGES
-from civicsky.sqlite import Database, rows
-from civicsky.tables import RECHECK_PAGE, add_counts, ask_recheck, ask_recheck_of, change_posts, delete_posts
+from civicsky.model import Key, now_us, post_uri
+from civicsky.order import BEFORE_ALL, CHANGES, PostWrite
+from civicsky.sqlite import Connection, Database, rows
+from civicsky.tables import (
+    RECHECK_PAGE,
+    WRITE_POST,
+    add_counts,
+    ask_recheck,
+    ask_recheck_of,
+    change_posts,
+    delete_posts,
+)
 
 PAUSE_SECONDS: Final = 5.0
 ALL_GONE: Final = "all_gone"
 DOUBTFUL: Final = 5
 """Posts of so many authors all gone, with every author there: it is the API that is at fault."""
+_LAST_OF_COMMIT: Final = 2**31
+"""Beyond the place of any operation: what the newest known commit of a post did lies behind its deletion."""
 
 
 class AppViewShape(Protocol):
@@ -40,14 +50,17 @@ class AppViewShape(Protocol):
 
 
 class Checked(NamedTuple):
-    """A post to look up, as the journal has it."""
+    """A post to look up, as the journal has it; one that it has pruned, as the store has it."""
 
     id: int
+    """0 for one that the journal has pruned."""
     rkey: str
     did: str
     rev: str
     cid: str
     state: str
+    event_at: int = 0
+    """Of one that the journal has pruned."""
 
     @property
     def uri(self) -> str:
@@ -113,42 +126,40 @@ class Rechecks:
             await self._db.execute("DELETE FROM recheck WHERE id = ? AND at = ? AND down_to = ?", taken)
         return None
 
-    async def apply(self, taken: Round, page: Sequence[Checked], found: Found) -> None:
-        """Write down what was found. A post that changed meanwhile is left alone: the stream knows better."""
+    async def rows_of(self, keys: Sequence[Key]) -> dict[Key, Checked]:
+        """These posts as the journal has them; deleted ones too, pruned ones not."""
+        sql = "SELECT id, rkey, did, coalesce(rev, ''), cid, state FROM post WHERE (rkey, did) IN (VALUES {keys})"
+        found = [Checked(*row) for row in await self._db.rows_by_key(sql, keys)]
+        return {(post.rkey, post.did): post for post in found}
+
+    async def statuses(self, dids: Collection[str]) -> dict[str, str]:
+        """What the journal knows of these accounts' statuses."""
+        marks = ",".join("?" * len(dids))
+        return dict(await self._db.rows(f"SELECT did, status FROM account WHERE did IN ({marks})", [*dids]))
+
+    async def apply(self, taken: Round | None, page: Sequence[Checked], found: Found) -> int:
+        """Write down what was found, of a round or (None) beside them; how many posts were deleted.
+
+        A post that changed meanwhile is left alone: the stream knows better.
+        """
         now = now_us()
         async with self._db.transaction("journal") as db:
-            gone = []
-            for post in found.gone:
-                same = await rows(
-                    db, "SELECT 1 FROM post WHERE id = ? AND coalesce(rev, '') = ? AND cid = ?",
-                    (post.id, post.rev, post.cid),
-                )  # fmt: skip
-                if same:
-                    gone.append((post.rkey, post.did, post.rev))
-            await delete_posts(db, gone, now)
+            gone = [post for post in found.gone if await _is_same(db, post)]
+            pruned = [_tombstone(post, now) for post in gone if not post.id]
+            await db.executemany(WRITE_POST, pruned)  # so that nothing late brings it back, and all that is left goes
+            await delete_posts(db, [(post.rkey, post.did, post.rev) for post in gone], now)
             for did, status in found.accounts.items():
-                # The API may lag: whatever the stream still says of the account wins, unless it is gone for good.
-                await db.execute(
-                    "INSERT INTO account VALUES (?,?,?) ON CONFLICT DO UPDATE SET status = excluded.status, "
-                    "at = max(at, excluded.at)",
-                    (did, status, now if status == "deleted" else 0),
-                )
-                await change_posts(db, did, status)
-                if status == "active":
-                    await ask_recheck_of(db, did)
-                await db.execute(
-                    "INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,'','',?)",
-                    (CHANGES.get(status, "hide"), did, now),
-                )
+                await _change_account(db, did, status, now)
             counts = Counter(("recheck", "account", status) for status in found.accounts.values())
             counts["recheck", "deleted", ""] = len(gone)
             for name in ("changed", "present", "doubtful"):
                 counts["recheck", name, ""] = getattr(found, name)
             await add_counts(db, counts)
-            # Asked for once more since the page was taken, the round begins anew: what was found may be out of date.
-            await db.execute(
-                "UPDATE recheck SET before_id = ? WHERE id = ? AND at = ?", (page[-1].id, taken.id, taken.at)
-            )
+            if taken:  # Asked for once more since the page was taken, it begins anew: this may be out of date.
+                await db.execute(
+                    "UPDATE recheck SET before_id = ? WHERE id = ? AND at = ?", (page[-1].id, taken.id, taken.at)
+                )
+        return len(gone)
 
     async def control(self, page: Sequence[Checked]) -> list[str]:
         """AT-URIs of other posts, to see whether the API knows anything at all."""
@@ -168,6 +179,35 @@ class Rechecks:
                 "SELECT 'asked', ?, 0, coalesce(max(id), 0) + 1 FROM post",
                 [(name,) for name in names],
             )
+
+
+async def _is_same(db: Connection, post: Checked) -> bool:
+    """Whether the journal still has a post as it was when it was looked up."""
+    found = await rows(
+        db, "SELECT id, coalesce(rev, ''), cid FROM post WHERE rkey = ? AND did = ?", (post.rkey, post.did)
+    )
+    return bool(found == [(post.id, post.rev, post.cid)] if post.id else not found)
+
+
+def _tombstone(post: Checked, now: int) -> PostWrite:
+    """The row of a post that the journal had pruned."""
+    rev, idx = post.rev or None, _LAST_OF_COMMIT if post.rev else BEFORE_ALL[1]
+    return PostWrite(post.rkey, post.did, rev, idx, "", "deleted", "", post.event_at, now, 1.0, None, None)
+
+
+async def _change_account(db: Connection, did: str, status: str, now: int) -> None:
+    # The API may lag: whatever the stream still says of the account wins, unless it is gone for good.
+    await db.execute(
+        "INSERT INTO account VALUES (?,?,?) ON CONFLICT DO UPDATE SET status = excluded.status, "
+        "at = max(at, excluded.at)",
+        (did, status, now if status == "deleted" else 0),
+    )
+    await change_posts(db, did, status)
+    if status == "active":
+        await ask_recheck_of(db, did)
+    await db.execute(
+        "INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,'','',?)", (CHANGES.get(status, "hide"), did, now)
+    )
 
 
 async def look_up(appview: AppViewShape, page: Sequence[Checked], control: Sequence[str]) -> Found:

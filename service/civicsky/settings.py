@@ -446,6 +446,20 @@ class Feeds(Group):
     zone: str = ""
     """Time zone of `at`, by its IANA name, such as America/Chicago. No default: a wrong one would fetch another day."""
 
+    count_hours: tuple[int, ...] = (24, 168)
+    """Ages at which `civicsky hydrate --counts` counts labelled posts again, in hours; the snapshots are called `24h`
+    and `7d`."""
+    count_late_hours: float = Field(36, gt=0)
+    """Hours after such an age within which it may still be done: later the snapshot would not be what its name says.
+    36 are enough for a timer that comes once a day, also when it is late."""
+
+    @field_validator("count_hours")
+    @classmethod
+    def _ages(cls, hours: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(hours)) != len(hours) or not all(0 < one <= 24 * 366 for one in hours):
+            raise ValueError("ages are whole hours, each once, from 1 to a year")
+        return hours
+
     @field_validator("lists")
     @classmethod
     def _named_feeds(cls, lists: dict[str, str]) -> dict[str, str]:

@@ -22,6 +22,9 @@ from civicsky.sqlite import Database, Schema, open_writer, rows
 
 Collection = Literal["posts", "labels", "snapshots", "authors", "runs", "coverage", "hours"]
 _IDS_A_QUERY: Final = 500
+_PAGE: Final = 1000
+_BRIEF: Final = ("_id", "cid", "rev", "state", "event_at")
+"""What `Store.by_time` gives of a post."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -63,6 +66,15 @@ class Store(Protocol):
 
     def documents(self, collection: Collection) -> AsyncIterator[Document]:
         """All documents of a collection, in the order of their ids, times as RFC 3339 strings."""
+        ...
+
+    def by_time(self, since: str, until: str, *, labelled: bool = False) -> AsyncIterator[Document]:
+        """The posts that are not deleted and whose `event_at` is `since` or later, and before `until`.
+
+        In the order of `event_at`, each with `_id`, `cid`, `rev`, `state` and `event_at` only; times are RFC 3339
+        strings as `format_time` gives them. With `labelled` those alone that are live and have a label. A page of
+        1,000 is in memory at a time; somebody may write meanwhile. Errors as for `documents`.
+        """
         ...
 
     async def find(self, collection: Collection, ids: Sequence[str]) -> list[Document]:
@@ -192,6 +204,21 @@ class SqliteStore:
         ):
             for after, packed in page:  # noqa: B007  (the last id is where the next page begins)
                 yield json.loads(packed)
+
+    async def by_time(self, since: str, until: str, *, labelled: bool = False) -> AsyncIterator[Document]:
+        """See `Store.by_time`."""
+        which = "state = 'live' AND doc ->> '$.labels' <> '{}'" if labelled else "state <> 'deleted'"
+        columns = ", ".join(f"doc ->> '$.{name}'" for name in _BRIEF)
+        after = ""
+        while page := await self._db.rows(
+            f"SELECT {columns} FROM posts WHERE event_at >= ?1 AND event_at < ?2 AND (event_at, _id) > (?1, ?3) "
+            f"AND {which} ORDER BY event_at, _id LIMIT {_PAGE}",
+            (since, until, after),
+        ):
+            for row in page:
+                document = dict(zip(_BRIEF, row, strict=True))
+                since, after = document["event_at"], document["_id"]
+                yield document
 
     async def find(self, collection: Collection, ids: Sequence[str]) -> list[Document]:
         """See `Store.find`."""
@@ -347,6 +374,28 @@ class MongoStore:
         try:
             async for document in self._connect()[collection].find().sort("_id", 1):
                 yield _with_strings(document)
+        except PyMongoError as error:
+            raise self._translated(error) from None
+
+    async def by_time(self, since: str, until: str, *, labelled: bool = False) -> AsyncIterator[Document]:
+        """See `Store.by_time`."""
+        which = {"state": "live", "labels": {"$ne": {}}} if labelled else {"state": {"$ne": "deleted"}}
+        same: list[str] = []  # of the time at which the last page ended
+        while page := await self._page(since, until, {**which, "_id": {"$nin": same}}):
+            last = page[-1]["event_at"]
+            same = [one["_id"] for one in page if one["event_at"] == last] + (same if last == since else [])
+            since = last
+            for document in page:
+                yield document
+
+    async def _page(self, since: str, until: str, which: Document) -> list[Document]:
+        """A page of posts, the oldest first. Sorted by the index alone: it never holds more than the page."""
+        from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+        when = {"event_at": {"$gte": datetime.fromisoformat(since), "$lt": datetime.fromisoformat(until)}}
+        try:
+            found = self._connect()["posts"].find({**when, **which}, dict.fromkeys(_BRIEF, 1))
+            return [_with_strings(document) async for document in found.sort("event_at", 1).limit(_PAGE)]
         except PyMongoError as error:
             raise self._translated(error) from None
 

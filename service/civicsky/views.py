@@ -7,6 +7,7 @@ read by themselves.
 
 import json
 import re
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 from civicsky.errors import BadInput
@@ -21,6 +22,8 @@ _LEVELS: Final = 3
 _FEED_LEVELS: Final = 4
 """A feed's answer has each post one level further down, beside why it is shown."""
 _LABEL_LEVELS: Final = 2
+_AUTHOR_LEVELS: Final = 1
+"""Of an author's view its own fields are read."""
 _RECORD_LEVELS: Final = 8
 """More than `record.extract` looks at: five, for the alt text of a picture that stands beside a quote."""
 _MAX_RECORD_BYTES: Final = 8_000_000
@@ -34,12 +37,45 @@ _MAX_LABELS: Final = 100
 """Labels of one post at most; each is cut to `_MAX_LABEL` characters, and a source to `_MAX_SOURCE`."""
 _MAX_LABEL: Final = 128
 _MAX_SOURCE: Final = 2048
+_MAX_HANDLE: Final = 253
 _DIGITS: Final = 19
 """Digits of the longest number that is read as such: 2**63 has so many."""
 
 
+MARKS: Final = {"!no-unauthenticated": "no-unauthenticated", "bot": "automated"}
+"""What an account's own labels mean, in our words. The first asks that only people who are signed in be shown what the
+account says (https://docs.bsky.app/docs/advanced-guides/moderation); with the second its owner says that a program
+writes its posts. Labels of others of the same value say nothing."""
+_NO_HANDLE: Final = "handle.invalid"
+"""https://atproto.com/specs/handle"""
 UNREADABLE: Final = Item(0, "", "", 0, 0, 0, 0, 0, [], "")
 """In the place of a post of which the API does not say what it is."""
+
+
+class PostView(NamedTuple):
+    """A post as the public API shows it when it is asked for by name."""
+
+    item: Item
+    """Its rank is 0."""
+    marks: list[str]
+    """What the author's profile says of itself; see `MARKS`."""
+
+
+class Profile(NamedTuple):
+    """An account's profile: what is made use of, and nothing else of it. Names and words are left where they are."""
+
+    did: str
+    handle: str
+    """In lower case; empty when the API does not say, or the handle is not the account's any more."""
+    created_at: int | None
+    """When the account says that it was made, in microseconds; None when it does not."""
+    followers: int
+    follows: int
+    posts: int
+    marks: list[str]
+    """What the account says of itself; see `MARKS`."""
+    moderation: list[dict[str, str]]
+    """Labels of others about the account: {source, value, at}."""
 
 
 class Page(NamedTuple):
@@ -92,6 +128,41 @@ def records(items: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def posts(items: dict[str, Any]) -> dict[str, PostView]:
+    """By URI, the posts of an answer that has them by name."""
+    found = {}
+    for uri, item in items.items():
+        did = uri.removeprefix("at://").partition("/")[0]
+        found[uri] = PostView(_post(item), _marks(_author_labels(item.get("author")), did))
+    return found
+
+
+def fields(record: str) -> dict[str, Any]:
+    """All keys of `record.extract`, of a record's JSON as an `Item` has it; in sound Unicode."""
+    return _written(record.encode(errors="replace"))
+
+
+def profiles(items: list[Any], dids: Collection[str]) -> dict[str, Profile]:
+    """By DID, those of an answer that were asked for."""
+    return {profile.did: profile for profile in map(_profile, items) if profile.did in dids}
+
+
+def _profile(item: Any) -> Profile:
+    did = text(item, "did")
+    handle = _sound(item.get("handle"))[:_MAX_HANDLE].lower()
+    said = _labels(item.get("labels"))
+    return Profile(
+        did=did,
+        handle="" if handle == _NO_HANDLE else handle,
+        created_at=parse_time(_sound(item.get("createdAt"))),
+        followers=_count(item.get("followersCount")),
+        follows=_count(item.get("followsCount")),
+        posts=_count(item.get("postsCount")),
+        marks=_marks(said, did),
+        moderation=_others(said, did),
+    )
+
+
 def page(answer: bytes) -> Page:
     """A page of a feed (https://docs.bsky.app/docs/api/app-bsky-feed-get-feed)."""
     value = read(answer, _FEED_LEVELS)
@@ -104,7 +175,10 @@ def page(answer: bytes) -> Page:
 def _item(shown: Any) -> Item:
     """A post that a feed shows, whether by itself, as an answer, or because somebody reposted it."""
     post = shown.get("post") if isinstance(shown, dict) else None
-    post = post if isinstance(post, dict) else {}
+    return _post(post if isinstance(post, dict) else {})
+
+
+def _post(post: dict[str, Any]) -> Item:
     uri, cid = _sound(post.get("uri")), _sound(post.get("cid"))
     if not 0 < len(uri) <= _MAX_URI or not 0 < len(cid) <= _MAX_CID:
         return UNREADABLE
@@ -117,7 +191,7 @@ def _item(shown: Any) -> Item:
         reposts=_count(post.get("repostCount")),
         replies=_count(post.get("replyCount")),
         quotes=_count(post.get("quoteCount")),
-        moderation=_moderation(post.get("labels"), uri.removeprefix("at://").partition("/")[0]),
+        moderation=_others(_labels(post.get("labels")), uri.removeprefix("at://").partition("/")[0]),
         record=_as_text(post.get("record")),
     )
 
@@ -129,26 +203,47 @@ def _as_text(record: Any) -> str:
     return "" if record is None else json.dumps(record)
 
 
-def _moderation(labels: Any, author: str) -> list[dict[str, str]]:
-    """What services say of a post, each once: neither what they took back, nor the author's own labels."""
+def _labels(labels: Any) -> dict[tuple[str, str], str]:
+    """When labels were given, by (source, value), each once and without those that were taken back."""
     if not isinstance(labels, bytes):
-        return []
+        return {}
     try:
         shallow, _ = _shallow(labels, _LABEL_LEVELS)
-        values = json.loads(shallow.decode(errors="replace"), parse_int=_number)
+        return _told_labels(json.loads(shallow.decode(errors="replace"), parse_int=_number))
     except ValueError:
-        return []
+        return {}
+
+
+def _told_labels(values: Any) -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     for label in values if isinstance(values, list) else []:
         if not isinstance(label, dict):
             continue
         key = (_sound(label.get("src"))[:_MAX_SOURCE], _sound(label.get("val"))[:_MAX_LABEL])
         found.pop(key, None)
-        if all(key) and key[0] != author and label.get("neg") is not True:
+        if all(key) and label.get("neg") is not True:
             at = parse_time(_sound(label.get("cts")))
             found[key] = "" if at is None else format_time(at)
-    some = list(found.items())[:_MAX_LABELS]
-    return [{"source": source, "value": value, "at": at} for (source, value), at in some]
+    return found
+
+
+def _author_labels(author: Any) -> dict[tuple[str, str], str]:
+    """The labels in the view of a post's author, which is there as its bytes."""
+    try:
+        return _labels(read(author, _AUTHOR_LEVELS).get("labels")) if isinstance(author, bytes) else {}
+    except BadInput:
+        return {}
+
+
+def _others(said: dict[tuple[str, str], str], author: str) -> list[dict[str, str]]:
+    """What services say: not the author's own labels."""
+    found = [{"source": source, "value": value, "at": at} for (source, value), at in said.items() if source != author]
+    return found[:_MAX_LABELS]
+
+
+def _marks(said: dict[tuple[str, str], str], author: str) -> list[str]:
+    """What an account says of itself."""
+    return [mark for value, mark in MARKS.items() if (author, value) in said]
 
 
 def _written(record: Any) -> dict[str, Any]:

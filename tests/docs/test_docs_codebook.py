@@ -10,12 +10,13 @@ import pytest
 
 from civicsky import app, filter as filters
 from civicsky.columns import Level, Table, columns_of
-from civicsky.document import hour_document, label_document, post_document, snapshot_document
+from civicsky.document import author_document, hour_document, label_document, post_document, snapshot_document
 from civicsky.journal import Journal, JournalReader
 from civicsky.model import (
     STREAM,
     Answer,
     Asked,
+    AuthorRow,
     BadReason,
     FeedOutcome,
     FieldLabel,
@@ -38,6 +39,7 @@ from civicsky.record import extract
 from civicsky.settings import Journal as JournalSettings
 from civicsky.store import SqliteStore
 from civicsky.task import Boundary, codebook, load_task
+from civicsky.views import MARKS
 from docs.pages import ROOT, named, page, quoted, rows, section
 
 CODEBOOK = "docs/codebook.md"
@@ -131,6 +133,18 @@ def test_every_field_of_a_labels_document_is_told() -> None:
 def test_every_field_of_a_snapshots_document_is_told() -> None:
     one = Snapshot(1, "did:plc:a", "r", 3, "today", 1, 4, 3, 2, 1)
     assert set(named(section(CODEBOOK, "Snapshots"))) == set(snapshot_document(one))
+
+
+def test_every_field_and_mark_of_an_authors_document_is_told() -> None:
+    label = {"source": "did:plc:mod", "value": "spam", "at": ""}
+    profile = {"created_at": 1, "followers": 2, "follows": 3, "posts": 4, "marks": [], "lists": [], "looked_up_at": 5}
+    row = AuthorRow("did:plc:a", 1, "live", "a.test", {**profile, "moderation": [label]})
+    document, told = author_document(row), named(section(CODEBOOK, "Authors"))
+    assert set(told) == set(document)
+    assert set(MARKS.values()) | set(MARKS) <= set(quoted(" ".join(told["marks"])))
+    assert set(label) <= set(quoted(" ".join(told["moderation"])))
+    left = quoted(told["state"][0].partition("then only")[2].partition("are left")[0])
+    assert set(left) == set(author_document(row._replace(state="deleted", handle=None, profile=None)))
 
 
 def test_every_field_of_an_origin_is_told() -> None:

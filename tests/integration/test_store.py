@@ -122,6 +122,45 @@ async def test_documents_are_found_by_their_ids_each_once_and_missing_ones_are_l
     assert await store.find("runs", ["a"]) == []
 
 
+async def test_posts_come_in_the_order_of_their_time_and_only_those_of_the_time_that_is_asked_for(
+    store: Store,
+) -> None:
+    def at(second: int) -> str:
+        return f"2026-11-22T13:{second // 60:02d}:{second % 60:02d}.000Z"
+
+    seconds = [(n * 7919) % 1500 for n in range(3000)]  # each twice, in no order
+    posts: list[Document] = [
+        {
+            "_id": f"p{n:04d}", "v": 1, "cid": f"c{n}", "rev": None if n % 5 else "rev", "event_at": at(second),
+            "state": ("live", "hidden", "deleted")[n % 3], "labels": {"civic": {}} if n % 4 else {}, "text": "x",
+        }
+        for n, second in enumerate(seconds)
+    ]  # fmt: skip
+    posts += [{**posts[0], "_id": f"same{n:04d}", "event_at": at(700)} for n in range(1200)]  # more than a page
+    for begin in range(0, len(posts), 500):
+        await store.put("posts", posts[begin : begin + 500])
+    told = ("_id", "cid", "rev", "state", "event_at")
+    for labelled in (False, True):
+        wanted = [
+            {name: doc[name] for name in told}
+            for doc in posts
+            if at(60) <= str(doc["event_at"]) < at(1400)
+            and (doc["state"] == "live" and doc["labels"] if labelled else doc["state"] != "deleted")
+        ]
+        found = [doc async for doc in store.by_time(at(60), at(1400), labelled=labelled)]
+        assert [doc["event_at"] for doc in found] == sorted(str(doc["event_at"]) for doc in wanted)
+        assert sorted(found, key=lambda doc: doc["_id"]) == sorted(wanted, key=lambda doc: str(doc["_id"]))
+    assert [doc async for doc in store.by_time(at(60), at(60))] == []
+
+
+async def test_documents_of_posts_are_found_by_the_posts_in_their_order(store: Store) -> None:
+    some = [{"_id": f"{uri} {n}", "uri": uri, "v": n} for uri in ("b", "a", "c") for n in (1, 2)]
+    await store.put("snapshots", some)
+    found = await store.of_posts("snapshots", ["b", "nobody", "a", "b"])
+    assert [doc["_id"] for doc in found] == ["a 1", "a 2", "b 1", "b 2"]
+    assert await store.of_posts("snapshots", []) == []
+
+
 async def test_more_ids_than_one_query_takes_are_all_found(store: Store) -> None:
     names = [f"{n:05d}" for n in range(1700)]
     for at in range(0, len(names), 500):

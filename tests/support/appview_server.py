@@ -63,6 +63,12 @@ class AppViewServer:
         self.handles: dict[str, str] = {}
         self.records: dict[str, bytes] = {}
         """uri -> its record, as JSON text of any kind."""
+        self.likes: dict[str, int] = {}
+        """uri -> how often a post was liked; 1 when it is not told."""
+        self.labels: dict[str, list[dict[str, Any]]] = {}
+        """uri or DID -> the labels that are shown with it."""
+        self.named_as: dict[str, str] = {}
+        """DID -> handle; a.test when it is not told."""
         self.always: dict[str, str] = {}
         """uri -> cid of posts that are in every answer, asked for or not."""
         self.next: deque[Trouble] = deque()
@@ -139,8 +145,7 @@ class AppViewServer:
                 return 200, b'{"posts":[' + b",".join(views) + b"]}"
             case "app.bsky.actor.getProfiles":
                 dids = [did for did in query["actors"] if did in self.profiles]
-                profiles = [{"did": did, "handle": "a.test", "displayName": "}\ud800[", "labels": []} for did in dids]
-                return 200, json.dumps({"profiles": profiles}).encode()
+                return 200, json.dumps({"profiles": [self._profile(did) for did in dids]}).encode()
             case "app.bsky.actor.getProfile" if query["actor"][0] in self.profiles:
                 return 200, json.dumps({"did": query["actor"][0], "handle": "a.test"}).encode()
             case "app.bsky.actor.getProfile":
@@ -194,10 +199,39 @@ class AppViewServer:
         told = b"" if page.cursor is None else b', "cursor": ' + json.dumps(page.cursor).encode()
         return 200, b'{"feed": [' + b",".join(page.items) + b"]" + told + b"}"
 
+    def _profile(self, did: str) -> dict[str, Any]:
+        return {
+            "did": did,
+            "handle": self.named_as.get(did, "a.test"),
+            "displayName": "}\ud800[ the display name",
+            "description": "what the account says of itself",
+            "createdAt": "2024-02-06T12:00:00.000Z",
+            "followersCount": 30,
+            "followsCount": 20,
+            "postsCount": 10,
+            "labels": self.labels.get(did, []),
+        }
+
     def _view(self, uri: str, cid: str) -> bytes:
         """A post as the API shows it; its record may be anything."""
-        author = {"did": uri.split("/")[2], "handle": "a.test", "associated": {"chat": {"allowIncoming": "all"}}}
-        view = {"uri": uri, "cid": cid, "author": author, "likeCount": 1, "indexedAt": "2026-11-22T12:00:00.000Z"}
+        did = uri.split("/")[2]
+        author = {
+            "did": did,
+            "handle": self.named_as.get(did, "a.test"),
+            "associated": {"chat": {"allowIncoming": "all"}},
+            "labels": self.labels.get(did, []),
+        }
+        view = {
+            "uri": uri,
+            "cid": cid,
+            "author": author,
+            "likeCount": self.likes.get(uri, 1),
+            "repostCount": 2,
+            "replyCount": 3,
+            "quoteCount": 4,
+            "labels": self.labels.get(uri, []),
+            "indexedAt": "2026-11-22T12:00:00.000Z",
+        }
         record = self.records.get(uri, b'{"$type": "app.bsky.feed.post", "text": "a \\" and a ] and a {"}')
         return json.dumps(view).encode()[:-1] + b', "record":' + record + b"}"
 

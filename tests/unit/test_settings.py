@@ -549,6 +549,7 @@ OTHER_VALUES = {
     "at": "16:15",
     "authors.lists": '{"news": "news.csv"}',
     "at_bound": "shed",
+    "count_hours": "[6, 48]",
     "currency": "EUR",
     "daily": '["week"]',
     "feeds.lists": json.dumps(dict.fromkeys(("today", "week"), "https://bsky.app/profile/one.example/feed/x")),
