@@ -20,6 +20,8 @@ Place = Literal[
     "ledger.committed",
     "store.write",
     "store.written",
+    "export.page",
+    "export.name",
 ]
 """In the order of the flow. `commit` and `write` come just before, `committed` and `written` just after."""
 

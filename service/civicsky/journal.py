@@ -41,6 +41,8 @@ ROOMY: Final = 0.9
 BEYOND: Final = 1.25
 """Times the disk bound at which even shedding is not enough."""
 
+Counts = Counter[tuple[str, str, str]]
+"""By (unit, outcome, reason)."""
 Settled = Callable[[Sequence[Key]], Awaitable[Sequence[Key]]]
 """Which of these posts are labelled and stored, so that the journal need not keep them."""
 
@@ -418,6 +420,15 @@ class JournalReader:
             "SELECT hour, unit, outcome, sum(n) FROM count WHERE hour >= ? GROUP BY hour, unit, outcome", (since,)
         ):
             found.setdefault(hour, Counter())[unit, outcome] = n
+        return found
+
+    async def hours_told(self, since: int) -> dict[int, Counts]:
+        """All counts of each hour from `since` on, by (unit, outcome, reason); an hour is named by its beginning."""
+        found: dict[int, Counts] = {}
+        for hour, unit, outcome, reason, n in await self._db.rows(
+            "SELECT hour, unit, outcome, reason, n FROM count WHERE hour >= ? ORDER BY hour", (since,)
+        ):
+            found.setdefault(hour, Counter())[unit, outcome, reason] = n
         return found
 
     async def quarantine(self) -> tuple[int, int]:

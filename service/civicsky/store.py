@@ -72,6 +72,18 @@ class Store(Protocol):
         """
         ...
 
+    async def of_posts(self, collection: Collection, uris: Sequence[str]) -> list[Document]:
+        """The documents of these posts: those whose `uri` is one of these, in the order of `uri` and then of `_id`.
+
+        Times are RFC 3339 strings. It asks for 500 posts at a time; all that is found is held in memory. Errors as
+        for `documents`.
+        """
+        ...
+
+    async def count(self, collection: Collection) -> int:
+        """How many documents a collection has, for a progress bar: it may be a little off while somebody writes."""
+        ...
+
     async def close(self) -> None:
         """Release the file or connection."""
         ...
@@ -189,6 +201,20 @@ class SqliteStore:
             packed = await self._db.rows(f"SELECT doc FROM {collection} WHERE _id IN ({marks})", part)
             found += [json.loads(doc) for (doc,) in packed]
         return found
+
+    async def of_posts(self, collection: Collection, uris: Sequence[str]) -> list[Document]:
+        """See `Store.of_posts`."""
+        found: list[Document] = []
+        for part in _parts(uris):
+            marks = ",".join("?" * len(part))
+            packed = await self._db.rows(f"SELECT doc FROM {collection} WHERE uri IN ({marks})", part)
+            found += [json.loads(doc) for (doc,) in packed]
+        return sorted(found, key=_by_post)
+
+    async def count(self, collection: Collection) -> int:
+        """See `Store.count`."""
+        ((n,),) = await self._db.rows(f"SELECT count(*) FROM {collection}")
+        return int(n)
 
     async def close(self) -> None:
         """Release the file."""
@@ -337,6 +363,28 @@ class MongoStore:
             raise self._translated(error) from None
         return found
 
+    async def of_posts(self, collection: Collection, uris: Sequence[str]) -> list[Document]:
+        """See `Store.of_posts`."""
+        from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+        found: list[Document] = []
+        try:
+            for part in _parts(uris):
+                async for document in self._connect()[collection].find({"uri": {"$in": part}}):
+                    found.append(_with_strings(document))
+        except PyMongoError as error:
+            raise self._translated(error) from None
+        return sorted(found, key=_by_post)
+
+    async def count(self, collection: Collection) -> int:
+        """See `Store.count`."""
+        from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+        try:
+            return int(await self._connect()[collection].estimated_document_count())
+        except PyMongoError as error:
+            raise self._translated(error) from None
+
     async def close(self) -> None:
         """Release the connections."""
         if self._client is not None:
@@ -460,6 +508,10 @@ def _with_strings(value: Any) -> Any:
     if isinstance(value, datetime):
         return format_time(round(value.astimezone(UTC).timestamp() * 1000) * 1000)
     return value
+
+
+def _by_post(document: Document) -> tuple[str, str]:
+    return str(document["uri"]), str(document["_id"])
 
 
 def _parts(ids: Sequence[str]) -> Iterator[list[str]]:
