@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from civicsky import inbox
+from civicsky import datadir, inbox
 from civicsky.app import ledger_reader
 from civicsky.feeds import Feeds, Imported
 from civicsky.journal import Journal, JournalReader
 from civicsky.model import cid_text, format_time, post_uri
 from civicsky.settings import Filter, Journal as JournalSettings, Worker
 from civicsky.worker import Pool
-from support.command import end_when, query, run, until
+from support.command import end_when, finish, query, run, start, until
 from support.frames import block_and_cid, cid_of, link, post
 from support.inboxed import FETCHED, item, leave
 from support.led import (
@@ -296,6 +296,26 @@ async def test_what_is_erased_while_nothing_runs_leaves_the_file_of_the_fetch(tm
     (done,) = await imported(tmp_path)
     assert done.outcomes == {("rejected", "erased"): 1}
     assert files_that_hold(tmp_path, SECRET) == []
+
+
+def test_what_is_erased_while_a_command_is_at_work_leaves_the_file_and_the_store(
+    relay: Led, model: tuple[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    kept = leave(folder, [item(1, FIRST, f"The {SECRET} of the council's budget", did=A), item(2, OTHER, ENGLISH)])
+    relay.post("3bbbbbbbbbbbb", "Another post, in plain English", did=B)
+    process = service(folder, relay, model)
+    end_when(process, lambda: len(in_store(folder)) == 3 and all_told(folder), "all to be stored")
+    with datadir.locked(folder, ("collect",), brief=True), datadir.locked(folder, ("label",), brief=True):
+        process = start("erase", A, "--data-dir", folder)
+        gone = f"SELECT state FROM post WHERE did = '{A}'"
+        until(lambda: table(folder, gone) == [("deleted",)] or process.poll() is not None, "the journal to be told")
+        assert process.poll() is None, "it waits for the command"
+        assert kept.name in files_that_hold(folder, SECRET)
+    ended = finish(process)
+    assert ended.code == 0, ended.out
+    assert files_that_hold(folder, SECRET) == []
 
 
 async def test_a_tombstone_beats_an_import_that_comes_later_and_its_file_is_scrubbed(
