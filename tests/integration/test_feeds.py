@@ -1,9 +1,10 @@
 """What was fetched is imported: one way in for all posts, one document each, and the firehose and deletions win."""
 
 import json
+import os
 from base64 import b32decode
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,13 @@ async def journal_of(folder: Path) -> AsyncIterator[tuple[Journal, Feeds]]:
         yield journal, Feeds(journal.database, folder, lambda: ledger_reader(folder))
     finally:
         await journal.close()
+
+
+def has_open(pid: int, name: str) -> bool:
+    """Whether a process has a file of this name open."""
+    with suppress(FileNotFoundError):
+        return any(Path(fd).name == name for fd in map(os.readlink, Path(f"/proc/{pid}/fd").iterdir()))
+    return False
 
 
 async def imported(folder: Path) -> list[Imported]:
@@ -309,8 +317,8 @@ def test_what_is_erased_while_a_command_is_at_work_leaves_the_file_and_the_store
     end_when(process, lambda: len(in_store(folder)) == 3 and all_told(folder), "all to be stored")
     with datadir.locked(folder, ("collect",), brief=True), datadir.locked(folder, ("label",), brief=True):
         process = start("erase", A, "--data-dir", folder)
-        gone = f"SELECT state FROM post WHERE did = '{A}'"
-        until(lambda: table(folder, gone) == [("deleted",)] or process.poll() is not None, "the journal to be told")
+        until(lambda: has_open(process.pid, "collect.lock"), "it to try the lock")
+        until(lambda: not has_open(process.pid, "collect.lock"), "it to find the lock taken")
         assert process.poll() is None, "it waits for the command"
         assert kept.name in files_that_hold(folder, SECRET)
     ended = finish(process)
