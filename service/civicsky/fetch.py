@@ -165,7 +165,7 @@ def _headers(folder: Path, since: int) -> list[Header]:
     """Of the feeds that were fetched since then."""
     found = []
     for path in reversed(inbox.files(folder)):
-        with suppress(BadInput):
+        with suppress(BadInput, OSError):
             header, _ = inbox.read(path)
             if header.at < since:
                 break
@@ -284,7 +284,7 @@ def _newest(folder: Path, feed: Feed) -> Fetched:
     for path in reversed(inbox.files(folder)):
         try:
             header, items = inbox.read(path)
-        except BadInput:
+        except (BadInput, OSError):
             continue
         if header.kind == "feed" and feed.is_of(header.name, header.uri):
             return Fetched(header.name, header.uri, path.name, len(items), header.pages, header.why, sound=True)
