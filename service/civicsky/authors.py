@@ -28,7 +28,7 @@ PAGE: Final = 25
 BATCH: Final = 500
 """Documents in one write."""
 NOBODY: Final = 5
-"""Of so many accounts none there: it is the API that is at fault."""
+"""Of so many accounts none there: it is the API that is at fault, unless it shows others that were there last."""
 PAUSE_SECONDS: Final = 5.0
 MAX_PAUSE_SECONDS: Final = 600.0
 _DAY_US: Final = 24 * 3_600_000_000
@@ -134,6 +134,14 @@ class Authors:
         """How many of them there are."""
         ((n,),) = await self._db.rows("SELECT count(*) FROM author WHERE state = 'live' AND at < ?", (before,))
         return int(n)
+
+    async def seen(self, limit: int, without: Sequence[str]) -> list[str]:
+        """Live accounts whose profile is here, the last ones that were looked up first; none of `without`."""
+        found = await self._db.rows(
+            "SELECT did FROM author WHERE state = 'live' AND profile IS NOT NULL ORDER BY at DESC LIMIT ?",
+            (limit + len(without),),
+        )
+        return [did for (did,) in found if did not in without][:limit]
 
     async def keep(self, asked: Sequence[str], profiles: Mapping[str, Profile], lists: Lists) -> None:
         """Keep what was found of these accounts. Of one that was not shown what was known stays."""
@@ -253,6 +261,7 @@ class Work:
         assert self._appview is not None
         try:
             profiles = await self._appview.profiles(dids)
+            nobody = not profiles and len(dids) >= NOBODY and not await self._shows_others(dids)
         except (Transient, Refused) as error:
             self._note(str(error))
             return getattr(error, "retry_after", None) or 0.0
@@ -262,7 +271,7 @@ class Work:
                 return None
             profiles = {}
         else:
-            if not profiles and len(dids) >= NOBODY:
+            if nobody:
                 self._note("the public API shows nobody of whom it is asked")
                 return 0.0
             self._note("")
@@ -270,6 +279,12 @@ class Work:
         await self._authors.keep(dids, profiles, self._lists)
         self._metrics.add("authors", len(profiles))
         return None
+
+    async def _shows_others(self, dids: Sequence[str]) -> bool:
+        """Whether the API shows anybody of those who were there when they were looked up last."""
+        assert self._appview is not None
+        others = await self._authors.seen(NOBODY, dids)
+        return bool(others and await self._appview.profiles(others))
 
     async def tell(self) -> None:
         """Tell the store, if it can be told now; that it cannot, the labelling itself reports."""

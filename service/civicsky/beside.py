@@ -89,7 +89,10 @@ async def _import(settings: Settings, folder: Path) -> None:
             await feeds.import_waiting(pool)
             async with ledger_reader(folder) as ledger:
                 told = await ledger.position("snapshot") if ledger else 0
-            await feeds.tidy(settings.feeds.inbox_days, settings.journal.post_days, told)
+                await feeds.tidy(settings.feeds.inbox_days, settings.journal.post_days, told)
+                # Where no service ever runs, nobody else keeps to the journal's retention.
+                if ledger:
+                    await journal.prune(await ledger.position(), ledger.settled)
     finally:
         await journal.close()
 

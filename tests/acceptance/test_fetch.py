@@ -302,6 +302,19 @@ def test_a_fetch_killed_in_its_midst_leaves_nothing_half_done(appview: AppViewSe
     assert rows(folder) == (999, {1: 999})
 
 
+def test_where_no_service_runs_a_fetch_keeps_to_the_journals_retention(appview: AppViewServer, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    appview.feeds[OTHER] = [*english_posts(3), *foreign_posts(2, first=100)]
+    days = {"journal__reject_days": 0, "journal__post_days": 0}
+    rejects = "SELECT count(*) FROM reject"
+    assert fetch(appview, folder, "other", **days).code == 0
+    assert query(folder / "journal.db", rejects) == [(2,)], "before the store was told nothing of it is pruned"
+    assert fetch(appview, folder, "other", **days).code == 0
+    assert query(folder / "journal.db", rejects) == [(0,)]
+    assert query(folder / "journal.db", "SELECT count(*) FROM change WHERE n <= 3") == [(0,)]
+    assert rows(folder) == (3, {2: 3})
+
+
 # ---- again, without the network --------------------------------------------------------------------------------------
 
 

@@ -333,6 +333,27 @@ def test_without_a_service_a_command_looks_them_up_and_with_one_that_does_it_say
     assert len(appview.named("getProfiles")) == 2
 
 
+def test_accounts_that_are_gone_are_done_with_when_the_api_shows_others(
+    relay: Led, appview: AppViewServer, model: tuple[str, Path], tmp_path: Path
+) -> None:
+    """Five accounts of spam, taken down before they were looked up, must not be asked for at every start for ever."""
+    post(relay, appview, 1)
+    process = service(tmp_path, relay, model)
+    end_when(process, lambda: len(in_store(tmp_path)) == 1 and all_told(tmp_path), "it to be labelled")
+    assert by_hand(tmp_path, appview).out == "1 authors looked up\n"
+    post(relay, appview, 5, first=1)
+    process = service(tmp_path, relay, model)
+    end_when(process, lambda: len(in_store(tmp_path)) == 6 and all_told(tmp_path), "all to be labelled")
+    appview.profiles = {did_of(0)}
+    ended = by_hand(tmp_path, appview)
+    assert (ended.code, ended.out) == (0, "0 authors looked up\n"), ended.err
+    n = len(appview.named("getProfiles"))
+    assert by_hand(tmp_path, appview).code == 0
+    assert len(appview.named("getProfiles")) == n, "nobody is due"
+    appview.profiles.clear()
+    assert by_hand(tmp_path, appview, authors__refresh_days=1e-7).code == 1, "now it shows nobody of anybody"
+
+
 def test_by_hand_an_api_that_is_down_ends_with_1(
     relay: Led, appview: AppViewServer, model: tuple[str, Path], tmp_path: Path
 ) -> None:
