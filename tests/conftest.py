@@ -12,6 +12,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from support.browser import Browser, chromium, why_not
 from support.command import end_all, model_server, sample_relay, until
 
 Client = MongoClient[dict[str, Any]]
@@ -119,6 +120,15 @@ def mongo_database(mongod: Mongod, request: pytest.FixtureRequest) -> Iterator[s
         db.drop_database(name)
         yield name
         db.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real headless Chromium, shared by all tests; each opens pages of its own."""
+    if why := why_not():
+        skip(why)
+    with chromium(tmp_path_factory.mktemp("browser")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

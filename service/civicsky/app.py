@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from civicsky.authors import Authors, Work as AuthorsWork, read_lists
 from civicsky.collecting import collect, housekeep
 from civicsky.context import Contexts
 from civicsky.decode import decode
-from civicsky.document import Document
+from civicsky.document import Document, hour_document
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Refused, Transient, Usage
 from civicsky.feeds import Feeds, watch
@@ -33,6 +34,7 @@ from civicsky.model import Spend, format_time, now_us
 from civicsky.prompt import prompt_hash
 from civicsky.recheck import Rechecks, recheck
 from civicsky.rounds import Rounds
+from civicsky.sample import HOUR_US
 from civicsky.settings import Label, Settings, effective
 from civicsky.source import Source
 from civicsky.store import Collection, Store, open_store
@@ -138,7 +140,8 @@ async def _prepare_collect(
     await begin_run(folder, settings, journal)
     pool = Pool(settings.worker, settings.filter)
     await pool.start()
-    source = Source(settings.source, await journal.positions(settings.source.relays), metrics)
+    positions = await journal.positions(settings.source.relays)
+    source = Source(settings.source, positions, metrics, await journal.opened(), await journal.held_until())
     rechecks = Rechecks(journal.database)
     feeds = Feeds(journal.database, folder, partial(ledger_reader, folder))
     days = (settings.feeds.inbox_days, settings.journal.post_days)
@@ -304,8 +307,9 @@ async def _arm(deadline: asyncio.Timeout, stop: Stop, settings: Settings, *, end
 
 
 async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: Stop, *, strict: bool) -> None:
-    """Tell the store of runs and coverage, at once, regularly, and at the end; the first time shows if we may write."""
+    """Tell the store of runs, coverage and hours: at once, which shows if we may write, regularly, and at the end."""
     told: dict[str, Document] = {}
+    since = 0
     while True:
         last = stop.collected.is_set()
         now = now_us()
@@ -313,14 +317,21 @@ async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: 
         rows = [{"kind": "held", **one._asdict()} for one in await reader.held()]
         rows += [{"kind": "gap", **one._asdict()} for one in await reader.gaps()]
         coverage = {doc["_id"]: doc for doc in map(_coverage_document, rows)}
+        counts = await reader.hours_told(since)
+        hours = {doc["_id"]: doc for doc in starmap(hour_document, counts.items())}
         try:
-            collections: tuple[tuple[Collection, dict[str, Document]], ...] = (("runs", runs), ("coverage", coverage))
+            collections: tuple[tuple[Collection, dict[str, Document]], ...] = (
+                ("runs", runs),
+                ("coverage", coverage),
+                ("hours", hours),
+            )
             for name, documents in collections:
                 changed = [doc for key, doc in documents.items() if told.get(key) != doc]
                 for at in range(0, len(changed), PUBLISH_DOCUMENTS):
                     part = [{**doc, "v": now} for doc in changed[at : at + PUBLISH_DOCUMENTS]]
                     await store.put(name, part)
-            told = runs | coverage
+            told = runs | coverage | hours
+            since = max(counts, default=0) - HOUR_US  # what is counted now goes to the present hour
         except Transient:
             pass  # the documents' own loop reports it, and tries again
         except Refused as error:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from civicsky import __version__, datadir, log
+from civicsky.columns import Level
 from civicsky.errors import EXIT_FAILED, CivicskyError, Held, Usage
 from civicsky.model import format_time, now_us
 from civicsky.settings import Settings, documented, effective, file_of, load
@@ -48,6 +49,15 @@ MaxPosts = Annotated[
 ]
 MaxKept = Annotated[int | None, typer.Option("--max-kept", metavar="N", help="End after so many posts kept.")]
 MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", metavar="M", help="End after so many minutes.")]
+Origin = Annotated[
+    str, typer.Option("--origin", metavar="firehose|feed:NAME|any", help="Which posts count, by how they came.")
+]
+Since = Annotated[str, typer.Option("--since", metavar="TIME", help="Date (UTC) or RFC 3339 time.")]
+Until = Annotated[str, typer.Option("--until", metavar="TIME", help="The same; not included.")]
+GoldFile = Annotated[
+    Path | None, typer.Option("--gold", metavar="FILE", help="CSV or JSONL: posts and what people judged of them.")
+]
+Tasks = Annotated[list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="May be given several times.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 IfNotRunning = Annotated[
     bool, typer.Option("--if-not-running", help="End well at once if it runs already: for cron and Slurm.")
@@ -391,9 +401,7 @@ def fetch(
 def evaluate(
     gold: Annotated[Path, typer.Argument(metavar="GOLD", help="CSV or JSONL: posts and what people judged of them.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: evaluation-DATE.")] = None,
-    task: Annotated[
-        list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="May be given several times.")
-    ] = None,
+    task: Tasks = None,
     way: Annotated[
         str, typer.Option("--way", metavar="WAY[,WAY]...", help="Ways of asking: schema, json, plain, words.")
     ] = "",
@@ -420,19 +428,16 @@ def evaluate(
 
 @app.command()
 def estimate(
-    task: Annotated[
-        list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="May be given several times.")
-    ] = None,
+    task: Tasks = None,
     field: Annotated[
         list[str] | None,
         typer.Option("--field", metavar="NAME", help="May be given several times; default: all fields."),
     ] = None,
-    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Date (UTC) or RFC 3339 time.")] = "",
-    until: Annotated[str, typer.Option("--until", metavar="TIME", help="The same; not included.")] = "",
-    gold: Annotated[
-        Path | None, typer.Option("--gold", metavar="FILE", help="CSV or JSONL: posts and what people judged of them.")
-    ] = None,
+    since: Since = "",
+    until: Until = "",
+    gold: GoldFile = None,
     by: Annotated[Literal["none", "day"], typer.Option("--by", help="One estimate, or one a day.")] = "none",
+    origin: Origin = "firehose",
     data_dir: DataDir = None,
     store: StoreKind = None,
     as_json: AsJson = False,
@@ -443,8 +448,83 @@ def estimate(
 
     settings = load(config, {"data_dir": data_dir, **_label_flags(store, None, None)})
     log.configure(settings.log)
-    tables = asyncio.run(estimated(settings, Wanted(task or (), field or (), since, until, gold, by)))
+    tables = asyncio.run(estimated(settings, Wanted(task or (), field or (), since, until, gold, by, origin)))
     print(json.dumps(in_json(tables), indent=1) if as_json else as_text(tables))
+
+
+@app.command()
+def report(
+    since: Since = "",
+    until: Until = "",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: report-SINCE-UNTIL.html.")] = None,
+    gold: GoldFile = None,
+    task: Tasks = None,
+    origin: Origin = "firehose",
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Make a page of a period: posts, shares, gaps, breaks, cost."""
+    from civicsky.period import Wanted  # noqa: PLC0415
+    from civicsky.period_report import report as reported  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir, **_label_flags(store, None, None)})
+    log.configure(settings.log)
+    wanted = Wanted(since, until, gold, task or (), origin)
+    done = asyncio.run(reported(settings, wanted, out, with_page=not as_json or out is not None))
+    print(json.dumps(done.found, indent=1) if as_json else done.text)
+
+
+@app.command()
+def export(
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="A new folder; default: export-TIME.")
+    ] = None,
+    form: Annotated[Literal["parquet", "csv", "jsonl"], typer.Option("--format", help="Of the tables.")] = "parquet",
+    table: Annotated[
+        list[str] | None,
+        typer.Option("--table", metavar="NAME", help="posts, labels, snapshots or authors; default: all of the level."),
+    ] = None,
+    level: Annotated[
+        Level, typer.Option("--level", help="All; or addresses alone; or pseudonyms, labels and no text.")
+    ] = "internal",
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Date (UTC) or RFC 3339 time.")] = "",
+    until: Annotated[str, typer.Option("--until", metavar="TIME", help="The same; not included.")] = "",
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME", help="May be given several times; default: all.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="FIELD=VALUE", help="Where the label says so; several must all hold."),
+    ] = None,
+    origin: Annotated[
+        str, typer.Option("--origin", metavar="firehose|feed:NAME|any", help="Where the posts came from.")
+    ] = "any",
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="Labels of this model: the newest of each post.")
+    ] = "",
+    prompt: Annotated[
+        str, typer.Option("--prompt", metavar="HASH", help="Labels of this prompt: the first digits of its hash.")
+    ] = "",
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", metavar="FILE", help="Key of the level public's pseudonyms.")
+    ] = None,
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Write the dataset as Parquet, CSV or JSONL, with manifest and codebook."""
+    from civicsky.export import Wanted, export as exported  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir, **_label_flags(store, None, None)})
+    log.configure(settings.log)
+    wanted = Wanted(
+        out, form, table or (), level, since, until, task or (), where or (), origin, model, prompt, key_file
+    )
+    done = asyncio.run(exported(settings, wanted, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
+    print(json.dumps(done.found, indent=1) if as_json else done.text)
 
 
 @app.command()

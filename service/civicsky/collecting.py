@@ -6,7 +6,7 @@ It knows the stages only by the small shapes declared here.
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -16,7 +16,20 @@ from civicsky import faults, log
 from civicsky.errors import BadInput
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
-from civicsky.model import Arrival, Batch, Committed, Event, Frame, FrameOutcome, Gap, Key, PostOp, Verdict
+from civicsky.model import (
+    Arrival,
+    Batch,
+    Committed,
+    Event,
+    Frame,
+    FrameOutcome,
+    Gap,
+    Key,
+    Opening,
+    Position,
+    PostOp,
+    Verdict,
+)
 from civicsky.queue import Closed, Queue
 from civicsky.settings import Settings
 
@@ -24,15 +37,25 @@ AHEAD_US = 5 * 60_000_000
 """How far a relay's clock may be ahead of ours."""
 
 
+class GateShape(Protocol):
+    """See `opening.Gate`."""
+
+    def end(self, opening: Opening, why: str) -> None: ...
+    def count(self, opening: Opening | None, posts: int) -> None: ...
+
+
 class SourceShape(Protocol):
     """See `source.Source`."""
 
+    @property
+    def gate(self) -> GateShape: ...
     def arrivals(self) -> AsyncGenerator[Arrival, None]: ...
     def settle(self, seq: int | None) -> FrameOutcome | None: ...
     def settle_bad(self, digest: str) -> None: ...
     def renumber(self) -> None: ...
     def outdated(self) -> None: ...
     def take_gaps(self) -> list[Gap]: ...
+    def go_back(self, positions: Mapping[str, Position]) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -54,6 +77,7 @@ class JournalShape(Protocol):
     async def commit(
         self, batch: Batch, verdicts: Sequence[Verdict], received: Counter[str], *, kept_limit: int | None = None
     ) -> Committed: ...
+    async def positions(self, hosts: Iterable[str]) -> Mapping[str, Position]: ...
     async def prune(
         self, followed: int | None, settled: Callable[[Sequence[Key]], Awaitable[Sequence[Key]]]
     ) -> None: ...
@@ -85,7 +109,7 @@ async def collect(
     try:
         async with asyncio.TaskGroup() as group:
             intake.group = group
-            group.create_task(_commit(batches, journal, settings, metrics, stop, wake), name="journal")
+            group.create_task(_commit(batches, source, journal, settings, metrics, stop, wake), name="journal")
             ticker = group.create_task(intake.tick(), name="source-ticker")
             group.create_task(_hang_up(source, stop), name="source-stop")
             await intake.read()
@@ -162,7 +186,8 @@ class _Intake:
         self._metrics.add("frames")
         if frame.outcome == "commit":
             self._posts_in_batch += len(frame.event.posts)
-            self._metrics.add("posts", sum(op.action == "create" for op in frame.event.posts))
+            self._metrics.add("posts", frame.event.new_posts)
+            self._source.gate.count(arrival.opening, frame.event.new_posts)
         self._check_limits()
         if len(batch.frames) >= self._bounds.batch_frames or batch.size >= self._bounds.batch_bytes:
             await self._send()
@@ -221,20 +246,25 @@ class _Intake:
 
 async def _commit(
     batches: Queue[_Sent],
+    source: SourceShape,
     journal: JournalShape,
     settings: Settings,
     metrics: Metrics,
     stop: Stop,
     wake: Callable[[], None],
 ) -> None:
-    """Commit batches in the order in which they were read."""
+    """Commit batches in the order in which they were read; what comes behind the end of its opening is dropped."""
     limit = settings.limits.max_kept
+    over: int | None = None
     while True:
         try:
             sent = await batches.get()
         except Closed:
             return
         verdicts = await sent.verdicts if sent.verdicts else []
+        opening = sent.batch.frames[0].arrival.opening
+        if opening is not None and opening.opened == over:
+            continue
         left = None if limit is None else limit - metrics.counts["kept"]
         committed = await journal.commit(sent.batch, verdicts, sent.received, kept_limit=left)
         for (unit, outcome, reason), n in committed.counts.items():
@@ -247,6 +277,10 @@ async def _commit(
             log.event("source_resumed", stage="source", host=at.host, epoch=at.epoch, resume=committed.resume)
         _note_room(journal, metrics)
         wake()
+        if opening is not None and committed.opening_why:
+            over = opening.opened
+            source.gate.end(opening, committed.opening_why)
+            source.go_back(await journal.positions(()))
         if committed.kept_limit_reached:
             stop.request(f"limit of {limit} posts kept", drain=True)
             await batches.close(discard=True)

@@ -46,12 +46,25 @@ class Stretch(NamedTuple):
     begin: int
     end: int
     kind: str
-    """`held`, `unverified`, or the cause of the gap; `not_collected`: nothing was connected, or no cursor was kept."""
+    """`held`, `unverified`, or the cause of the gap; `limit`: the rest of an opening that a limit ended;
+    `not_collected`: nothing was connected, or no cursor was kept."""
 
     @property
     def seconds(self) -> float:
         """How long it is."""
         return (self.end - self.begin) / 1e6
+
+
+Span = tuple[int, int]
+
+
+class Hours(NamedTuple):
+    """What a window wanted to be held. Spans are in order and do not overlap."""
+
+    wanted: Sequence[Span] = ()
+    """Its openings."""
+    limited: Sequence[Span] = ()
+    """Ends of openings that a limit left out."""
 
 
 class Coverage(NamedTuple):
@@ -74,14 +87,24 @@ class Coverage(NamedTuple):
         whole = sum(stretch.seconds for stretch in self.stretches)
         return self.seconds("held") / whole if whole else None
 
+    def held_within(self, begin: int, end: int) -> float:
+        """Seconds held between two moments."""
+        parts = ((max(one.begin, begin), min(one.end, end)) for one in self.stretches if one.kind == "held")
+        return sum(max(0, stop - start) for start, stop in parts) / 1e6
 
-def cover(held: Sequence[Held], gaps: Sequence[Gap]) -> Coverage:
-    """Lay out what was held, over all hosts: a time is held when any of them held it."""
+
+def cover(held: Sequence[Held], gaps: Sequence[Gap], hours: Hours | None = None) -> Coverage:
+    """Lay out what was held, over all hosts: a time is held when any of them held it.
+
+    A gap by the window reaches from one event to the next, and may so hold hours in which it was open and nothing was
+    collected. With `hours` these are told apart.
+    """
     sure, unsure = _joined(held)
+    causes = _causes(gaps, hours)
     stretches: list[Stretch] = []
     for begin, end in _union(sure):
         if stretches:
-            stretches += _hole(stretches[-1].end, begin, unsure, gaps)
+            stretches += _hole(stretches[-1].end, begin, [*((a, b, "unverified") for a, b in unsure), *causes])
         stretches.append(Stretch(begin, end, "held"))
     return Coverage(stretches, _by_host(held), list(gaps))
 
@@ -113,11 +136,34 @@ def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def _hole(begin: int, end: int, unsure: Sequence[tuple[int, int]], gaps: Sequence[Gap]) -> list[Stretch]:
+def _causes(gaps: Sequence[Gap], hours: Hours | None) -> list[tuple[int, int, str]]:
+    """What is known of times that were not held; of two that overlap the first one counts."""
+    whole: list[tuple[int, int, str]] = [
+        (gap.from_at, gap.until_at, gap.cause) for gap in gaps if gap.from_at and gap.until_at
+    ]
+    if hours is None:
+        return whole
+    windows = [(begin, end) for begin, end, cause in whole if cause == "window"]
+    return [
+        *(one for one in whole if one[2] != "window"),
+        *((begin, end, "limit") for begin, end in hours.limited),
+        *((a, b, "window") for begin, end in windows for a, b in _without(begin, end, hours.wanted)),
+    ]
+
+
+def _without(begin: int, end: int, spans: Iterable[Span]) -> list[Span]:
+    """What is left of a time when these are taken out."""
+    left = []
+    for opens, closes in spans:
+        if begin < opens and begin < end:
+            left.append((begin, min(opens, end)))
+        begin = max(begin, closes)
+    return [*left, (begin, end)] if begin < end else left
+
+
+def _hole(begin: int, end: int, known: Sequence[tuple[int, int, str]]) -> list[Stretch]:
     """What lies between two held times, cut where its cause changes."""
     marks = {begin, end}
-    known = [(a, b, "unverified") for a, b in unsure]
-    known += [(gap.from_at, gap.until_at, gap.cause) for gap in gaps if gap.from_at and gap.until_at]
     inside = [span for span in known if span[0] < end and span[1] > begin]
     for a, b, _cause in inside:
         marks |= {min(max(a, begin), end), min(max(b, begin), end)}

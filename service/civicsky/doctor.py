@@ -24,7 +24,6 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from civicsky import __version__, datadir, journal, ledger, log, store, tables
 from civicsky.appview import AppView
-from civicsky.coverage import cover
 from civicsky.decode import decode
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import BadInput, CivicskyError
@@ -37,7 +36,8 @@ from civicsky.recheck import Rechecks
 from civicsky.settings import Label as LabelSettings, Settings
 from civicsky.source import reach
 from civicsky.sqlite import Schema, defects, reading
-from civicsky.status import balance
+from civicsky.status import balance, covered, window_shown, window_told
+from civicsky.window import share_open, was_closed
 
 State = Literal["ok", "problem", "unknown"]
 
@@ -292,11 +292,16 @@ async def _quarantine(context: Context) -> list[Finding]:
 async def _gaps(context: Context) -> list[Finding]:
     """What was missed for good cannot be mended, so only what is new is a problem."""
     async with context.journal() as reader:
-        held, gaps = await reader.held(), await reader.gaps()
-    now, covered = now_us(), cover(held, gaps)
+        found, hours, opened = await covered(reader)
+        told, _ = await window_told(reader)
+    gaps = [gap for gap in found.gaps if gap.cause != "window"]  # those are wanted
+    now = now_us()
     new = [gap for gap in gaps if gap.at > now - _DAY_US]
-    unsure = sum(one.seconds for one in covered.stretches if one.kind == "unverified" and one.end > now - _DAY_US)
-    share = "nothing" if covered.share is None else f"{covered.share:.3%} of the time"
+    unsure = sum(one.seconds for one in found.stretches if one.kind == "unverified" and one.end > now - _DAY_US)
+    window, share, of = window_shown(told, found, hours, opened), found.share, "the time"
+    if window is not None:
+        share, of = window["share_held"], "the window's hours"
+    share_held = "nothing" if share is None else f"{share:.3%} of {of}"
     remedy = "`civicsky coverage` shows all; deletions that were missed are found by `civicsky recheck`"
     if new:
         what = f"{len(new):,} new in the last day, the last one: {new[-1].cause} at {new[-1].host}"
@@ -304,21 +309,23 @@ async def _gaps(context: Context) -> list[Finding]:
     if unsure:
         what = f"of {unsure:,.0f} s in the last day nobody can tell whether all was received"
         return [Finding("gaps", "problem", what, remedy)]
-    return _ok("gaps", f"none new in the last day; {share} was held, {len(gaps):,} gaps in all")
+    return _ok("gaps", f"none new in the last day; {share_held} was held, {len(gaps):,} gaps in all")
 
 
 async def _collecting(context: Context) -> list[Finding]:
     async with context.journal() as reader:
         hours = await reader.hours(now_us() - 2 * WAIT_US)
         runs = await reader.runs()
+        _, window = await window_told(reader)
     if not datadir.holding(context.folder, "collect").held:
         return _ok("collecting", "does not run")
     received = sum(hour["frame", "received"] for hour in hours.values())
     started = runs[-1]["started"] if runs else now_us()
+    is_quiet = window is not None and was_closed(window, now_us() - 2 * WAIT_US, now_us())
     return _judged(
         "collecting", f"runs since {format_time(started)}, {received:,} messages in the last hours",
         "look at the service's log, the network, and source.relays",
-        bad=not received and started < now_us() - WAIT_US,
+        bad=not received and started < now_us() - WAIT_US and not is_quiet,
     )  # fmt: skip
 
 
@@ -377,6 +384,7 @@ async def _room(context: Context) -> list[Finding]:
         size = await reader.size()
         hours = await reader.hours(now_us() - int(max(settings.post_days, 2) * _DAY_US))
         kept = sum(n for (unit, what, _), n in (await reader.counts()).items() if (unit, what) == ("post", "kept"))
+        chosen, open_hours = await window_told(reader)
     told = f"{_bytes(size)} in use, {size / settings.max_bytes:.1%} of journal.max_bytes"
     does = "reading stands still" if settings.at_bound == "pause" else "posts are left out by chance"
     found += _judged(
@@ -388,6 +396,8 @@ async def _room(context: Context) -> list[Finding]:
     if not rate or window < MIN_KEPT:
         what = f"too little was held to tell ({MIN_HOURS} whole hours and {MIN_KEPT:,} posts are needed)"
         return [*found, Finding("forecast", "ok", what)]
+    if open_hours is not None and chosen["resume"] == "live":
+        rate *= share_open(open_hours, now_us(), now_us() + _DAY_US)
     others = sum((context.folder / name).stat().st_size for name in _followers(context)) / kept
     return found + forecast(context, Growth(rate, size / window, others, size, free))
 

@@ -3,7 +3,8 @@
 Both stores hold the same documents; times are RFC 3339 strings here, and the store may keep them as dates.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from civicsky.model import (
@@ -34,9 +35,11 @@ TIMES: Final = frozenset(
         "until_at",
         "fetched_at",
         "looked_up_at",
+        "hour",
     }
 )
 """Keys, at any depth, whose values are times."""
+_ACTIONS: Final = frozenset({"create", "update", "delete"})
 BACKDATED_US: Final = 24 * 3_600_000_000
 
 
@@ -209,6 +212,30 @@ def _fields(label: LabelRow) -> Document:
     return {
         name: {"value": field.value, "probability": field.probability} for name, field in label.answer.fields.items()
     }
+
+
+def hour_document(hour: int, counts: Mapping[tuple[str, str, str], int]) -> Document:
+    """The document of one hour of the journal's counts, by (unit, outcome, reason); `hour` is its beginning.
+
+    Names that the far side chooses are not keys: what collections there are is left out, and so is why a frame was
+    ignored.
+    """
+    found: dict[str, Counter[str]] = {unit: Counter() for unit in ("frame", "post", "record", "feed")}
+    reasons: dict[str, Counter[str]] = {
+        name: Counter() for name in ("rejected", "quarantined", "feed_rejected", "feed_failed")
+    }
+    for (unit, outcome, reason), n in counts.items():
+        known = unit != "record" or outcome in _ACTIONS
+        found.setdefault(unit, Counter())[outcome if known else "other"] += n
+        name = f"feed_{outcome}" if unit == "feed" else outcome
+        if reason and unit in {"frame", "post", "feed"} and name in reasons:
+            reasons[name][reason] += n
+    at = format_time(hour)
+    return {"_id": at, "hour": at, "counts": _sorted(found), **_sorted(reasons)}
+
+
+def _sorted(counts: Mapping[str, Mapping[str, int]]) -> Document:
+    return {name: dict(sorted(inner.items())) for name, inner in counts.items()}
 
 
 def _tombstone(out: Outgoing, uri: str) -> Document:

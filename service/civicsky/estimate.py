@@ -1,7 +1,8 @@
 """Estimates from the store alone: which share of the posts has which label, weighted, with intervals, and corrected.
 
-A post counts by 1 / (p_kept * p_sampled). Posts that were drawn and got no label count too, by their reason. Text and
-figures out; nothing is printed here.
+A post counts by 1 / (p_kept * p_sampled). Posts that were drawn and got no label count too, by their reason. Which
+posts count at all goes by their origin: a feed's posts are no draw from the network. Text and figures out; nothing is
+printed here.
 """
 
 import textwrap
@@ -13,9 +14,9 @@ from typing import Any, Final, Literal, NamedTuple
 from civicsky import datadir
 from civicsky.document import Document
 from civicsky.errors import Usage
-from civicsky.gold import MAX_BYTES, Item, read_gold
+from civicsky.gold import MAX_BYTES, Gold, Item, read_gold
 from civicsky.measure import Corrected, Figure, Share, corrected_share, weighted_share
-from civicsky.model import format_time, parse_moment, parse_time
+from civicsky.model import parse_moment, parse_time
 from civicsky.settings import Settings
 from civicsky.store import Store, open_store
 from civicsky.task import Field, Task, load_task
@@ -31,6 +32,19 @@ NOTE: Final = (
     "a label are not in it either. The first interval is about what such authors post, clustered by author; the second "
     "about the collected posts themselves."
 )
+FIREHOSE: Final = "firehose"
+ANY: Final = "any"
+FEED: Final = "feed:"
+NOTES_ORIGIN: Final = {
+    FIREHOSE: "Only posts that the firehose brought count (`--origin firehose`). A feed chooses what it shows: a post "
+    "known only from a feed is no draw from the network. One that both brought counts. With `feeds.label_all` it was "
+    "labelled for certain and has p_sampled 1, so it stands for itself alone, and the others for those like them.",
+    FEED: "Only posts that this feed showed count. They say what the feed shows, and nothing of the network. A post of "
+    "a feed is here whether or not posts were left out by chance, so p_kept does not count.",
+    ANY: "Posts of every origin count, those that only a feed showed too: these shares are of this collection, and no "
+    "estimate of the network.",
+}
+"""By what `Wanted.origin` begins with."""
 NOTE_GOLD: Final = (
     "Corrected shares are of the posts that got a label, and hold if the gold posts are a uniform draw from those."
 )
@@ -48,6 +62,12 @@ class Wanted(NamedTuple):
     """Dates or RFC 3339 times, by `event_at`; `until` is not included."""
     gold: Path | None = None
     by: By = "none"
+    origin: str = FIREHOSE
+    """`firehose`, `feed:NAME`, or `any`; a post of both counts under both."""
+
+
+Window = tuple[int | None, int | None]
+"""From when, and before when, in microseconds since 1970 UTC; None: without an end."""
 
 
 class Post(NamedTuple):
@@ -88,8 +108,10 @@ class Table(NamedTuple):
     """The values of other fields that a post must have for this field to mean anything."""
     period: str
     """A day, or `all`."""
+    origin: str
+    """See `Wanted.origin`."""
     collected: int
-    """Live posts collected in the period, drawn or not."""
+    """Live posts of this origin collected in the period, drawn or not."""
     drawn: int
     """Posts behind `share`."""
     authors: int
@@ -102,38 +124,81 @@ class Table(NamedTuple):
 
 async def estimate(settings: Settings, wanted: Wanted) -> list[Table]:
     """Read the store and estimate. Raises `Usage` for what is asked wrongly, `Transient` for a store out of reach."""
-    since, until = _moment("--since", wanted.since), _moment("--until", wanted.until)
-    if since is not None and until is not None and since >= until:
-        raise Usage(f"--since {wanted.since} is not before --until {wanted.until}")
+    window = window_of(wanted.since, wanted.until)
     tasks = [load_task(name)[0] for name in wanted.tasks or settings.label.tasks]
     known = [field.name for task in tasks for field in task.fields]
     for name in wanted.fields:
         if name not in known:
             raise Usage(f"--field {name}: no task asked for has it; they have {', '.join(known)}")
-    gold = {task.name: _gold(wanted.gold, task) for task in tasks} if wanted.gold else {}
-    store = await _open(settings)
+    reading = Reading(tasks, settings.sample.unit, wanted.origin)
+    gold = {task.name: by_uri(gold_of(wanted.gold, task)) for task in tasks} if wanted.gold else {}
+    store = await open_existing(settings)
     try:
-        collected, posts = await _read(store, tasks, settings.sample.unit, (since, until))
+        async for document in store.documents("posts"):
+            if is_within(document, window):
+                reading.take(document)
     finally:
         await store.close()
-    tables = []
-    for task in tasks:
-        mine = posts[task.name]
-        for period in ["all"] if wanted.by == "none" else sorted(collected):
-            within = mine if period == "all" else [post for post in mine if post.day == period]
-            live = collected.total() if period == "all" else collected[period]
-            tables += [
-                _table(task, field, period, live, within, gold.get(task.name))
+    return tables(reading, wanted.by, gold, wanted.fields)
+
+
+class Reading:
+    """What estimates need of the posts of a period."""
+
+    def __init__(self, tasks: Sequence[Task], unit: Unit, origin: str) -> None:
+        """Raises `Usage` for an origin that cannot be."""
+        if origin not in {FIREHOSE, ANY} and not (origin.startswith(FEED) and origin != FEED):
+            raise Usage(f"--origin {origin}: give firehose, any, or feed:NAME with the feed's name in the settings")
+        self.tasks, self.origin = tasks, origin
+        self.collected: Counter[str] = Counter()
+        """Live posts by day, drawn or not."""
+        self.posts: dict[str, list[Post]] = {task.name: [] for task in tasks}
+        """Those that were drawn, by task."""
+        self._unit = unit
+
+    def take(self, document: Document) -> bool:
+        """Take a post in; False when it does not count, since it is not live or of another origin."""
+        if document.get("state") != "live" or (self.origin != ANY and self.origin not in origins_of(document)):
+            return False
+        day = document["event_at"][:10]
+        self.collected[day] += 1
+        for name, found in self.posts.items():
+            post = _post(document, name, self._unit, day, self.origin)
+            if post is not None:
+                found.append(post)
+        return True
+
+
+def tables(reading: Reading, by: By, gold: Mapping[str, Mapping[str, Item]], fields: Sequence[str] = ()) -> list[Table]:
+    """Estimate from what was read. `gold`: by task and URI; `fields`: none means all."""
+    found = []
+    for task in reading.tasks:
+        mine: dict[str, list[Post]] = {"all": reading.posts[task.name]}
+        if by == "day":
+            mine = {day: [] for day in sorted(reading.collected)}
+            for post in reading.posts[task.name]:
+                mine[post.day].append(post)
+        for period, within in mine.items():
+            live = reading.collected.total() if period == "all" else reading.collected[period]
+            found += [
+                _table(task, field, (period, reading.origin), live, within, gold.get(task.name))
                 for field in task.fields
-                if not wanted.fields or field.name in wanted.fields
+                if not fields or field.name in fields
             ]
-    return tables
+    return found
+
+
+def note_of(origin: str) -> str:
+    """What must be said of an origin."""
+    return NOTES_ORIGIN[FEED if origin.startswith(FEED) else origin]
 
 
 def as_json(tables: Iterable[Table]) -> dict[str, Any]:
     """For programs. Intervals are 95 %."""
+    tables = list(tables)
     return {
         "note": NOTE,
+        "notes_origin": {table.origin: note_of(table.origin) for table in tables},
         "note_gold": NOTE_GOLD,
         "estimates": [
             {
@@ -180,43 +245,41 @@ def as_text(tables: Sequence[Table]) -> str:
                 lines.append(f"  {'  corrected by gold':{width}} {row.corrected.share}")
         lines += [*(f"  ! {warning}" for warning in table.warnings), ""]
     corrected = any(row.corrected for table in tables for row in table.rows)
-    notes = [NOTE, *([NOTE_GOLD] if corrected else [])]
+    origins = dict.fromkeys(table.origin for table in tables)
+    notes = [NOTE, *map(note_of, origins), *([NOTE_GOLD] if corrected else [])]
     return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, COLUMNS))])
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-async def _open(settings: Settings) -> Store:
+async def open_existing(settings: Settings) -> Store:
+    """The store of the settings. Raises `Usage` when it is a file that is not there."""
     file = settings.data_dir / datadir.POSTS
     if settings.store.chosen == "sqlite" and not file.is_file():
         raise Usage(f"there is no store {file}; name its folder with --data-dir, or MongoDB with --store mongo")
     return await open_store(settings.store, file)
 
 
-async def _read(
-    store: Store, tasks: Sequence[Task], unit: Unit, window: tuple[int | None, int | None]
-) -> tuple[Counter[str], dict[str, list[Post]]]:
-    """(live posts by day, posts drawn by task) of the window of time."""
-    collected: Counter[str] = Counter()
-    posts: dict[str, list[Post]] = {task.name: [] for task in tasks}
+def is_within(document: Document, window: Window) -> bool:
+    """Whether its event lies in the window; one without a time does not."""
+    at = parse_time(document.get("event_at") or "")
     since, until = window
-    async for document in store.documents("posts"):
-        at = parse_time(document.get("event_at") or "")
-        if document.get("state") != "live" or at is None:
-            continue
-        if (since is not None and at < since) or (until is not None and at >= until):
-            continue
-        day = format_time(at)[:10]
-        collected[day] += 1
-        for name, found in posts.items():
-            post = _post(document, name, unit, day)
-            if post is not None:
-                found.append(post)
-    return collected, posts
+    return at is not None and (since is None or at >= since) and (until is None or at < until)
 
 
-def _post(document: Document, task: str, unit: Unit, day: str) -> Post | None:
+def origins_of(document: Document) -> set[str]:
+    """The ways by which a post came: `firehose`, `feed:NAME`."""
+    return {FEED + one["name"] if one["kind"] == "feed" else FIREHOSE for one in document.get("origins") or ()}
+
+
+def _p_kept(document: Document, origin: str) -> float:
+    """With which probability a post of this origin is here at all: a feed brings also what was left out by chance."""
+    is_shown = origin != FIREHOSE and origins_of(document) - {FIREHOSE}
+    return 1.0 if is_shown else float(document.get("p_kept", 1.0))
+
+
+def _post(document: Document, task: str, unit: Unit, day: str, origin: str) -> Post | None:
     """None: it was not drawn, or waits."""
     label = (document.get("labels") or {}).get(task)
     failure = (document.get("unlabelled") or {}).get(task)
@@ -229,24 +292,35 @@ def _post(document: Document, task: str, unit: Unit, day: str) -> Post | None:
         author,
         {"post": uri, "author": author, "thread": document.get("reply_root") or uri}[unit],
         day,
-        1 / (document.get("p_kept", 1.0) * about["p_sampled"]),
+        1 / (_p_kept(document, origin) * about["p_sampled"]),
         {name: field["value"] for name, field in label["fields"].items()} if label else None,
         "" if label else about["reason"],
         (label["model"], label["prompt"]) if label else ("", ""),
     )
 
 
-def _gold(file: Path | None, task: Task) -> dict[str, Item]:
-    """Gold items by URI; those without one cannot be found in the store."""
-    assert file is not None
+def gold_of(file: Path, task: Task) -> Gold:
+    """A file of judged posts, as a task's fields need it. Raises `Usage`."""
     try:
         if file.stat().st_size > MAX_BYTES:
             raise Usage(f"{file}: more than {MAX_BYTES:,} bytes; split the file")
         data = file.read_bytes()
     except OSError as error:
         raise Usage(f"{file}: {error.strerror}; name a CSV or JSONL file of judged posts") from None
-    gold = read_gold(file.name, data, {field.name: field.values for field in task.fields})
+    return read_gold(file.name, data, {field.name: field.values for field in task.fields})
+
+
+def by_uri(gold: Gold) -> dict[str, Item]:
+    """Gold items by URI; those without one cannot be found in the store."""
     return {item.uri: item for item in gold.items if item.uri}
+
+
+def window_of(since: str, until: str) -> Window:
+    """A period as a person typed it; empty: without an end. Raises `Usage`."""
+    window = _moment("--since", since), _moment("--until", until)
+    if window[0] is not None and window[1] is not None and window[0] >= window[1]:
+        raise Usage(f"--since {since} is not before --until {until}")
+    return window
 
 
 def _moment(flag: str, text: str) -> int | None:
@@ -260,8 +334,14 @@ def _moment(flag: str, text: str) -> int | None:
 
 
 def _table(
-    task: Task, field: Field, period: str, collected: int, posts: Sequence[Post], gold: Mapping[str, Item] | None
+    task: Task,
+    field: Field,
+    of: tuple[str, str],
+    collected: int,
+    posts: Sequence[Post],
+    gold: Mapping[str, Item] | None,
 ) -> Table:
+    """`of`: period and origin."""
     labelled = [post for post in posts if post.fields is not None]
     having = [post for post in labelled if _value(post, field.name) is not None]
     # Which posts without a label would have had a field that only some have, nobody knows.
@@ -293,7 +373,7 @@ def _table(
         task.name,
         field.name,
         dict(field.only_if),
-        period,
+        *of,
         collected,
         len(base),
         len({post.author for post in base}),

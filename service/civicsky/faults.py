@@ -1,14 +1,21 @@
-"""Named places where a test may end the process. Off unless CIVICSKY_FAULT is set; imports nothing of ours.
+"""Named places where a test may end the process, and a clock that a test may set. Imports nothing of ours.
+
+The places are off unless CIVICSKY_FAULT is set.
 
 `CIVICSKY_FAULT=journal.commit:3` kills this process, as `kill -9` would, the third time it gets to that place;
 `journal.commit:3:term` sends it a SIGTERM instead. `worker.record:TEXT` makes a worker crash, and `worker.hang:TEXT`
 hang, on any record that contains TEXT.
+
+`CIVICSKY_CLOCK=2026-11-01T05:50:00Z*600` sets the clock by which `source.window` opens and closes, and nothing else: it
+shows that time when the process starts, and goes 600 times as fast as ours. With `@1764153000.5` behind it, it showed
+that time at that moment (seconds since 1970), so that processes may share it.
 """
 
 import os
 import signal
-from time import sleep
-from typing import ClassVar, Final, Literal, get_args
+from datetime import datetime
+from time import sleep, time
+from typing import ClassVar, Final, Literal, NamedTuple, get_args
 
 Place = Literal[
     "source.received",
@@ -20,6 +27,8 @@ Place = Literal[
     "ledger.committed",
     "store.write",
     "store.written",
+    "export.page",
+    "export.name",
 ]
 """In the order of the flow. `commit` and `write` come just before, `committed` and `written` just after."""
 
@@ -67,4 +76,29 @@ def poison(block: bytes) -> None:
         sleep(3600)
 
 
+class Clock(NamedTuple):
+    """A clock of its own speed."""
+
+    start: float = 0.0
+    """What it shows at `since`, in seconds since 1970 UTC."""
+    speed: float = 1.0
+    """Its seconds in one of ours."""
+    since: float = 0.0
+
+    def now_us(self) -> int:
+        """What it shows now, in microseconds since 1970 UTC."""
+        return int((self.start + (time() - self.since) * self.speed) * 1_000_000)
+
+
+def set_clock(asked: str) -> Clock:
+    """The clock that was asked for, in the form of CIVICSKY_CLOCK; the real one for an empty text."""
+    if not asked:
+        return Clock()
+    asked, _, since = asked.partition("@")
+    start, _, speed = asked.partition("*")
+    return Clock(datetime.fromisoformat(start).timestamp(), float(speed or 1), float(since or time()))
+
+
 arm(os.environ.get("CIVICSKY_FAULT", ""))
+clock = set_clock(os.environ.get("CIVICSKY_CLOCK", ""))
+"""What `source.window` goes by."""

@@ -3,15 +3,16 @@
 Its rows share the transaction of what was held.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
 
 from civicsky import coverage
-from civicsky.model import Frame, Gap, Held, Position, Resume, now_us
+from civicsky.model import Frame, Gap, Held, Opened, Opening, Position, Resume, now_us
 from civicsky.sqlite import Connection, rows
 from civicsky.tables import ask_recheck, ask_recheck_of
 
 HELD_COLUMNS: Final = "host, epoch, resume, first_seq, last_seq, first_at, last_at, frames"
+OPENING_COLUMNS: Final = "opened, closes, resume, posts, kept, why, ended_at"
 GAP_COLUMNS: Final = "host, epoch, cause, after_seq, at, from_at, until_seq, until_at"
 
 
@@ -32,6 +33,9 @@ class Holding:
         new = [f for f in done if f.event.seq is not None and f.outcome not in {"duplicate", "ignored"}]
         times = [frame.event.time for frame in new]
         for gap in gaps:
+            if gap.from_at is not None:
+                await _insert_gap(db, gap)
+                continue
             earlier = [frame.event.time for frame in new if frame.arrival.n < gap.n]
             row = await _held_before(db, gap.host, gap.epoch)
             last_at = row.last_at if row else before.event_at  # a gap begins where what is held ends
@@ -99,3 +103,35 @@ async def _held_before(db: Connection, host: str, epoch: int) -> Held | None:
     )
     last = Held(*found[0])
     return last._replace(first_at=last.last_at - lasted, frames=frames)
+
+
+async def kept_left(db: Connection, opening: Opening | None) -> int | None:
+    """How many posts may still be kept in an opening; None without such a limit."""
+    if opening is None or opening.max_kept is None:
+        return None
+    found = await rows(db, "SELECT kept FROM opening WHERE opened = ?", (opening.opened,))
+    return opening.max_kept - (found[0][0] if found else 0)
+
+
+async def note_opening(db: Connection, opening: Opening | None, done: list[Frame], kept: int) -> str:
+    """Count what came in an opening, and so many kept posts; says which limit of its is reached now."""
+    if opening is None:
+        return ""
+    posts = sum(frame.event.new_posts for frame in done if frame.outcome == "commit")
+    ((posts, kept),) = await rows(
+        db,
+        f"INSERT INTO opening ({OPENING_COLUMNS}) VALUES (?,?,?,?,?,'',NULL) ON CONFLICT (opened) DO UPDATE SET "
+        "closes = excluded.closes, resume = excluded.resume, posts = posts + excluded.posts, "
+        "kept = kept + excluded.kept, why = '', ended_at = NULL RETURNING posts, kept",
+        (opening.opened, opening.closes, opening.resume, posts, kept),
+    )
+    if why := opening.reached(posts, kept):
+        times = [frame.event.time for frame in done if frame.event.time and frame.outcome != "duplicate"]
+        ended_at = coverage.clock(times, last=True) if times else None
+        await db.execute("UPDATE opening SET why = ?, ended_at = ? WHERE opened = ?", (why, ended_at, opening.opened))
+    return why
+
+
+async def openings(read: Callable[[str], Awaitable[Sequence[Sequence[Any]]]]) -> list[Opened]:
+    """All of them, in order."""
+    return [Opened(*row) for row in await read(f"SELECT {OPENING_COLUMNS} FROM opening ORDER BY opened")]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from civicsky import order
-from civicsky.holding import GAP_COLUMNS, HELD_COLUMNS, Holding
+from civicsky.holding import GAP_COLUMNS, HELD_COLUMNS, Holding, kept_left, note_opening, openings
 from civicsky.model import (
     POSTS,
     Batch,
@@ -22,6 +22,7 @@ from civicsky.model import (
     Gap,
     Held,
     Key,
+    Opened,
     Position,
     PostRow,
     Seen,
@@ -41,6 +42,8 @@ ROOMY: Final = 0.9
 BEYOND: Final = 1.25
 """Times the disk bound at which even shedding is not enough."""
 
+Counts = Counter[tuple[str, str, str]]
+"""By (unit, outcome, reason)."""
 Settled = Callable[[Sequence[Key]], Awaitable[Sequence[Key]]]
 """Which of these posts are labelled and stored, so that the journal need not keep them."""
 
@@ -100,6 +103,18 @@ class Journal:
             known = {name for (name,) in await rows(db, "SELECT name FROM host")}
             return {host: await _position(db, host) for host in known.union(hosts)}
 
+    async def held_until(self) -> dict[str, int]:
+        """By host the time of the last events held: a median, which one server's wrong clock does not move."""
+        async with self._db.transaction() as db:
+            found = await rows(db, "SELECT host, last_at, max(id) FROM held GROUP BY host")
+        return {host: last_at for host, last_at, _ in found}
+
+    async def opened(self) -> Opened | None:
+        """The newest opening of `source.window`."""
+        async with self._db.transaction() as db:
+            found = await openings(partial(rows, db))
+        return found[-1] if found else None
+
     async def erase(self, name: str) -> int:
         """Take a DID's or an AT-URI's posts away, and never collect them again; how many there were.
 
@@ -150,18 +165,21 @@ class Journal:
 
         `verdicts` belong to `batch.records()`, in order. `received` is the source's and the decoder's own count (units
         `frame` and `post`). With `kept_limit`, frames behind the one that reaches it are not written, and the cursor
-        stays before them.
+        stays before them. So it is with the limit of the opening in which they came.
         """
         last = batch.frames[-1]
+        opening = last.arrival.opening
         async with self._db.transaction("journal") as db:
             assert len(verdicts) == len(batch.records())
             plan = await self._known(db, batch)
             before = await _position(db, last.arrival.host)
             plan.cursor = before.cursor if before.epoch == last.arrival.epoch else None
-            done, reached = await self._apply(db, plan, batch, iter(verdicts), kept_limit)
+            limits = [limit for limit in (kept_limit, await kept_left(db, opening)) if limit is not None]
+            done, reached = await self._apply(db, plan, batch, iter(verdicts), min(limits, default=None))
             await self._flush(db, plan)
             resume = await self._holding.note(db, done, batch.gaps, before)
             position = await self._move(db, plan, last, done, before)
+            opening_why = await note_opening(db, opening, done, plan.kept)
             if reached:
                 posts = sum(len(frame.event.posts) for frame in done if frame.outcome == "commit")
                 received = Counter(frame=len(done), post=posts)
@@ -169,7 +187,8 @@ class Journal:
             await add_counts(db, Counter({(unit, "received", ""): n for unit, n in received.items()}))
             size = await _live_bytes(db)
         self._heed(size)
-        return Committed(plan.counts, position, reached, resume)
+        is_enough = kept_limit is not None and plan.kept >= kept_limit
+        return Committed(plan.counts, position, is_enough, resume, opening_why)
 
     async def prune(self, followed: int | None, settled: Settled) -> None:
         """Drop what has outlived its use.
@@ -427,6 +446,15 @@ class JournalReader:
             found.setdefault(hour, Counter())[unit, outcome] = n
         return found
 
+    async def hours_told(self, since: int) -> dict[int, Counts]:
+        """All counts of each hour from `since` on, by (unit, outcome, reason); an hour is named by its beginning."""
+        found: dict[int, Counts] = {}
+        for hour, unit, outcome, reason, n in await self._db.rows(
+            "SELECT hour, unit, outcome, reason, n FROM count WHERE hour >= ? ORDER BY hour", (since,)
+        ):
+            found.setdefault(hour, Counter())[unit, outcome, reason] = n
+        return found
+
     async def quarantine(self) -> tuple[int, int]:
         """How many frames and records are put aside, and their bytes."""
         ((n, size),) = await self._db.rows("SELECT count(*), coalesce(sum(length(bytes)), 0) FROM quarantine")
@@ -440,6 +468,10 @@ class JournalReader:
     async def held(self) -> list[Held]:
         """What was held, one row for each connection, in order."""
         return [Held(*row) for row in await self._db.rows(f"SELECT {HELD_COLUMNS} FROM held ORDER BY id")]
+
+    async def openings(self) -> list[Opened]:
+        """The openings of `source.window` in which anything came, in order."""
+        return await openings(self._db.rows)
 
     async def gaps(self) -> list[Gap]:
         """What is known to be missing, in the order in which it was noted."""

@@ -691,6 +691,17 @@ class LedgerReader:
         """As `Ledger.spent_a_post`, of one model if it is named."""
         return await _spent_a_post(self._db, model=model)
 
+    async def spend_by_day(self, first: str, last: str) -> list[dict[str, Any]]:
+        """What calls cost on the days (UTC, such as 2026-11-22) from `first` to `last`, by day and model as asked.
+
+        All calls count, also those of probes, of answers of no use, and for labels that were erased since.
+        """
+        names = ("day", "model", "calls", "tokens_in", "tokens_out", "tokens_reasoning", "cost", "posts")
+        found = await self._db.rows(
+            f"SELECT {', '.join(names)} FROM spend WHERE day BETWEEN ? AND ? ORDER BY day, model", (first, last)
+        )
+        return [dict(zip(names, row, strict=True)) for row in found]
+
     async def seconds_a_call(self, labels: int = 1000) -> tuple[int, float]:
         """(calls, seconds that one took on average) of so many labels at most, those that were paid for.
 

@@ -30,6 +30,8 @@ EventName = Literal[
     "source_host",
     "source_resumed",
     "source_attempt",
+    "window_opened",
+    "window_closed",
     "worker_restarted",
     "quarantined",
     "journal_full",
@@ -74,6 +76,8 @@ EVENTS: Final[dict[EventName, str]] = {
     "source_resumed": "info: how a connection follows on what was held: "
     "resume=first|replayed|in_time|unverified|gap; see `civicsky coverage`",
     "source_attempt": "debug: one attempt to connect; wait_s= until the next",
+    "window_opened": "info: source.window opens; until=, resume=live|cursor",
+    "window_closed": "info: it closes, or is closed at the start; until=, why= names the limit that ended the opening",
     "worker_restarted": "warning: a worker died or hung; its batch is tried record by record",
     "quarantined": "debug: a frame or record was put aside; reason=, sha256=",
     "journal_full": "warning: the journal's disk bound is reached; why= says what is done",

@@ -18,6 +18,8 @@ class Metrics:
     connected: bool = False
     relay_why: str = ""
     """Why the relay is not there; empty when it is."""
+    window_why: str = ""
+    """Until when `source.window` is closed; empty while it is open, and without one. Nothing is wrong then."""
     model_why: str = ""
     """Why the model cannot be used now; empty when it can."""
     store_why: str = ""
@@ -49,13 +51,16 @@ class Metrics:
         return None if self.event_at is None else max(0.0, (now_us() - self.event_at) / 1e6)
 
     def health(self) -> tuple[str, str]:
-        """(`ok` | `degraded` | `bad`, why). bad: nothing is being collected. degraded: something waits on disk."""
+        """(`ok` | `degraded` | `bad`, why). bad: nothing is being collected. degraded: something waits on disk.
+
+        With `ok`, `why` says until when the window is closed, if it is: then nothing need be collected.
+        """
         if self.relay_why:
             return "bad", self.relay_why
         if self.paused:
             return "bad", self.journal_why
         why = self.journal_why or self.model_why or self.store_why or self.context_why
-        return ("degraded", why) if why else ("ok", "")
+        return ("degraded", why) if why else ("ok", self.window_why)
 
     def rate(self, reader: str, name: str) -> float:
         """Per second since the same reader last asked for this count."""

@@ -72,10 +72,11 @@ FeedOutcome = Literal["new", "known", "rejected", "failed"]
 FeedReason = Literal[RejectReason, BadReason, "deleted"]
 """Why an item of a feed was rejected, or failed. deleted: its author deleted it, as far as we know, and that wins."""
 
-GapCause = Literal["renumbered", "outdated_cursor", "undecodable", "too_large", "not_replayed"]
+GapCause = Literal["renumbered", "outdated_cursor", "undecodable", "too_large", "not_replayed", "window"]
 """Why frames were missed. renumbered: the host's numbers are not those of our cursor. outdated_cursor: it said that
 its window begins later. undecodable: the same ten frames twice. too_large: a message beyond every bound.
-not_replayed: it began long after our cursor without a word, as the jump in the events' times shows."""
+not_replayed: it began long after our cursor without a word, as the jump in the events' times shows. window:
+`source.window` was closed in between, and what happened then was not wanted."""
 
 Resume = Literal["first", "replayed", "in_time", "unverified", "gap"]
 """How a connection follows on what was held before. first: it had no cursor. replayed: the event at the cursor came
@@ -138,6 +139,39 @@ def cid_text(cid: bytes) -> str:
     return "b" + b32encode(cid).decode().rstrip("=").lower()
 
 
+class Opening(NamedTuple):
+    """One opening of `source.window`. Its limits are those of the settings; None: no such limit."""
+
+    opened: int
+    closes: int
+    resume: Literal["live", "cursor"]
+    max_posts: int | None = None
+    max_kept: int | None = None
+
+    def reached(self, posts: int, kept: int) -> str:
+        """Which of its limits so many posts reach, in words; empty when none."""
+        if self.max_posts is not None and posts >= self.max_posts:
+            return f"limit of {self.max_posts} posts in an opening"
+        if self.max_kept is not None and kept >= self.max_kept:
+            return f"limit of {self.max_kept} posts kept in an opening"
+        return ""
+
+
+class Opened(NamedTuple):
+    """What the journal knows of an opening."""
+
+    opened: int
+    closes: int
+    resume: Literal["live", "cursor"]
+    posts: int
+    """New posts seen, of all languages."""
+    kept: int
+    why: str
+    """The limit that ended it; empty when its hours did, or go on."""
+    ended_at: int | None
+    """Time of the last event before that limit."""
+
+
 class Arrival(NamedTuple):
     """One websocket message as it came in."""
 
@@ -151,6 +185,8 @@ class Arrival(NamedTuple):
     """The cursor that this connection was opened with."""
     data: bytes | str
     received_at: int
+    opening: Opening | None = None
+    """The opening in which it came; None without a window."""
 
 
 class PostOp(NamedTuple):
@@ -187,6 +223,11 @@ class Event:
     """For #account: `active`, or the status it gives (`deleted`, `takendown`, ...)."""
     name: str = ""
     """For #info and error frames: their name. For ignored frames: why."""
+
+    @property
+    def new_posts(self) -> int:
+        """How many posts it creates."""
+        return sum(op.action == "create" for op in self.posts)
 
 
 class Verdict(NamedTuple):
@@ -232,6 +273,8 @@ class Committed(NamedTuple):
     kept_limit_reached: bool
     resume: Resume | None = None
     """How the connection follows on what was held before; told once, with its first new event."""
+    opening_why: str = ""
+    """The limit of its opening that was reached; empty when none was."""
 
 
 class Gap(NamedTuple):
@@ -243,7 +286,7 @@ class Gap(NamedTuple):
     after_seq: int | None
     at: int
     from_at: int | None = None
-    """Time of the last event before it."""
+    """Time of the last event before it; None: where what is held of the host's epoch ends."""
     until_seq: int | None = None
     until_at: int | None = None
     """Time of the first event after it; before `from_at` when the window was read again from further back. None: not

@@ -22,6 +22,7 @@ from civicsky.ledger import LedgerReader
 from civicsky.model import Asked, Spend, format_time, now_us
 from civicsky.prompt import MAX_REASON_CHARS, Message, Way, messages, response_format, word_messages
 from civicsky.record import readable
+from civicsky.sample import HOUR_US
 from civicsky.settings import Label, Price, Settings
 from civicsky.task import Task, load_tasks
 from civicsky.traffic import (
@@ -38,6 +39,7 @@ from civicsky.traffic import (
     seconds_until,
     share_of_day,
 )
+from civicsky.window import share_open, window_of
 from civicsky.worker import judge_record
 
 CHARACTERS_A_TOKEN: Final = 4
@@ -267,6 +269,7 @@ async def gather(settings: Settings, *, posts: int = POSTS, now: int | None = No
         "traffic": {
             "basis": "assumed" if found.traffic.hours is None else "measured",
             "hours_held": found.traffic.hours,
+            "hours_a_day": share_of_day(reading, now) * 24,
             "posts_a_day": found.traffic.posts,
             "kept_a_day": found.traffic.kept,
             "kept": settings.filter.keep,
@@ -318,9 +321,13 @@ async def gather(settings: Settings, *, posts: int = POSTS, now: int | None = No
     }
 
 
-def _reading(_settings: Settings) -> Reading:
-    """When the source reads: always. The place for a window of the day; then the figures are those of its hours."""
-    return always
+def _reading(settings: Settings) -> Reading:
+    """When the source reads: always, or in the hours of a window that leaves the others out."""
+    hours = settings.source.window
+    if not hours.is_set or hours.resume == "cursor":
+        return always
+    window = window_of(hours.begin, hours.to, hours.zone)
+    return lambda begin: share_open(window, begin, begin + HOUR_US)
 
 
 def _time(found: Found, mean: Hourly, posts: int, now: int, reading: Reading) -> dict[str, Any]:

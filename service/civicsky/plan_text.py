@@ -66,6 +66,11 @@ def _came(traffic: dict[str, Any]) -> str:
 
 
 def _basis(traffic: dict[str, Any]) -> str:
+    hours = traffic["hours_a_day"]
+    return _counted(traffic) + (f"; source.window: {hours:.1f} hours a day" if hours < 24 else "")  # noqa: PLR2004
+
+
+def _counted(traffic: dict[str, Any]) -> str:
     if traffic["basis"] == "measured":
         short = "; less than a day, so look at the time of day" if traffic["hours_held"] < 23.5 else ""  # noqa: PLR2004
         return f"measured: {traffic['hours_held']:,.1f} hours held{short}"

@@ -23,7 +23,7 @@ from civicsky.errors import BadInput, Usage
 from civicsky.frames import FrameWriter
 from civicsky.metrics import Metrics
 from civicsky.model import Position
-from civicsky.settings import Source as SourceSettings
+from civicsky.settings import Source as SourceSettings, Window
 from civicsky.source import PATH, Source
 
 
@@ -107,6 +107,7 @@ class Relay:
 
 async def capture_frames(settings: SourceSettings, max_frames: int, file: Path) -> int:
     """Record so many frames of a relay; gives how many were written."""
+    settings = settings.model_copy(update={"window": Window()})  # it is asked for now
     source = Source(settings, {relay: Position(relay) for relay in settings.relays}, Metrics())
     writer = FrameWriter(file)
     n = 0

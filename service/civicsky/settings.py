@@ -7,11 +7,12 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import time
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -35,13 +36,64 @@ _TABLES: Final = {
     "authors.lists": '{"NAME": "FILE.csv"}',
 }
 """What a setting that is a table looks like in the environment."""
-_OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_FAULT"})
+_OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_FAULT", "CIVICSKY_CLOCK"})
 
 
 class Group(BaseModel):
-    """A stage's settings: frozen, and an unknown key is an error."""
+    """A stage's settings: frozen, and an unknown key is an error. A group may hold another."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, serialize_by_alias=True)
+
+
+class Window(Group):
+    """Hours of the day in which the stream is held; outside of them civicsky is not connected."""
+
+    begin: str = Field("", alias="from")
+    """Time of the day, HH:MM by the zone's wall clock, at which a window opens. Empty: all day, without a window."""
+    to: str = ""
+    """Time of the day at which it closes; before `from`: on the next day."""
+    zone: str = ""
+    """Zone of both times by its name in the tz database, such as America/Chicago. None is assumed: it must be said."""
+    resume: Literal["live", "cursor"] = "live"
+    """live: an opening begins with what happens then. cursor: the relay is asked for the closed hours, too (up to
+    72 h)."""
+    max_posts: int | None = Field(None, ge=1)
+    """New posts seen, of all languages, after which an opening ends for that day."""
+    max_kept: int | None = Field(None, ge=1)
+    """Posts kept after which an opening ends for that day."""
+
+    @field_validator("begin", "to")
+    @classmethod
+    def _time_of_day(cls, text: str) -> str:
+        if text and not _is_time_of_day(text):
+            raise ValueError(f"{text!r} is no time of the day; write it as 16:00, from 00:00 to 23:59")
+        return text
+
+    @field_validator("zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        if name:
+            _check_zone(name)
+        return name
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Window":
+        if not self.begin and not self.to:
+            if self.zone or self.resume != "live" or self.max_posts or self.max_kept:
+                raise ValueError("no hours are set: add from and to, such as 16:00 and 20:00")
+            return self
+        if not self.begin or not self.to:
+            raise ValueError(f"{'to' if self.begin else 'from'} is missing: a window needs from, to and zone")
+        if self.begin == self.to:
+            raise ValueError("from and to are equal; leave both out to hold the stream all day")
+        if not self.zone:
+            raise ValueError("zone is missing, and none is assumed: name one, such as America/Chicago")
+        return self
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a window at all."""
+        return bool(self.begin)
 
 
 class Source(Group):
@@ -65,6 +117,7 @@ class Source(Group):
     """While another relay than the first is held: how often a better one is tried again."""
     max_frame_bytes: int = Field(16_000_000, gt=0)
     """Largest message that is taken in. The protocol allows 5 MB; four such messages may be buffered."""
+    window: Window = Window()
 
     @field_validator("relays")
     @classmethod
@@ -80,6 +133,15 @@ class Source(Group):
             if "?" in relay or "#" in relay:
                 raise ValueError(f"{_shown(relay)!r} must end before its ? or #: civicsky adds the rest")
         return tuple(relay.rstrip("/") for relay in relays)
+
+    @model_validator(mode="after")
+    def _no_unwanted_hours(self) -> "Source":
+        if self.window.is_set and self.window.resume == "live" and self.start == "window":
+            raise ValueError(
+                'start = "window" would read hours outside of source.window; set start = "live", or '
+                'source.window.resume = "cursor"'
+            )
+        return self
 
 
 class Worker(Group):
@@ -427,10 +489,7 @@ class Feeds(Group):
     @classmethod
     def _known(cls, zone: str) -> str:
         if zone:
-            try:
-                ZoneInfo(zone)
-            except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones is an OSError
-                raise ValueError(f"{zone[:50]!r} is no IANA time zone: write one such as America/Chicago") from None
+            _check_zone(zone)
         return zone
 
     @model_validator(mode="after")
@@ -558,15 +617,10 @@ def effective(settings: Settings) -> dict[str, Any]:
 
 def documented() -> list[tuple[str, str, str]]:
     """(name, default, environment variable) of every setting, in their order: for `config` and for the docs' test."""
-    rows = []
-    for name, info in Settings.model_fields.items():
-        group = info.default
-        if not isinstance(group, Group):
-            rows.append((name, str(group), ENV_PREFIX + name.upper()))
-            continue
-        for field, value in group.model_dump(mode="json").items():
-            rows.append((f"{name}.{field}", str(value), f"{ENV_PREFIX}{name.upper()}__{field.upper()}"))
-    return rows
+    shown = Settings.model_construct().model_dump(mode="json")
+    return [
+        (_dotted(*path), str(_at(shown, *path)), _variable(*path)) for path, _ in _defaults(Settings.model_construct())
+    ]
 
 
 def _with_flags(settings: Settings, flags: Mapping[str, Any]) -> Settings:
@@ -574,12 +628,11 @@ def _with_flags(settings: Settings, flags: Mapping[str, Any]) -> Settings:
     for dotted, value in flags.items():
         if value is None or (isinstance(value, list) and not value):
             continue
-        *group, field = dotted.split(".")
-        home = values[group[0]] if group else values
-        home[field] = value
+        *groups, field = dotted.split(".")
+        _at(values, *groups)[field] = value
     # Validated again as plain data, so that the environment cannot win over a flag.
-    groups = {name: _checked(name, default, values[name]) for name, default in _groups().items()}
-    return settings.model_copy(update={**groups, "data_dir": Path(values["data_dir"])})
+    groups_read = {path[0]: _checked(path[0], group, values[path[0]]) for path, group in _groups() if len(path) == 1}
+    return settings.model_copy(update={**groups_read, "data_dir": Path(values["data_dir"])})
 
 
 def _checked(name: str, default: Group, values: Any) -> Group:
@@ -590,8 +643,26 @@ def _checked(name: str, default: Group, values: Any) -> Group:
         raise Usage(f"flag or setting: {_dotted(name, *first['loc'])}: {_in_words(first)}") from None
 
 
-def _groups() -> dict[str, Group]:
-    return {name: info.default for name, info in Settings.model_fields.items() if isinstance(info.default, Group)}
+def _defaults(group: BaseModel, *above: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path and the default of every setting that is no group, in order; names as users write them."""
+    for field, info in type(group).model_fields.items():
+        path, value = (*above, info.alias or field), getattr(group, field)
+        if isinstance(value, Group):
+            yield from _defaults(value, *path)
+        else:
+            yield path, value
+
+
+def _groups() -> Iterator[tuple[tuple[str, ...], Group]]:
+    """The path and the default of every group, the outer ones before those that they hold."""
+    waiting: list[tuple[tuple[str, ...], BaseModel]] = [((), Settings.model_construct())]
+    while waiting:
+        above, group = waiting.pop(0)
+        for field, info in type(group).model_fields.items():
+            value = getattr(group, field)
+            if isinstance(value, Group):
+                waiting.append(((*above, info.alias or field), value))
+                yield waiting[-1][0], value
 
 
 def _read_file(file: Path) -> dict[str, Any]:
@@ -601,9 +672,10 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise Usage(f"settings file {file}: {error.strerror}; name a readable file with --config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Usage(f"settings file {file} is not valid TOML: {error}") from None
-    for name in _groups():
+    for path, _ in _groups():
         # Checked here, because a variable of the group would hide it.
-        if not isinstance(values.get(name, {}), dict):
+        if not isinstance(_at(values, *path), dict | None):
+            name = _dotted(*path)
             raise Usage(f"settings file {file}: {name}: must be a table: write [{name}] and its settings below")
     return values
 
@@ -617,20 +689,30 @@ def _check_environment() -> None:
 
 def _explain(error: ValidationError, values: Mapping[str, Any], file: Path | None) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
-    dotted = _dotted(*first["loc"])
-    node: Any = values
-    for part in first["loc"][:2]:
-        node = node.get(part) if isinstance(node, Mapping) else None
-    variable = _as_written(ENV_PREFIX + "__".join(str(part) for part in first["loc"][:2]).upper())
-    if variable:
-        where = f"environment variable {variable}"
-    elif node is not None and file:
-        where = f"settings file {file}"
-    else:
-        where = "flag or setting"
+    loc = first["loc"]
+    where = _where(loc, values, file)
     if first["type"] == "extra_forbidden":
-        return f"{where}: no such setting {dotted!r}; `civicsky config` lists them all"
-    return f"{where}: {dotted}: {_in_words(first)}"
+        return f"{where}: no such setting {_dotted(*loc)!r}; `civicsky config` lists them all"
+    return f"{where}: {_dotted(*loc)}: {_in_words(first)}"
+
+
+def _where(loc: tuple[str | int, ...], values: Mapping[str, Any], file: Path | None) -> str:
+    """Where the value that is complained of came from. Of a list or a table all of it is one value."""
+    settings = {path for path, _ in _defaults(Settings.model_construct())}
+    path = next((loc[:n] for n in range(1, len(loc)) if loc[:n] in settings), loc)
+    variable = _as_written(_variable(*path))
+    if variable:
+        return f"environment variable {variable}"
+    if _at(values, *path) is not None and file:
+        return f"settings file {file}"
+    # What a group complains of may have come from any of its variables.
+    of_group = [name for name in map(_as_written, _variables_of(path)) if name]
+    return f"environment variable {of_group[0]}" if of_group else "flag or setting"
+
+
+def _variables_of(path: tuple[str | int, ...]) -> list[str]:
+    """The variables of a group's settings."""
+    return [_variable(*inner) for inner, _ in _defaults(Settings.model_construct()) if inner[: len(path)] == path]
 
 
 def _in_words(error: Any) -> str:
@@ -639,16 +721,15 @@ def _in_words(error: Any) -> str:
 
 
 def _explain_no_json() -> str:
-    for name, group in _groups().items():
-        for field, default in group:
-            variable = _as_written(f"{ENV_PREFIX}{name}__{field}".upper())
-            if isinstance(default, tuple | dict) and variable and not _is_json(os.environ[variable]):
-                kind = (
-                    f'a list must be: {variable}=\'["first", "second"]\''
-                    if isinstance(default, tuple)
-                    else f"a table must be: {variable}='{_TABLES[f'{name}.{field}']}'"
-                )
-                return f"environment variable {variable}: {name}.{field}: not JSON, as {kind}"
+    for path, default in _defaults(Settings.model_construct()):
+        variable = _as_written(_variable(*path))
+        if isinstance(default, tuple | dict) and variable and not _is_json(os.environ[variable]):
+            kind = (
+                f'a list must be: {variable}=\'["first", "second"]\''
+                if isinstance(default, tuple)
+                else f"a table must be: {variable}='{_TABLES[_dotted(*path)]}'"
+            )
+            return f"environment variable {variable}: {_dotted(*path)}: not JSON, as {kind}"
     raise AssertionError  # pragma: no cover - only lists and tables are read as JSON
 
 
@@ -664,9 +745,37 @@ def _dotted(*parts: str | int) -> str:
     return ".".join(str(part) for part in parts)
 
 
+def _at(values: Any, *path: str | int) -> Any:
+    """What stands at a path of nested tables; None when nothing does."""
+    for part in path:
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
+
+
+def _variable(*parts: str | int) -> str:
+    return ENV_PREFIX + "__".join(str(part) for part in parts).upper()
+
+
 def _as_written(variable: str) -> str | None:
     """A variable of the environment in the user's own spelling; of several the last, which is the one that counts."""
     return {name.upper(): name for name in os.environ}.get(variable)
+
+
+def _is_time_of_day(text: str) -> bool:
+    try:
+        time.fromisoformat(text)
+    except ValueError:
+        return False
+    return re.fullmatch(r"\d\d:\d\d", text, re.ASCII) is not None
+
+
+def _check_zone(name: str) -> None:
+    try:
+        is_zone = name != "localtime" and ZoneInfo(name).key == name  # that would be another one on another machine
+    except (ValueError, OSError, LookupError):  # what a folder, or a path that is no zone's file, ends with
+        is_zone = False
+    if not is_zone:
+        raise ValueError(f"{name[:50]!r} is no IANA time zone (no such zone): write one such as America/Chicago")
 
 
 def _model_address(url: str) -> str:

@@ -1,7 +1,7 @@
 """Holds the firehose's websocket: connects at the cursor, reconnects, yields messages in order; the home of websockets.
 
 It knows cursors, epochs, liveness and backoff, and counts what arrived. It does not decode: its caller tells it, after
-each message, the sequence number that was in it.
+each message, the sequence number that was in it. Outside of `source.window` it is not connected (see `opening.py`).
 """
 
 import asyncio
@@ -26,7 +26,8 @@ from websockets.frames import CloseCode
 from civicsky import faults, log
 from civicsky.errors import Transient
 from civicsky.metrics import Metrics
-from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Position, now_us
+from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Opened, Position, now_us
+from civicsky.opening import Gate
 from civicsky.settings import Source as SourceSettings
 
 PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
@@ -74,15 +75,30 @@ class Source:
     """One reader's hold on the stream of the first relay that can be reached.
 
     `positions` are the committed positions of every relay in `settings.relays`. In memory at most four messages wait
-    (each at most `max_frame_bytes`); after that TCP makes the relay wait.
+    (each at most `max_frame_bytes`); after that TCP makes the relay wait. `opened` is the newest opening that the
+    journal knows, `held_until` by host the time of the last events held.
     """
 
-    def __init__(self, settings: SourceSettings, positions: Mapping[str, Position], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: SourceSettings,
+        positions: Mapping[str, Position],
+        metrics: Metrics,
+        opened: Opened | None = None,
+        held_until: Mapping[str, int] | None = None,
+    ) -> None:
         self._settings, self._positions, self._metrics = settings, positions, metrics
+        self.gate = Gate(settings.window, metrics, opened)
+        self._held_until = dict.fromkeys(positions) | dict(held_until or {})
+        """By the window's clock; of what this process held, when it came."""
+        self._back: Mapping[str, Position] = {}
+        self._begun: set[str] = set()
+        """Hosts without a cursor that are read from now on, with a gap noted already."""
         # Without a cursor of its own a host is read from its window's beginning when that was asked for, or when there
         # is something to follow on: doubles do no harm, a gap would.
         follows = settings.start == "window" or any(at.cursor is not None for at in positions.values())
-        self._window = {host for host, at in positions.items() if at.cursor is None and follows}
+        self._window: set[str] = set()
+        self._from_the_beginning(*positions if follows else ())
         self._stopping = asyncio.Event()
         self._socket: ClientConnection | None = None
         self._waiting_since: float | None = None
@@ -110,7 +126,15 @@ class Source:
         After each message the caller must call `settle` or `settle_bad`.
         """
         while not self._stopping.is_set():
+            if not self.gate.is_open():
+                self._rest()
+                await self.gate.wait()
+                continue
             self.host = self._settings.relays[self._index]
+            for host, at in self._back.items():
+                self._positions[host].cursor, self._positions[host].epoch = at.cursor, at.epoch
+            self._back = {}
+            self._leave_out_closed_hours()
             try:
                 async with await self._connect() as socket, aclosing(self._read(socket)) as messages:
                     async for arrival in messages:
@@ -135,6 +159,10 @@ class Source:
                 user_agent_header="civicsky",
             )
 
+    def go_back(self, positions: Mapping[str, Position]) -> None:
+        """Forget what came behind these, the committed positions, before the next connection: it is not kept."""
+        self._back = positions
+
     def settle(self, seq: int | None) -> FrameOutcome | None:
         """Take note of the last message's sequence number (None: it has none); says what is to become of it.
 
@@ -156,6 +184,7 @@ class Source:
             return None
         self._remember(seq)
         self._follow_on(position)
+        self._held_until[self.host] = faults.clock.now_us()
         self._bad_before = []
         position.cursor = seq
         self._too_large = self._failures = self._tries = 0  # only a new frame proves that this relay serves us
@@ -175,7 +204,30 @@ class Source:
     def _follow_on(self, position: Position) -> None:
         """From the first frame on, another host that we never held must be read from its window's beginning."""
         if position.cursor is None:
-            self._window |= {host for host, at in self._positions.items() if at.cursor is None and at is not position}
+            self._begun.discard(self.host)
+            self._from_the_beginning(*(host for host in self._positions if host != self.host))
+
+    def _from_the_beginning(self, *hosts: str) -> None:
+        """Read these from their windows' beginning if they have no cursor, unless closed hours are left out."""
+        if not self.gate.leaves_out:
+            self._window |= {host for host in hosts if self._positions[host].cursor is None}
+
+    def _leave_out_closed_hours(self) -> None:
+        """What a cursor would bring of closed hours is not asked for: forget the cursor, and note the gap.
+
+        A host that was never held is not read from its beginning either: its gap begins where others ended.
+        """
+        if not self.gate.leaves_out or self.host in self._begun:
+            return
+        position, until = self._positions[self.host], self._held_until[self.host]
+        others = [at for at in self._held_until.values() if at is not None]
+        if position.cursor is not None and (until is None or self.gate.was_closed_since(until)):
+            self._record_gap("window")
+            position.cursor = None
+            self._begun.add(self.host)
+        elif position.cursor is None and until is None and others:
+            self._record_gap("window", max(others))
+            self._begun.add(self.host)
 
     def settle_bad(self, digest: str) -> None:
         """The last message could not be decoded. Ten in a row: reconnect; the same ten again: go live, with a gap."""
@@ -201,7 +253,7 @@ class Source:
         self._record_gap("renumbered")
         position.epoch += 1
         position.cursor = None
-        self._window.add(self.host)
+        self._from_the_beginning(self.host)
         log.event("source_epoch", stage="source", host=self.host, epoch=position.epoch)
         self._at_once = True
         self._drop()
@@ -218,6 +270,7 @@ class Source:
     def stop(self) -> None:
         """End `arrivals` after what it has yielded."""
         self._stopping.set()
+        self.gate.nudge()
         if self._patience is not None and not self._patience.expired():
             with suppress(RuntimeError):  # it is connected already
                 self._patience.reschedule(0)
@@ -228,9 +281,11 @@ class Source:
             return
         self._socket = socket
         self._begin_link()
+        opening = self.gate.opening
         epoch = self._positions[self.host].epoch
         self._prefer_at = monotonic() + self._settings.prefer_seconds if self._index else inf
         watch = asyncio.create_task(self._watch(socket), name="source-watch")
+        hours = asyncio.create_task(self._hang_up_in_time(), name="source-hours")
         try:
             # After a drop `_socket` is another one: what the dropped one still holds is not read.
             while self._socket is socket:
@@ -239,12 +294,13 @@ class Source:
                 self._waiting_since = None
                 self._arrived += 1
                 faults.point("source.received")
-                yield Arrival(self._arrived, self.host, epoch, self._link, self._resumed_after, data, now_us())
+                yield Arrival(self._arrived, self.host, epoch, self._link, self._resumed_after, data, now_us(), opening)
         finally:
             self._socket = self._waiting_since = None
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+            for task in (watch, hours):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
 
     def _begin_link(self) -> None:
         """A new connection: its first frame tells of a renumbering, and its numbers are remembered from here on."""
@@ -254,6 +310,18 @@ class Source:
         self._floor = self._resumed_after or 0
         self._recent.clear()
         self._seen.clear()
+
+    async def _hang_up_in_time(self) -> None:
+        """Drop the connection when its opening ends."""
+        while self.gate.is_open():
+            await self.gate.wait()
+        self._at_once = True
+        self._drop()
+
+    def _rest(self) -> None:
+        """Not connected, and all is well."""
+        self._up, self._failures, self._tries = None, 0, 0
+        self._metrics.connected, self._metrics.relay_why = False, ""
 
     async def _watch(self, socket: ClientConnection) -> None:
         """Drop a socket on which neither frame nor pong arrives. Time in which we do not read never counts."""
@@ -329,7 +397,7 @@ class Source:
         wait *= random.uniform(1, 1.2)  # noqa: S311  (spreads clients, hides nothing)
         log.event("source_attempt", stage="source", host=self.host, wait_s=round(wait, 1), why=_why(error))
         with suppress(TimeoutError):
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(min(wait, self.gate.seconds_left())):
                 await self._stopping.wait()
 
     def _step_over_too_large(self) -> None:
@@ -347,9 +415,9 @@ class Source:
             self._socket.transport.abort()
             self._socket = None
 
-    def _record_gap(self, cause: GapCause) -> None:
+    def _record_gap(self, cause: GapCause, from_at: int | None = None) -> None:
         position = self._positions[self.host]
-        self._gaps.append(Gap(self.host, position.epoch, cause, position.cursor, now_us(), n=self._arrived))
+        self._gaps.append(Gap(self.host, position.epoch, cause, position.cursor, now_us(), from_at, n=self._arrived))
 
     def _mark_up(self) -> None:
         if self._up is not True:

@@ -1,17 +1,19 @@
 """What the data directory says by itself, whether civicsky runs or not."""
 
-from collections import Counter
-from collections.abc import Sequence
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
-from civicsky import datadir, rounds
-from civicsky.coverage import Stretch, cover
+from civicsky import datadir, faults, rounds
+from civicsky.coverage import Coverage, Hours, Stretch, cover
 from civicsky.journal import JournalReader
 from civicsky.ledger import LedgerReader
 from civicsky.log import harmless
-from civicsky.model import FeedOutcome, FrameOutcome, Gap, PostOutcome, format_time, now_us
+from civicsky.model import FeedOutcome, FrameOutcome, Gap, Opened, PostOutcome, format_time, now_us
 from civicsky.share import Share
+from civicsky.window import Window, is_open, next_edge, openings, window_of
 
 Counts = Counter[tuple[str, str, str]]
 
@@ -61,7 +63,8 @@ async def gather_coverage(folder: Path) -> dict[str, Any]:
     """Everything that `civicsky coverage` shows. Raises `Usage` when there is no journal."""
     journal = await JournalReader.open(datadir.existing(folder) / datadir.JOURNAL)
     try:
-        found = cover(await journal.held(), await journal.gaps())
+        found, hours, opened = await covered(journal)
+        told, _ = await window_told(journal)
     finally:
         await journal.close()
     ends = found.stretches
@@ -83,7 +86,71 @@ async def gather_coverage(folder: Path) -> dict[str, Any]:
         ],
         "gaps": [_gap(gap) for gap in found.gaps],
         "strip": _strip(ends),
+        "window": window_shown(told, found, hours, opened),
     }  # fmt: skip
+
+
+async def window_told(journal: JournalReader) -> tuple[dict[str, Any], Window | None]:
+    """The newest run's settings of `source.window`, and the window; empty and None without one."""
+    runs = await journal.runs()
+    told = json.loads(runs[-1]["settings"]).get("source", {}).get("window", {}) if runs else {}
+    return (told, window_of(told["from"], told["to"], told["zone"])) if told.get("from") else ({}, None)
+
+
+async def covered(journal: JournalReader) -> tuple[Coverage, Hours, list[Opened]]:
+    """What was held, what the window wanted to be held, and the openings in which anything came.
+
+    The hours are those of the openings that there were, and between them, where nothing came, those of the newest run's
+    settings.
+    """
+    opened = await journal.openings()
+    _, window = await window_told(journal)
+    held = await journal.held()
+    wanted = [(one.opened, one.closes) for one in opened]
+    if window is not None and opened and held:
+        last = max(one.last_at for one in held)
+        wanted += [
+            (begin, end)
+            for begin, end in openings(window, opened[0].opened, last)
+            if not any(one.opened < end and one.closes > begin for one in opened)
+        ]
+    limited = [(one.ended_at, one.closes) for one in opened if one.ended_at is not None]
+    hours = Hours(sorted(wanted), limited)
+    return cover(held, await journal.gaps(), hours if opened else None), hours, opened
+
+
+def window_shown(
+    told: dict[str, Any], found: Coverage, hours: Hours, opened: Sequence[Opened]
+) -> dict[str, Any] | None:
+    """What was held of a window's hours; None when there never was one."""
+    if not told and not opened:
+        return None
+    begin, now = (found.stretches[0].begin if found.stretches else 0), faults.clock.now_us()
+    known = {one.opened: one for one in opened}
+    rows: list[dict[str, Any]] = []
+    for opens, closes in hours.wanted:
+        start, stop = max(opens, begin), min(closes, now)
+        seconds, held = max(0, stop - start) / 1e6, found.held_within(start, stop)
+        row = known.get(opens)
+        rows.append(
+            {"opened": format_time(opens), "closes": format_time(closes), "resume": row.resume if row else None,
+             "seconds": round(seconds, 3), "seconds_held": round(held, 3),
+             "share_held": held / seconds if seconds else None, "posts": row.posts if row else 0,
+             "kept": row.kept if row else 0, "why": _why_ended(row, closes, now)}
+        )  # fmt: skip
+    whole = sum(row["seconds"] for row in rows)
+    share = sum(row["seconds_held"] for row in rows) / whole if whole else None
+    return {
+        **{name: told.get(name) for name in ("from", "to", "zone", "resume")},
+        "share_held": share,
+        "openings": rows,
+    }
+
+
+def _why_ended(row: Opened | None, closes: int, now: int) -> str:
+    if row is None:
+        return "nothing was collected"
+    return row.why or ("its hours were over" if closes <= now else "goes on")
 
 
 def _gap(gap: Gap) -> dict[str, Any]:
@@ -102,14 +169,20 @@ def _strip(stretches: Sequence[Stretch]) -> str:
     if begin == end:
         return ""
     width = (end - begin) / _COLUMNS
-    columns = [0.0] * _COLUMNS
+    columns = [defaultdict[str, float](float) for _ in range(_COLUMNS)]
     for one in stretches:
-        if one.kind != "held":
-            continue
         for at in range(int((one.begin - begin) / width), min(_COLUMNS, int((one.end - begin) / width) + 1)):
             low, high = begin + at * width, begin + (at + 1) * width
-            columns[at] += max(0.0, min(one.end, high) - max(one.begin, low)) / width
-    return "".join("█" if share > _FULL else "▓▒░ "[min(3, int((1 - share) * 4))] for share in columns)
+            columns[at][one.kind] += max(0.0, min(one.end, high) - max(one.begin, low)) / width
+    return "".join(map(_column, columns))
+
+
+def _column(kinds: Mapping[str, float]) -> str:
+    share = kinds["held"]
+    if share > _FULL:
+        return "█"
+    shown = "▓▒░ "[min(3, int((1 - share) * 4))]
+    return "·" if shown == " " and kinds["window"] > share else shown
 
 
 def coverage_text(found: dict[str, Any]) -> str:
@@ -121,13 +194,14 @@ def coverage_text(found: dict[str, Any]) -> str:
     if found["strip"]:
         lines.append(f"                 {found['strip']}")
     lines += [f"{kind:16} {seconds:,.1f} s" for kind, seconds in found["seconds"].items()]
+    lines += _window_text(found["window"]) if found["window"] else []
     for host in found["hosts"]:
         lines.append(
             f"host             {host['host']}  epoch {host['epoch']}  {host['first_at']} to {host['last_at']}  "
             f"{host['frames']:,} frames, {host['connections']:,} connections, "
             f"{_percent(host['share_held'])} held"
         )
-    for gap in found["gaps"]:
+    for gap in (one for one in found["gaps"] if one["cause"] != "window"):  # the openings tell of those
         if gap["seconds"] is None:
             missing = "not over yet"
         else:
@@ -136,11 +210,30 @@ def coverage_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _window_text(window: dict[str, Any]) -> list[str]:
+    rows = window["openings"]
+    hours = "none any more" if window["from"] is None else _hours(window)
+    lines = [f"window           {hours}: {_percent(window['share_held'])} of its hours held, {len(rows):,} openings"]
+    if len(rows) > _OPENINGS:
+        lines.append(f"opening          {len(rows) - _OPENINGS:,} earlier ones: --json has them")
+    for row in rows[-_OPENINGS:]:
+        lines.append(
+            f"opening          {row['opened']} to {row['closes']}  {row['resume'] or '-'}  "
+            f"{_percent(row['share_held'])} held, {row['posts']:,} posts, {row['kept']:,} kept; {row['why']}"
+        )
+    return lines
+
+
+def _hours(window: dict[str, Any]) -> str:
+    return f"{window['from']} to {window['to']} {window['zone']}, resume {window['resume']}"
+
+
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.4%}"
 
 
 _DRIFTS: Final = 7
+_OPENINGS: Final = 14
 _COLUMNS: Final = 72
 _FULL: Final = 0.999
 
@@ -155,11 +248,14 @@ async def gather(folder: Path) -> dict[str, Any]:
         last_change = await journal.last_change()
         gaps = await journal.gaps()
         size = await journal.size()
+        told, window = await window_told(journal)
+        opened = await journal.openings()
         fetches = await journal.fetches()
     finally:
         await journal.close()
     return {
         "data_dir": str(folder),
+        "window": {**told, **_window_now(window, opened)} if window else None,
         "journal_bytes": size,
         "hosts": [
             {
@@ -191,6 +287,14 @@ async def gather(folder: Path) -> dict[str, Any]:
         "fetches": [_fetch(row) for row in {row["name"]: row for row in fetches if row["name"]}.values()],
         **await _ledger(folder, last_change),
     }
+
+
+def _window_now(window: Window, opened: Sequence[Opened]) -> dict[str, Any]:
+    """Whether it is open, and until when, by the clock alone."""
+    now = faults.clock.now_us()
+    edge, opens = next_edge(window, now), is_open(window, now)
+    why = next((one.why for one in reversed(opened) if one.opened <= now < one.closes), "") if opens else ""
+    return {"open": opens and not why, "until": format_time(next_edge(window, edge) if why else edge), "why": why}
 
 
 def _fetch(row: dict[str, Any]) -> dict[str, Any]:
@@ -236,6 +340,7 @@ def as_text(status: dict[str, Any]) -> str:
     for host in status["hosts"]:
         lag = "-" if host["lag_s"] is None else f"{host['lag_s']:,} s"
         lines.append(f"host             {host['host']}  epoch {host['epoch']}  cursor {host['cursor']}  lag {lag}")
+    lines += _window_line(status.get("window"))
     for found in status["balances"]:
         lines.append("balance          " + str(Balance(found["unit"], found["received"], found["outcomes"])))
     if status["rejected"]:
@@ -247,7 +352,7 @@ def as_text(status: dict[str, Any]) -> str:
         whole = "" if fetch["complete"] else f", not whole: {harmless(fetch['why'])}"
         parts = ", ".join(f"{name} {n:,}" for name, n in fetch["outcomes"].items())
         lines.append(f"fetched          {harmless(fetch['name'])}  {fetch['at']}  {fetch['items']:,}: {parts}{whole}")
-    for gap in status["gaps"]:
+    for gap in (one for one in status["gaps"] if one["cause"] != "window"):
         lines.append(f"gap              {gap['host']} epoch {gap['epoch']} after {gap['after_seq']}: {gap['cause']}")
     waiting = status["waiting"] + status["changes_to_follow"]
     lines.append(f"labels           waiting {waiting:,}, labelled {status['labelled']:,}, failed {status['failed']:,}")
@@ -258,6 +363,15 @@ def as_text(status: dict[str, Any]) -> str:
     if status.get("unstored"):
         lines.append(f"store            {status['unstored']:,} documents wait")
     return "\n".join(lines)
+
+
+def _window_line(window: dict[str, Any] | None) -> list[str]:
+    """Whether the window is open, and until when."""
+    if window is None:
+        return []
+    reason = f" ({window['why']})" if window["why"] else ""
+    state = "open" if window["open"] else "closed"
+    return [f"window           {_hours(window)}; {state} until {window['until']}{reason}"]
 
 
 def _asked_text(status: dict[str, Any]) -> list[str]:

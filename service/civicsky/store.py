@@ -92,6 +92,10 @@ class Store(Protocol):
         """
         ...
 
+    async def count(self, collection: Collection) -> int:
+        """How many documents a collection has, for a progress bar: it may be a little off while somebody writes."""
+        ...
+
     async def close(self) -> None:
         """Release the file or connection."""
         ...
@@ -233,6 +237,11 @@ class SqliteStore:
             packed = await self._db.rows(f"SELECT doc FROM {collection} WHERE uri IN ({marks})", part)
             found += [json.loads(doc) for (doc,) in packed]
         return sorted(found, key=_by_post)
+
+    async def count(self, collection: Collection) -> int:
+        """See `Store.count`."""
+        ((n,),) = await self._db.rows(f"SELECT count(*) FROM {collection}")
+        return int(n)
 
     async def close(self) -> None:
         """Release the file."""
@@ -415,6 +424,15 @@ class MongoStore:
         except PyMongoError as error:
             raise self._translated(error) from None
         return sorted(found, key=_by_post)
+
+    async def count(self, collection: Collection) -> int:
+        """See `Store.count`."""
+        from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+        try:
+            return int(await self._connect()[collection].estimated_document_count())
+        except PyMongoError as error:
+            raise self._translated(error) from None
 
     async def close(self) -> None:
         """Release the connections."""

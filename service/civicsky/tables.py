@@ -104,6 +104,9 @@ CREATE TABLE snapshot (
 CREATE TABLE moderation (
   rkey TEXT NOT NULL, did TEXT NOT NULL, at INTEGER NOT NULL, labels TEXT NOT NULL, PRIMARY KEY (rkey, did))
   WITHOUT ROWID;
+CREATE TABLE opening (
+  opened INTEGER PRIMARY KEY, closes INTEGER NOT NULL, resume TEXT NOT NULL, posts INTEGER NOT NULL,
+  kept INTEGER NOT NULL, why TEXT NOT NULL, ended_at INTEGER);
 CREATE INDEX snapshot_by_author ON snapshot (did);
 CREATE INDEX moderation_by_author ON moderation (did);
 CREATE INDEX seen_by_author ON seen (did);

@@ -9,7 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from civicsky import app, filter as filters
-from civicsky.document import author_document, label_document, post_document, snapshot_document
+from civicsky.columns import Level, Table, columns_of
+from civicsky.document import author_document, hour_document, label_document, post_document, snapshot_document
 from civicsky.journal import Journal, JournalReader
 from civicsky.model import (
     STREAM,
@@ -33,6 +34,7 @@ from civicsky.model import (
     Snapshot,
 )
 from civicsky.prompt import messages
+from civicsky.pseudonyms import Pseudonyms
 from civicsky.record import extract
 from civicsky.settings import Journal as JournalSettings
 from civicsky.store import SqliteStore
@@ -162,6 +164,26 @@ def test_a_tombstone_holds_what_the_codebook_says() -> None:
     assert set(left) == set(post_document(gone, None, []) or {}) == set(label_document(gone, a_label()))
 
 
+@pytest.mark.parametrize(
+    ("heading", "table", "level"),
+    [
+        ("Exported posts", "posts", "internal"),
+        ("Exported labels", "labels", "internal"),
+        ("Exported snapshots", "snapshots", "internal"),
+        ("Exported authors", "authors", "internal"),
+        ("Exported at the level public", "posts", "public"),
+        ("Exported labels at the level public", "labels", "public"),
+    ],
+)
+def test_every_column_of_an_export_is_told_with_its_type_in_its_order(heading: str, table: Table, level: Level) -> None:
+    types = {"text": "text", "json": "JSON", "time": "time", "bool": "bool", "int": "int", "float": "float"}
+    columns = columns_of(table, level, {"TASK": ["FIELD"]}, Pseudonyms(b""))
+    told = [(name, cells[0]) for name, cells in named(section(CODEBOOK, heading)).items()]
+    assert told == [
+        (column.name.replace("TASK", "<task>").replace("FIELD", "<field>"), types[column.kind]) for column in columns
+    ]
+
+
 async def test_every_field_of_runs_and_coverage_is_told(tmp_path: Path) -> None:
     journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
     await journal.begin_run("1", "1", "{}", "hash", {})
@@ -181,6 +203,13 @@ async def test_every_field_of_runs_and_coverage_is_told(tmp_path: Path) -> None:
     documents = [{"kind": "held", **held._asdict()}, {"kind": "gap", **gap._asdict()}]
     assert told == {"v"}.union(*map(app._coverage_document, documents))
     assert set(named(section(CODEBOOK, "How a connection follows on"))) == set(get_args(Resume))
+
+
+def test_every_field_of_an_hour_is_told() -> None:
+    told = named(section(CODEBOOK, "Hours"))
+    document = hour_document(0, {})
+    assert set(told) == {"v", *document}
+    assert set(document["counts"]) <= set(quoted(" ".join(told["counts"])))
 
 
 async def test_every_column_of_the_view_for_quick_questions_is_told(tmp_path: Path) -> None:

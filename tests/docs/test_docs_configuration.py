@@ -1,12 +1,13 @@
 """docs/configuration.md tells every setting as the code has it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from civicsky.settings import CONFIG_VARIABLE, Group, Settings, documented, load
+from civicsky.settings import CONFIG_VARIABLE, Settings, documented, effective, load
 from civicsky.task import Task
 from docs.pages import blocks, named, page, section
 
@@ -14,9 +15,10 @@ CONFIGURATION = "docs/configuration.md"
 
 
 def default(name: str) -> Any:
-    group, _, field = name.partition(".")
-    value = Settings.model_fields[group].default
-    return value.model_dump(mode="json")[field] if isinstance(value, Group) else str(value)
+    shown: Any = effective(Settings.model_construct())
+    for part in name.split("."):
+        shown = shown[part]
+    return shown
 
 
 def test_every_setting_has_a_row_with_its_default_its_variable_and_a_meaning() -> None:
@@ -34,10 +36,19 @@ def test_no_row_tells_a_setting_that_there_is_not() -> None:
 
 
 def test_the_example_is_a_settings_file_that_can_be_loaded(tmp_path: Path) -> None:
-    (example,) = blocks(section(CONFIGURATION, "An example"), "toml")
+    examples = blocks(section(CONFIGURATION, "An example"), "toml") + blocks(section(CONFIGURATION, "source"), "toml")
+    assert len(examples) == 2
     file = tmp_path / "civicsky.toml"
-    file.write_text(example, encoding="utf-8")
-    assert load(file) != load()
+    for example in examples:
+        file.write_text(example, encoding="utf-8")
+        assert load(file) != load()
+
+
+def test_every_example_of_a_window_names_its_zone() -> None:
+    pages = [CONFIGURATION, "docs/operations.md", "deploy/systemd/civicsky.toml.example"]
+    for name in pages:
+        (example,) = re.findall(r"^(?:# )?\[source\.window\]\n(?:.+\n)+", page(name), re.MULTILINE)
+        assert "zone = " in example, name
 
 
 def keys(part: type[BaseModel], prefix: str = "") -> dict[str, bool]:
@@ -77,6 +88,9 @@ def test_the_variable_that_names_the_file_is_told() -> None:
 
 
 def _is_secret(name: str) -> bool:
-    group, _, field = name.partition(".")
-    value = Settings.model_fields[group].default
-    return isinstance(value, Group) and "Secret" in str(type(value).model_fields[field].annotation)
+    value: Any = Settings.model_construct()
+    for part in name.split("."):
+        fields = type(value).model_fields
+        (field,) = (field for field, info in fields.items() if (info.alias or field) == part)
+        annotation, value = fields[field].annotation, getattr(value, field)
+    return "Secret" in str(annotation)

@@ -22,7 +22,8 @@ def _post(n: int, author: str, *, at: str = f"{DAY}T12:00:00.000Z", state: str =
     uri = f"at://did:plc:{author}/app.bsky.feed.post/{n:013d}"
     return {
         "_id": uri, "uri": uri, "did": f"did:plc:{author}", "v": 1, "state": state, "event_at": at, "text": f"post {n}",
-        "p_kept": 1.0, "reply_root": None, "labels": {}, "unlabelled": {}, **more,
+        "p_kept": 1.0, "reply_root": None, "labels": {}, "unlabelled": {},
+        "origins": [{"kind": "firehose", "host": "wss://relay"}], **more,
     }  # fmt: skip
 
 
@@ -101,6 +102,44 @@ async def test_a_period_begins_and_ends_where_it_is_told_and_days_stand_apart(tm
     assert {period: table.drawn for (_, period), table in by_day.items()} == {DAY: 5, "2026-11-21": 1}
 
 
+def _from(*ways: str) -> dict[str, Any]:
+    feeds = [{"kind": "feed", "name": name, "rank": 1, "fetched_at": f"{DAY}T13:00:00.000Z"} for name in ways if name]
+    return {"origins": [{"kind": "firehose", "host": "wss://relay"}, *feeds] if "" in ways else feeds}
+
+
+async def test_only_what_the_firehose_brought_counts_unless_a_feed_or_all_is_asked_for(tmp_path: Path) -> None:
+    civic = _label(civic="civic", lean="unclear", us_politics="no")
+    await _fill(
+        tmp_path,
+        [
+            _post(1, "a", **_label(0.5, civic="not civic")),  # weighs 2
+            _post(2, "b", **{**_label(0.5, civic="not civic"), "p_kept": 0.5}),  # 4
+            # Shown by a feed, so labelled for certain. What was left out by chance is in a feed all the same.
+            _post(3, "c", **{**civic, "p_kept": 0.5}, **_from("", "today")),  # 2; of a feed 1
+            _post(4, "d", **civic, **_from("today")),  # 1
+            _post(5, "e", **_label(civic="not civic"), **_from("today", "week")),  # 1
+        ],
+    )
+    shares = {}
+    for origin in ("firehose", "feed:today", "feed:week", "feed:none", "any"):
+        table = (await _estimate(tmp_path, fields=["civic"], origin=origin))["civic", "all"]
+        share = table.rows[0].share.population.value
+        shares[origin] = (table.origin, table.collected, table.drawn, share)
+    assert shares == {
+        "firehose": ("firehose", 3, 3, pytest.approx(2 / 8)),
+        "feed:today": ("feed:today", 3, 3, pytest.approx(2 / 3)),
+        "feed:week": ("feed:week", 1, 1, 0.0),
+        "feed:none": ("feed:none", 0, 0, None),
+        "any": ("any", 5, 5, pytest.approx(2 / 9)),
+    }
+    shown = command.run("estimate", "--data-dir", tmp_path, "--field", "civic", "--origin", "feed:today").out
+    assert "0.667" in shown
+    assert "nothing of the network" in " ".join(shown.split())
+    assert "0.250" in command.run("estimate", "--data-dir", tmp_path, "--field", "civic").out
+    wrong = command.run("estimate", "--data-dir", tmp_path, "--origin", "feed")
+    assert (wrong.code, "--origin feed: give" in wrong.err) == (2, True)
+
+
 async def test_labels_of_several_models_are_not_mixed_silently(tmp_path: Path) -> None:
     await _fill(
         tmp_path, [*FEW, _post(9, "g", **_label(model="other", civic="civic", lean="left-leaning", us_politics="yes"))]
@@ -116,6 +155,8 @@ async def test_labels_of_several_models_are_not_mixed_silently(tmp_path: Path) -
         ({"fields": ["civic", "colour"]}, "--field colour: no task asked for has it"),
         ({"tasks": ["nothing"]}, "no such task ships"),
         ({"gold": Path("/nowhere.csv")}, "/nowhere.csv"),
+        ({"origin": "feed:"}, "--origin feed:: give firehose, any, or feed:NAME"),
+        ({"origin": "Firehose"}, "--origin Firehose: give firehose"),
     ],
 )
 async def test_what_is_asked_wrongly_is_told(tmp_path: Path, wanted: dict[str, Any], told: str) -> None:

@@ -169,6 +169,20 @@ async def test_more_ids_than_one_query_takes_are_all_found(store: Store) -> None
     assert sorted(doc["_id"] for doc in found) == names
 
 
+async def test_what_belongs_to_posts_is_found_by_their_uris_in_order_and_counted(store: Store) -> None:
+    names = [f"at://{n:05d}" for n in range(1100)]
+    for at in range(0, len(names), 500):
+        await store.put("snapshots", [document(f"{name} b", 1, uri=name) for name in names[at : at + 500]])
+    await store.put("snapshots", [document(f"{names[7]} a", 1, uri=names[7], at="2026-11-22T13:12:25.063Z")])
+    await store.put("labels", [document("l", 1, uri=names[7])])
+    found = await store.of_posts("snapshots", [*names[::-1], *names, "nobody", "half \ud800 of a pair"])
+    assert [doc["_id"] for doc in found] == sorted([*(f"{name} b" for name in names), f"{names[7]} a"])
+    assert found[7]["at"] == "2026-11-22T13:12:25.063Z"
+    assert [doc["_id"] for doc in await store.of_posts("labels", names)] == ["l"]
+    assert await store.of_posts("labels", []) == []
+    assert [await store.count(name) for name in ("snapshots", "labels", "posts")] == [1101, 1, 0]
+
+
 @pytest.mark.parametrize("bad", [2**63, {"nested": {"x": 2**70}}])
 async def test_a_value_that_bson_refuses_costs_only_its_own_document(
     mongod: Mongod, mongo_database: str, bad: Any

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from civicsky.coverage import CLEAR, FEW, Stretch, clock, cover, resume_of
+from civicsky.coverage import CLEAR, FEW, Hours, Stretch, clock, cover, resume_of
 from civicsky.model import Gap, Held
 
 A, B = "wss://a", "wss://b"
@@ -141,6 +141,46 @@ def test_two_hosts_fill_each_others_holes() -> None:
     assert found.share == 1
     assert [gap.host for gap in found.gaps] == [A, B], "it was a gap of its host all the same"
     assert {(host["host"], host["frames"], host["connections"]) for host in found.hosts} == {(A, 200, 2), (B, 200, 2)}
+
+
+def test_of_a_gap_by_the_window_only_what_lies_outside_of_its_hours_is_called_so() -> None:
+    """Held to the end of one opening; the next one was missed, and the one after it began late."""
+    rows = [held(0, 100), held(920, 1000, "gap")]
+    hours = Hours(wanted=[(0, 110), (400, 510), (900, 1010)])
+    found = cover(rows, [gap(100, 920, "window")], hours)
+    assert kinds(found.stretches) == [
+        (0, 100, "held"), (100, 110, "not_collected"), (110, 400, "window"), (400, 510, "not_collected"),
+        (510, 900, "window"), (900, 920, "not_collected"), (920, 1000, "held"),
+    ]  # fmt: skip
+    assert found.held_within(900, 1010) == 80 / 1e6
+    assert found.held_within(400, 510) == 0
+    assert kinds(cover(rows, [gap(100, 920, "window")]).stretches)[1] == (100, 920, "window"), "its hours are not known"
+
+
+def test_an_opening_that_a_limit_ended_is_told_from_one_that_was_missed() -> None:
+    rows = [held(0, 40), held(400, 500, "gap")]
+    found = cover(rows, [gap(40, 400, "window")], Hours([(0, 110), (400, 510)], limited=[(40, 110)]))
+    assert kinds(found.stretches)[1:-1] == [(40, 110, "limit"), (110, 400, "window")]
+
+
+def test_a_gap_of_another_cause_is_never_hidden_by_the_window() -> None:
+    rows = [held(0, 100), held(300, 400, "gap")]
+    found = cover(rows, [gap(50, 300, "window"), gap(100, 300, "outdated_cursor", host=B)], Hours([(0, 110)]))
+    assert kinds(found.stretches)[1:-1] == [(100, 300, "outdated_cursor")]
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 50)), max_size=6))
+def test_window_and_lost_hours_add_up_to_the_whole_hole(openings: list[tuple[int, int]]) -> None:
+    wanted: list[tuple[int, int]] = []
+    for begin, lasts in sorted(openings):
+        if not wanted or begin > wanted[-1][1]:
+            wanted.append((begin, begin + lasts))
+    found = cover([held(0, 20), held(180, 200, "gap")], [gap(20, 180, "window")], Hours(wanted))
+    hole = found.stretches[1:-1]
+    assert [one.begin for one in hole] == [20, *(one.end for one in hole[:-1])]
+    inside = {at for begin, end in wanted for at in range(begin, end)}
+    for one in hole:
+        assert all((at in inside) == (one.kind == "not_collected") for at in range(one.begin, one.end))
 
 
 def test_what_one_host_held_says_nothing_of_another_hosts_resume() -> None:

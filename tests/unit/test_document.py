@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from civicsky.document import BACKDATED_US, label_document, post_changes, post_document
+from civicsky.document import BACKDATED_US, hour_document, label_document, post_changes, post_document
 from civicsky.model import Answer, FieldLabel, LabelRow, Outgoing, PostRow, PostState, Unlabelled
 from unit.recorded import DID
 
@@ -266,3 +266,33 @@ def test_a_label_that_was_erased_leaves_a_tombstone(state: PostState, held: Labe
 
 def test_a_label_keeps_the_cid_of_the_text_that_was_read() -> None:
     assert label_document(out(), label(cid="bafy0"))["cid"] == "bafy0"
+
+
+def test_an_hour_has_its_counts_by_outcome_and_the_reasons_of_what_was_not_kept() -> None:
+    document = hour_document(
+        1_795_708_800_000_000,
+        {
+            ("frame", "received", ""): 9, ("frame", "commit", ""): 7, ("frame", "ignored", "$made.up"): 1,
+            ("frame", "quarantined", "undecodable"): 1, ("post", "kept", ""): 4, ("post", "rejected", "language"): 2,
+            ("post", "rejected", "adult"): 1, ("post", "quarantined", "undecodable"): 2, ("record", "create", "a.b"): 5,
+            ("record", "create", "other"): 1, ("record", "$set.x", "other"): 1, ("feed", "new", ""): 3,
+            ("feed", "rejected", "language"): 2, ("feed", "failed", "bad_text"): 1, ("recheck", "deleted", ""): 1,
+            ("retry", "rejected", "adult"): 1,
+        },
+    )  # fmt: skip
+    assert document == {
+        "_id": "2026-11-26T16:00:00.000Z",
+        "hour": "2026-11-26T16:00:00.000Z",
+        "counts": {
+            "frame": {"commit": 7, "ignored": 1, "quarantined": 1, "received": 9},
+            "post": {"kept": 4, "quarantined": 2, "rejected": 3},
+            "record": {"create": 6, "other": 1},
+            "feed": {"failed": 1, "new": 3, "rejected": 2},
+            "recheck": {"deleted": 1},
+            "retry": {"rejected": 1},
+        },
+        "rejected": {"adult": 1, "language": 2},
+        "quarantined": {"undecodable": 3},
+        "feed_rejected": {"language": 2},
+        "feed_failed": {"bad_text": 1},
+    }

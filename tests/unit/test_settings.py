@@ -141,6 +141,7 @@ def test_variables_that_only_look_like_ours_are_left_alone(monkeypatch: pytest.M
     monkeypatch.setenv("CIVICSKYX", "1")
     monkeypatch.setenv("MY_CIVICSKY_LABEL", "1")
     monkeypatch.setenv("CIVICSKY_FAULT", "")
+    monkeypatch.setenv("CIVICSKY_CLOCK", "")
     assert load() == Settings()
 
 
@@ -331,6 +332,91 @@ def test_a_relays_address_with_a_query_or_a_fragment_is_refused(rest: str) -> No
     assert "must end before its ? or #" in told
 
 
+# ---- the window ------------------------------------------------------------------------------------------------------
+
+WINDOW = {"from": "16:00", "to": "20:00", "zone": "America/Chicago"}
+
+
+def window_toml(**changed: str) -> str:
+    """A settings file with a window; an empty value leaves its key out."""
+    lines = [f'{name} = "{value}"' for name, value in {**WINDOW, **changed}.items() if value]
+    return "\n".join(["[source.window]", *lines])
+
+
+def test_without_hours_there_is_no_window() -> None:
+    assert not load().source.window.is_set
+
+
+def test_a_window_is_read_from_the_file_the_environment_and_flags(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text(window_toml())
+    monkeypatch.setenv("CIVICSKY_SOURCE__WINDOW__FROM", "17:30")
+    window = load(file, {"source.window.to": "23:59", "source.liveness_seconds": 5}).source.window
+    assert (window.is_set, window.begin, window.to, window.zone) == (True, "17:30", "23:59", "America/Chicago")
+    assert effective(load(file))["source"]["window"] == {
+        **WINDOW, "from": "17:30", "resume": "live", "max_posts": None, "max_kept": None
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "key", "why"),
+    [
+        ({"zone": ""}, "source.window", "zone is missing, and none is assumed: name one, such as America/Chicago"),
+        ({"to": ""}, "source.window", "to is missing: a window needs from, to and zone"),
+        ({"from": ""}, "source.window", "from is missing"),
+        ({"from": "", "to": ""}, "source.window", "no hours are set: add from and to"),
+        ({"to": "16:00"}, "source.window", "from and to are equal"),
+        ({"from": "24:00"}, "source.window.from", "'24:00' is no time of the day; write it as 16:00"),
+        ({"to": "4pm"}, "source.window.to", "'4pm' is no time of the day"),
+        ({"to": "20:00:30"}, "source.window.to", "no time of the day"),
+        ({"to": "\u0662\u0660:00"}, "source.window.to", "no time of the day"),
+        (
+            {"zone": "Chicago"},
+            "source.window.zone",
+            "(no such zone): write one such as America/Chicago",
+        ),
+        ({"zone": "America"}, "source.window.zone", "no such zone"),
+        ({"zone": "../../etc/passwd"}, "source.window.zone", "no such zone"),
+        ({"zone": "/etc/localtime"}, "source.window.zone", "no such zone"),
+        ({"zone": "localtime"}, "source.window.zone", "no such zone"),
+        ({"resume": "later"}, "source.window.resume", "'live' or 'cursor'"),
+    ],
+)
+def test_a_window_that_is_not_whole_or_not_right_is_refused_in_words(
+    file: Path, changed: dict[str, str], key: str, why: str
+) -> None:
+    file.write_text(window_toml(**changed))
+    told = complaint(file)
+    assert told.startswith(f"settings file {file}: {key}: ")
+    assert why in told
+
+
+def test_what_a_window_lacks_is_blamed_on_the_variables_that_set_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIVICSKY_SOURCE__WINDOW__FROM", "16:00")
+    monkeypatch.setenv("CIVICSKY_SOURCE__WINDOW__TO", "20:00")
+    assert complaint().startswith("environment variable CIVICSKY_SOURCE__WINDOW__FROM: source.window: zone is missing")
+    assert complaint(None, {"source.window.zone": "Moon"}).startswith("environment variable")
+
+
+def test_a_live_window_and_a_start_that_reads_other_hours_contradict_each_other(file: Path) -> None:
+    file.write_text('[source]\nstart = "window"\n' + window_toml())
+    assert 'set start = "live", or source.window.resume = "cursor"' in complaint(file)
+    file.write_text('[source]\nstart = "window"\n' + window_toml(resume="cursor"))
+    assert load(file).source.start == "window"
+
+
+def test_an_unknown_key_of_a_group_in_a_group_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text(window_toml(begin="16:00"))
+    assert complaint(file) == (
+        f"settings file {file}: no such setting 'source.window.begin'; `civicsky config` lists them all"
+    )
+    file.write_text("[source]\nwindow = 3\n")
+    assert complaint(file) == (
+        f"settings file {file}: source.window: must be a table: write [source.window] and its settings below"
+    )
+    monkeypatch.setenv("CIVICSKY_SOURCE__WINDOW__BEGIN", "16:00")
+    assert "no such setting" in complaint()
+
+
 # ---- secrets ---------------------------------------------------------------------------------------------------------
 
 
@@ -420,12 +506,14 @@ def fields_of_source() -> dict[str, dict[str, str | None]]:
 
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
-    groups = [type(info.default) for info in Settings.model_fields.values() if isinstance(info.default, Group)]
-    assert len(groups) == 15
+    groups = [type(group) for _, group in civicsky.settings._groups()]
+    assert len(groups) == 16
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)
         assert (group.__doc__ or "").endswith(".")
         for name, text in found[group.__name__].items():
+            if isinstance(group.model_fields[name].default, Group):
+                continue
             assert text, f"{group.__name__}.{name} has no docstring"
             assert " " in text.rstrip(".")
             assert text.endswith(".")
@@ -434,17 +522,26 @@ def test_every_setting_has_a_docstring_that_says_something() -> None:
 
 def test_every_setting_is_listed_with_its_default_and_its_variable() -> None:
     rows = {name: (default, variable) for name, default, variable in documented()}
-    expected = {
-        f"{group}.{field}"
-        for group, values in effective(Settings()).items()
-        if isinstance(values, dict)
-        for field in values
-    }
-    assert set(rows) == expected | {"data_dir"}
+    assert list(rows) == list(leaves(effective(Settings())))
     assert rows["data_dir"] == ("civicsky-data", "CIVICSKY_DATA_DIR")
     assert rows["label.slots"] == ("4", "CIVICSKY_LABEL__SLOTS")
     assert rows["limits.max_posts"] == ("None", "CIVICSKY_LIMITS__MAX_POSTS")
+    assert rows["source.window.from"] == ("", "CIVICSKY_SOURCE__WINDOW__FROM")
     assert list(rows)[1].startswith("source.")
+
+
+TABLES = {"label.prices", "feeds.lists", "authors.lists"}
+"""Settings that are tables themselves."""
+
+
+def leaves(shown: dict[str, Any], *above: str) -> dict[str, Any]:
+    """Every setting by its dotted name, with what is shown of it."""
+    found: dict[str, Any] = {}
+    for name, value in shown.items():
+        dotted = ".".join((*above, name))
+        is_group = isinstance(value, dict) and dotted not in TABLES
+        found |= leaves(value, *above, name) if is_group else {dotted: value}
+    return found
 
 
 OTHER_VALUES = {
@@ -458,6 +555,7 @@ OTHER_VALUES = {
     "feeds.lists": json.dumps(dict.fromkeys(("today", "week"), "https://bsky.app/profile/one.example/feed/x")),
     "fetch": "True",
     "format": "json",
+    "from": "07:00",
     "keep": "all",
     "kind": "mongo",
     "label_all": "False",
@@ -476,14 +574,16 @@ OTHER_VALUES = {
     "reject_sample": "0.125",
     "relays": '["ws://one.example"]',
     "respect": "drop",
+    "resume": "cursor",
     "root": "True",
     "shed_share": "0.125",
     "start": "window",
     "tasks": '["civic", "toxicity.toml"]',
+    "to": "23:00",
     "unit": "thread",
     "url": "http://api.example",
     "way": "words",
-    "zone": "America/Chicago",
+    "zone": "Australia/Lord_Howe",
 }
 """By field, or by whole name, a value that is not the default, for the settings that 107 does not suit."""
 
@@ -492,6 +592,9 @@ OTHER_VALUES = {
 def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
     group, _, field = name.rpartition(".")
     value = OTHER_VALUES.get(name) or OTHER_VALUES.get(field, "107")
+    if group == "source.window":  # none of them alone is of any use
+        for part, usual in WINDOW.items():
+            monkeypatch.setenv(f"CIVICSKY_SOURCE__WINDOW__{part.upper()}", usual)
     monkeypatch.setenv(variable, value)
     if name == "feeds.at":
         monkeypatch.setenv("CIVICSKY_FEEDS__ZONE", OTHER_VALUES["zone"])  # one without the other is refused
@@ -499,9 +602,8 @@ def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch,
     if field in {"api_key", "mongo_uri", "app_password"}:
         assert getattr(getattr(settings, group), field).get_secret_value() == "107"
         return
-    changed = effective(settings)[group][field] if group else effective(settings)[field]
-    default = effective(Settings.model_construct())[group][field] if group else "civicsky-data"
-    assert changed != default
+    changed = leaves(effective(settings))[name]
+    assert changed != (leaves(effective(Settings.model_construct()))[name] if group else "civicsky-data")
     if isinstance(changed, list | dict):
         assert changed == json.loads(value)
     else:

@@ -1,8 +1,9 @@
 from collections import Counter
-from typing import get_args
+from typing import Any, get_args
 
-from civicsky.model import FrameOutcome, PostOutcome
-from civicsky.status import Balance, as_text, balance, reasons
+from civicsky.coverage import Hours, Stretch, cover
+from civicsky.model import FrameOutcome, Gap, Held, Opened, PostOutcome
+from civicsky.status import Balance, _strip, _window_text, as_text, balance, reasons, window_shown
 
 COUNTS: Counter[tuple[str, str, str]] = Counter(
     {
@@ -139,3 +140,59 @@ def test_the_status_is_shown_line_by_line() -> None:
         "spend            b: 1 calls, 110 tokens; today 110 tokens",
         "store            4 documents wait",
     ]
+
+
+def test_a_windows_state_is_shown_and_its_gaps_are_not_troubles() -> None:
+    status: dict[str, Any] = {
+        "data_dir": "/data", "journal_bytes": 0, "hosts": [], "balances": [], "rejected": {}, "quarantined": {},
+        "gaps": [{"host": "wss://a", "epoch": 1, "cause": "window", "after_seq": 9, "at": "x"}],
+        "changes_to_follow": 0, "waiting": 0, "labelled": 0, "failed": 0,
+        "window": {"from": "16:00", "to": "20:00", "zone": "America/Chicago", "resume": "live", "open": False,
+                   "until": "2026-05-05T21:00:00.000Z", "why": ""},
+    }  # fmt: skip
+    line = "window           16:00 to 20:00 America/Chicago, resume live; closed until 2026-05-05T21:00:00.000Z"
+    assert as_text(status).split("\n")[2:-1] == [line]
+    status["window"]["why"] = "limit of 5 posts kept in an opening"
+    assert as_text(status).split("\n")[2] == line + " (limit of 5 posts kept in an opening)"
+
+
+HOURS = Hours(wanted=[(0, 4_000_000), (10_000_000, 14_000_000), (20_000_000, 24_000_000)])
+TOLD = {"from": "16:00", "to": "20:00", "zone": "UTC", "resume": "live"}
+
+
+def an_hours_coverage() -> dict[str, Any]:
+    held = [Held("wss://a", 1, "first", 1, 2, 1_000_000, 4_000_000, 50),
+            Held("wss://a", 1, "gap", 3, 4, 21_000_000, 24_000_000, 50)]  # fmt: skip
+    gap = Gap("wss://a", 1, "window", 2, 5, 4_000_000, 3, 21_000_000)
+    opened = [Opened(0, 4_000_000, "live", 30, 20, "", None), Opened(20_000_000, 24_000_000, "live", 9, 5, "", None)]
+    found = window_shown(TOLD, cover(held, [gap], HOURS), HOURS, opened)
+    assert found is not None
+    return found
+
+
+def test_the_share_of_a_windows_hours_is_told_beside_that_of_the_whole_time() -> None:
+    """Three openings of 4 s: the first from its second second on, when the collection began, the second missed."""
+    found = an_hours_coverage()
+    assert [(one["seconds"], one["seconds_held"], one["why"]) for one in found["openings"]] == [
+        (3, 3, "its hours were over"), (4, 0, "nothing was collected"), (4, 3, "its hours were over")
+    ]  # fmt: skip
+    assert found["share_held"] == 6 / 11
+
+
+def test_each_opening_has_a_line() -> None:
+    first, *rest = _window_text(an_hours_coverage())
+    assert first == "window           16:00 to 20:00 UTC, resume live: 54.5455% of its hours held, 3 openings"
+    assert [line.partition("Z  ")[2] for line in rest] == [
+        "live  100.0000% held, 30 posts, 20 kept; its hours were over",
+        "-  0.0000% held, 0 posts, 0 kept; nothing was collected",
+        "live  75.0000% held, 9 posts, 5 kept; its hours were over",
+    ]
+
+
+def test_without_a_window_nothing_is_told_of_one() -> None:
+    assert window_shown({}, cover([], []), Hours(), []) is None
+
+
+def test_closed_hours_are_drawn_otherwise_than_lost_ones() -> None:
+    stretches = [Stretch(0, 24, "held"), Stretch(24, 48, "window"), Stretch(48, 72, "not_collected")]
+    assert _strip(stretches) == "█" * 24 + "·" * 24 + " " * 24
