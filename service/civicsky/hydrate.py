@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from hashlib import sha256
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final, Literal, NamedTuple, Self
@@ -184,9 +183,11 @@ def _csv_rows(file: Path) -> Iterator[Row]:
 
 def _parquet_rows(file: Path) -> Iterator[Row]:
     try:
-        parquet = import_module("pyarrow.parquet")
+        from pyarrow import parquet  # noqa: PLC0415  (an extra)
     except ImportError:
-        raise Usage(f"{file}: Parquet needs the package pyarrow; install it, or give CSV, JSONL or text") from None
+        raise Usage(
+            f"{file}: Parquet needs the extra `export` (pyarrow is missing); install it, or give CSV, JSONL or text"
+        ) from None
     try:
         table = parquet.ParquetFile(file)
         if "uri" not in table.schema_arrow.names:
