@@ -5,10 +5,11 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from itertools import starmap
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 import uvloop
@@ -21,7 +22,7 @@ from civicsky.context import Contexts
 from civicsky.decode import decode
 from civicsky.document import Document, hour_document
 from civicsky.endpoint import open_endpoints
-from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Refused, Transient, Usage
+from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Held, Refused, Transient, Usage
 from civicsky.feeds import Feeds, watch
 from civicsky.journal import Journal, JournalReader, Numbered
 from civicsky.label import Slot, ways_of
@@ -42,6 +43,8 @@ from civicsky.task import Task, load_tasks
 from civicsky.worker import Pool
 
 HOUSEKEEPING_SECONDS = 60.0
+BRIEF_SECONDS = 600.0
+"""How long a start waits for a command that will soon let go, such as one that tells the store of a backlog."""
 PUBLISH_SECONDS = 60.0
 PUBLISH_DOCUMENTS = 500
 
@@ -87,7 +90,8 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
     folder = datadir.prepare(settings.data_dir)
     stop = Stop()
     try:
-        with signals(stop), datadir.locked(folder, datadir.roles_of(halves)):
+        with signals(stop), ExitStack() as locks:
+            await _lock(locks, folder, datadir.roles_of(halves), stop)
             async with AsyncExitStack() as stack:
                 works = await _prepare(stack, folder, settings, halves, metrics, stop)
                 log.event("started", halves=halves, version=__version__, data_dir=str(folder))
@@ -100,6 +104,19 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
         log.event("failed", why=str(error) or type(error).__name__)
         raise error from group
     return _summary(metrics, stop, waiting)
+
+
+async def _lock(locks: ExitStack, folder: Path, roles: tuple[datadir.Role, ...], stop: Stop) -> None:
+    """Take the locks; a command that has one for a moment is waited for. Raises `Held`."""
+    patience = monotonic() + BRIEF_SECONDS
+    while True:
+        try:
+            locks.enter_context(datadir.locked(folder, roles))
+        except Held as held:
+            if not held.brief or monotonic() > patience or await happened(stop.requested, 0.2):
+                raise
+        else:
+            return
 
 
 async def _prepare(
@@ -193,7 +210,7 @@ async def catch_up(folder: Path, settings: Settings, metrics: Metrics) -> None:
 
     Raises `Held` when a labelling half runs, which does it itself; `Transient` or `Refused` of the store.
     """
-    with datadir.locked(folder, ("label",)):
+    with datadir.locked(folder, ("label",), brief=True):
         async with AsyncExitStack() as stack:
             parts = await open_labelling(stack, folder, settings, metrics, Stop(), strict=True)
             await parts.labelling.catch_up(parts.store)

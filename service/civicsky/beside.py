@@ -64,7 +64,7 @@ async def imported(settings: Settings, folder: Path, files: set[str]) -> dict[st
     waited = 0.0
     while files:
         try:
-            with datadir.locked(folder, ("collect",)):
+            with datadir.locked(folder, ("collect",), brief=True):
                 await _import(settings, folder)
             return await _outcomes(folder, files)
         except Held:
@@ -128,7 +128,7 @@ def feeds_in(journal: Journal, folder: Path) -> Feeds:
 
 async def scrub(journal: Journal, folder: Path) -> None:
     """Take what was deleted out of fetched files; the running service does it itself."""
-    with suppress(Held), datadir.locked(folder, ("collect",)):
+    with suppress(Held), datadir.locked(folder, ("collect",), brief=True):
         await feeds_in(journal, folder).scrub()
 
 

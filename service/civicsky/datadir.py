@@ -6,10 +6,10 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import sleep
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from civicsky.errors import Held, Usage
 from civicsky.model import format_time, now_us
@@ -99,10 +99,10 @@ def roles_of(halves: Halves) -> tuple[Role, ...]:
 
 
 @contextmanager
-def locked(folder: Path, roles: tuple[Role, ...]) -> Iterator[None]:
+def locked(folder: Path, roles: tuple[Role, ...], *, brief: bool = False) -> Iterator[None]:
     """Hold the locks of these roles. Raises `Held`, naming the holder, when another process has one.
 
-    The kernel lets go of a lock when its process ends, however it ends.
+    The kernel lets go of a lock when its process ends, however it ends. `brief`: a service that starts meanwhile waits.
     """
     files = []
     try:
@@ -112,7 +112,7 @@ def locked(folder: Path, roles: tuple[Role, ...]) -> Iterator[None]:
             if not _taken(file):
                 raise _held(folder, role, os.pread(file, 500, 0).decode(errors="replace").strip())
             os.ftruncate(file, 0)
-            os.pwrite(file, _holder().encode(), 0)
+            os.pwrite(file, _holder(brief=brief).encode(), 0)
         yield
     finally:
         for file in files:
@@ -145,7 +145,9 @@ def holding(folder: Path, role: Role) -> Holding:
 
 
 def running(folder: Path, roles: tuple[Role, ...]) -> Held | None:
-    """What `locked` would raise now, if another process has one of these locks. Nothing is made or changed.
+    """What `locked` would raise now, if another process has one of these locks, and not only for a moment.
+
+    Nothing is made or changed.
 
     Raises `Usage` when the folder lies on a network file system.
     """
@@ -153,15 +155,19 @@ def running(folder: Path, roles: tuple[Role, ...]) -> Held | None:
     _refuse_network(folder)  # before it is touched, as in `prepare`
     for role in roles:
         found = holding(folder, role)
-        if found.held:
-            return _held(folder, role, found.holder)
+        if found.held and not (held := _held(folder, role, found.holder)).brief:
+            return held
     return None
 
 
 def _held(folder: Path, role: Role, holder: str) -> Held:
+    brief = False
+    with suppress(ValueError, AttributeError):
+        brief = bool(json.loads(holder).get("brief"))
     return Held(
         f"data directory {folder}: the role {role!r} is held by {holder or 'another process'}; "
-        "stop it, or use another --data-dir"
+        "stop it, or use another --data-dir",
+        brief=brief,
     )
 
 
@@ -177,5 +183,6 @@ def _taken(file: int) -> bool:
     return False
 
 
-def _holder() -> str:
-    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": format_time(now_us())}) + "\n"
+def _holder(*, brief: bool) -> str:
+    who: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname(), "since": format_time(now_us())}
+    return json.dumps(who | ({"brief": True} if brief else {})) + "\n"

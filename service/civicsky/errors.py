@@ -28,6 +28,11 @@ class Usage(CivicskyError):
 class Held(Usage):
     """Another process has the lock that this one needs: perhaps it does the work itself."""
 
+    def __init__(self, message: str, *, brief: bool = False) -> None:
+        super().__init__(message)
+        self.brief = brief
+        """It said that it will soon let go."""
+
 
 class Failed(CivicskyError):
     """The work could not be finished; starting again may help. Exit code 1."""

@@ -95,3 +95,25 @@ def test_looking_whether_it_runs_loads_nothing_heavy_and_makes_nothing(tmp_path:
     names = {line.rpartition("|")[2].strip() for line in looked.stderr.splitlines()}
     assert "civicsky.cli" in names, "what was loaded is seen"
     assert not {name for name in names if name.startswith(HEAVY)}
+
+
+@pytest.mark.parametrize("flags", [(), ("--if-not-running",)])
+def test_a_command_that_has_the_lock_for_a_moment_is_waited_for(flags: Args, tmp_path: Path) -> None:
+    with locked(tmp_path, ("collect",), brief=True):
+        process = start("collect", *HALVES["collect"], "--data-dir", tmp_path, "--max-minutes", "0.01", *flags)
+        until(lambda: process.poll() is not None or is_up(process.pid), "it to look at the lock")
+        assert process.poll() is None, "it waits"
+        assert str(process.pid) not in holding(tmp_path, "collect").holder
+    ended = finish(process)
+    assert ended.code == 0, ended.err
+    assert f'"pid": {process.pid}' in holding(tmp_path, "collect").holder
+
+
+def test_a_stop_while_it_waits_ends_at_once(tmp_path: Path) -> None:
+    with locked(tmp_path, ("collect",), brief=True):
+        process = start("collect", *HALVES["collect"], "--data-dir", tmp_path)
+        until(lambda: is_up(process.pid), "it to look at the lock")
+        process.terminate()
+        ended = finish(process)
+    assert ended.code == 2
+    assert "is held by" in ended.err
