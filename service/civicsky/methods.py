@@ -46,7 +46,10 @@ def _kept(found: Mapping[str, Any]) -> str:
     feeds = found["origins"].get("feed", 0)
     only = feeds - found["origins"].get("both", 0)
     if feeds:
-        text += f"; {feeds:,} of those exported were shown by a feed, {only:,} by a feed alone"
+        text += (
+            f"; {feeds:,} of those exported were shown by a feed, {only:,} by a feed alone, and these are "
+            "no sample of the network"
+        )
     low, high = found["probabilities"]["p_kept"] or (1, 1)
     shed = f" Posts were kept with probabilities from {low:.3g} to {high:.3g}." if low < 1 else ""
     return f"{text}.{shed}"

@@ -79,7 +79,8 @@ def made(asked: Asked = ASKED, *, posts: int = 0, **more: Any) -> dict[str, Any]
     tally.states.update({"live": posts + posts // 4, **more.pop("states", {})})
     tally.left_out.update(more.pop("left_out", {}))
     tasks: dict[str, tuple[Task, str] | None] = {name: own() for name in asked.tasks}
-    return manifest(asked, BEGIN, tally, tasks, more.get("runs", []), more.get("coverage", []), more.get("check"))
+    at = BEGIN + 100 * SECOND
+    return manifest(asked, at, tally, tasks, more.get("runs", []), more.get("coverage", []), more.get("check"))
 
 
 def own() -> tuple[Task, str]:
@@ -99,9 +100,11 @@ def test_a_methods_paragraph_of_nothing_claims_nothing() -> None:
 
 def test_a_methods_paragraph_has_the_facts_of_the_manifest() -> None:
     runs = [{"_id": "1", "started": at(-10), "version": "0.2.0", "filter_version": "f-1", "settings_hash": "h"}]
+    asked = ASKED._replace(since=BEGIN, until=BEGIN + 7 * SECOND)
     text = prose(
         made(
-            posts=8, runs=runs, coverage=[held(-5, 5)], states={"deleted": 5, "hidden": 2}, left_out={"consent": 1}
+            asked, posts=8, runs=runs, coverage=[held(-5, 5)], states={"deleted": 5, "hidden": 2},
+            left_out={"consent": 1},
         )
     )  # fmt: skip
     for fact in (
@@ -116,6 +119,17 @@ def test_a_methods_paragraph_has_the_facts_of_the_manifest() -> None:
     ):
         assert fact in text
     assert not re.search(r"\bNone\b|\[", text)
+
+
+def test_coverage_is_that_of_what_was_held_where_no_period_was_asked_for_and_never_of_the_future() -> None:
+    old, fed = post(1), Tally()
+    old.post["origins"] = [{"kind": "feed", "name": "week"}]
+    fed.exported(old, BEGIN - 500 * SECOND, marked=False)
+    found = manifest(ASKED, BEGIN + 9 * SECOND, fed, {}, [], [held(-5, 5)], None)["coverage"]
+    assert (found["from"], found["until"], found["share_held"]) == (at(-5), at(5), 1)
+    asked = ASKED._replace(since=BEGIN - 5 * SECOND, until=BEGIN + 500 * SECOND)
+    found = manifest(asked, BEGIN + 10 * SECOND, fed, {}, [], [held(-5, 5)], None)["coverage"]
+    assert (found["until"], found["seconds"]) == (at(10), {"held": 10, "not_collected": 5})
 
 
 def test_labels_of_two_models_are_told_apart() -> None:
