@@ -92,7 +92,10 @@ async def _look_up(
     uris = [_uri(name) for _, name in batch]
     for (number, name), uri in zip(batch, uris, strict=True):
         if uri is None:
-            say(f"line {number:,}: {log.harmless(name)[:80]!r} names no post; an address is at://did/.../rkey")
+            say(
+                f"line {number:,}: {log.harmless(name)[:80]!r} names no post; an address is at://did/.../rkey, "
+                "with the author's DID and not a handle"
+            )
     shown: dict[str, PostView] = {}
     async for _, some in posts_of([uri for uri in uris if uri], appview.shown):
         shown |= some
