@@ -179,7 +179,8 @@ def test_a_public_manifest_names_no_feed_and_no_time_of_a_post() -> None:
     one = post(1)
     one.post["origins"] = [{"kind": "feed", "name": feed}]
     tally.exported(one, BEGIN + 1234 * SECOND, marked=False)
-    found = manifest(asked, BEGIN, tally, {}, [], [], "check")
+    found = manifest(asked, BEGIN + 5000 * SECOND, tally, {}, [], [held(0, 2000)], "check")
+    assert at(1234) not in json.dumps(found)
     assert "did:plc" not in json.dumps(found)
     assert found["origins"] == {"both": 0, "feed": 1, "firehose": 0}
     assert found["posts"]["first_event"].endswith(":00:00.000Z")
