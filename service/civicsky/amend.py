@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from civicsky import datadir
-from civicsky.app import ledger_reader
+from civicsky.app import ledger_reader, lock_soon
 from civicsky.appview import AppView
 from civicsky.beside import followed, scrub
 from civicsky.collecting import AHEAD_US
@@ -114,10 +114,12 @@ async def recheck(settings: Settings, names: Sequence[str], show: Callable[[int]
         rechecks = Rechecks(journal.database)
         await rechecks.ask(wanted)
         try:
-            with datadir.locked(folder, ("collect",)):
+            async with lock_soon(folder, "collect"):
                 await look_up_again(rechecks, appview, _Shown(show), Stop(), delay_seconds=0, endless=False)
             await scrub(journal, folder)
-        except Held:
+        except Held as held:
+            if held.brief:
+                raise Failed(f"{held}; the posts are looked up when civicsky runs, or by `civicsky recheck`") from None
             return False
     except (BadInput, Transient) as error:
         raise Failed(f"{error}; what is left is looked up when civicsky runs, or by `civicsky recheck`") from None

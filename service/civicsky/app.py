@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 from itertools import starmap
 from pathlib import Path
@@ -45,6 +45,8 @@ from civicsky.worker import Pool
 HOUSEKEEPING_SECONDS = 60.0
 BRIEF_SECONDS = 600.0
 """How long a start waits for a command that will soon let go, such as one that tells the store of a backlog."""
+COMMAND_SECONDS = 120.0
+"""How long a command waits for another one."""
 PUBLISH_SECONDS = 60.0
 PUBLISH_DOCUMENTS = 500
 
@@ -113,10 +115,28 @@ async def _lock(locks: ExitStack, folder: Path, roles: tuple[datadir.Role, ...],
         try:
             locks.enter_context(datadir.locked(folder, roles))
         except Held as held:
+            if held.brief and monotonic() > patience:
+                held.exit_code = EXIT_FAILED  # it will end: whoever starts us may try again
             if not held.brief or monotonic() > patience or await happened(stop.requested, 0.2):
                 raise
         else:
             return
+
+
+@asynccontextmanager
+async def lock_soon(folder: Path, role: datadir.Role) -> AsyncIterator[None]:
+    """A lock for a command, which lets go of it; another command that has it is waited for. Raises `Held`."""
+    patience = monotonic() + COMMAND_SECONDS
+    with ExitStack() as locks:
+        while True:
+            try:
+                locks.enter_context(datadir.locked(folder, (role,), brief=True))
+                break
+            except Held as held:
+                if not held.brief or monotonic() > patience:
+                    raise
+            await asyncio.sleep(0.2)
+        yield
 
 
 async def _prepare(
@@ -196,6 +216,7 @@ async def _prepare_collect(
 
 async def begin_run(folder: Path, settings: Settings, journal: Journal) -> None:
     """Note what writes the journal from now on. The caller holds the lock `collect`."""
+    await bring_up(folder, settings)
     shown = json.dumps(effective(settings), sort_keys=True)
     digest = hashlib.sha256(shown.encode()).hexdigest()
     followed: dict[Numbered, int] = {}
@@ -205,19 +226,38 @@ async def begin_run(folder: Path, settings: Settings, journal: Journal) -> None:
     await journal.begin_run(__version__, filters.VERSION, shown, digest, followed)
 
 
+async def bring_up(folder: Path, settings: Settings) -> None:
+    """Bring databases that an older civicsky wrote to our format, unless they have a writer, which did it."""
+    journal, ledger = folder / datadir.JOURNAL, folder / datadir.LEDGER
+    if journal.is_file() and not await _is_ours(JournalReader.open(journal)):
+        with suppress(Held), datadir.locked(folder, ("collect",), brief=True):
+            await (await Journal.open(journal, settings.journal)).close()
+    if ledger.is_file() and not await _is_ours(LedgerReader.open(ledger)):
+        with suppress(Held), datadir.locked(folder, ("label",), brief=True):
+            await (await Ledger.open(ledger)).close()
+
+
+async def _is_ours(opening: Coroutine[Any, Any, JournalReader | LedgerReader]) -> bool:
+    try:
+        await (await opening).close()
+    except Usage:
+        return False
+    return True
+
+
 async def catch_up(folder: Path, settings: Settings, metrics: Metrics) -> None:
     """Let ledger and store follow the journal now, without a model: for a command that changed something.
 
-    Raises `Held` when a labelling half runs, which does it itself; `Transient` or `Refused` of the store.
+    Raises `Held` when a labelling half runs, which does it itself, or a command is at work for long; `Transient` or
+    `Refused` of the store.
     """
-    with datadir.locked(folder, ("label",), brief=True):
-        async with AsyncExitStack() as stack:
-            parts = await open_labelling(stack, folder, settings, metrics, Stop(), strict=True)
-            await parts.labelling.catch_up(parts.store)
-            await Authors(parts.ledger.database).tell(parts.store)
-            once = Stop()
-            once.collected.set()
-            await _publish(parts.reader, parts.store, metrics, once, strict=True)
+    async with lock_soon(folder, "label"), AsyncExitStack() as stack:
+        parts = await open_labelling(stack, folder, settings, metrics, Stop(), strict=True)
+        await parts.labelling.catch_up(parts.store)
+        await Authors(parts.ledger.database).tell(parts.store)
+        once = Stop()
+        once.collected.set()
+        await _publish(parts.reader, parts.store, metrics, once, strict=True)
 
 
 class Parts(NamedTuple):
@@ -236,6 +276,7 @@ async def open_labelling(
     """Open what the labelling half needs besides a model; `stack` closes it. The caller holds the lock `label`."""
     files = load_tasks(settings.label.tasks)
     tasks = {task.name: task for task, _ in files}
+    await bring_up(folder, settings)
     reader = await _opened(stack, JournalReader.open(folder / datadir.JOURNAL))
     ledger = await _opened(stack, Ledger.open(folder / datadir.LEDGER))
     for task, text in files:

@@ -4,8 +4,8 @@ Files in the inbox are imported, and ledger and store follow what a command wrot
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from civicsky import datadir, log
-from civicsky.app import begin_run, catch_up, ledger_reader
-from civicsky.errors import Held, Refused, Transient, Usage
+from civicsky import datadir, inbox, log
+from civicsky.app import begin_run, catch_up, ledger_reader, lock_soon
+from civicsky.errors import Failed, Held, Refused, Transient, Usage
 from civicsky.feeds import Feeds, Outcomes
 from civicsky.journal import Journal, JournalReader
 from civicsky.lifecycle import Stop, happened
@@ -27,6 +27,7 @@ from civicsky.worker import Pool
 WAIT_SECONDS: Final = 120.0
 """How long a command waits for the running service to tell the store."""
 _WAIT_SECONDS: Final = 0.5
+_OTHER: Final = "another command has been at work for long: the store follows when civicsky runs after it"
 
 
 class Stored(NamedTuple):
@@ -84,12 +85,23 @@ async def _import(settings: Settings, folder: Path) -> None:
         pool = Pool(settings.worker, settings.filter)
         await pool.start()
         feeds = feeds_in(journal, folder)
-        await feeds.import_waiting(pool)
-        async with ledger_reader(folder) as ledger:
-            told = await ledger.position("snapshot") if ledger else 0
-        await feeds.tidy(settings.feeds.inbox_days, settings.journal.post_days, told)
+        with _usable(folder):
+            await feeds.import_waiting(pool)
+            async with ledger_reader(folder) as ledger:
+                told = await ledger.position("snapshot") if ledger else 0
+            await feeds.tidy(settings.feeds.inbox_days, settings.journal.post_days, told)
     finally:
         await journal.close()
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """Raise `Failed` when the inbox cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder / inbox.FOLDER
+        raise Failed(f"{where}: {error.strerror}; make room, or mend the rights, and start again") from None
 
 
 async def _outcomes(folder: Path, files: set[str]) -> dict[str, Outcomes]:
@@ -109,8 +121,8 @@ async def stored_now(settings: Settings, folder: Path) -> Stored:
     why, good = "", True
     try:
         await catch_up(folder, settings, metrics)
-    except Held:
-        why = "the running service tells the store"
+    except Held as held:
+        why, good = (_OTHER, False) if held.brief else ("the running service tells the store", True)
     except (Transient, Refused, Usage) as error:
         why, good = f"it follows when civicsky runs next: {log.harmless(str(error))}", False
     names = {"written": "stored", "stale": "stale", "duplicate": "duplicate", "failed": "refused"}
@@ -128,8 +140,10 @@ def feeds_in(journal: Journal, folder: Path) -> Feeds:
 
 async def scrub(journal: Journal, folder: Path) -> None:
     """Take what was deleted out of fetched files; the running service does it itself."""
-    with suppress(Held), datadir.locked(folder, ("collect",), brief=True):
-        await feeds_in(journal, folder).scrub()
+    with suppress(Held):
+        async with lock_soon(folder, "collect"):
+            with _usable(folder):
+                await feeds_in(journal, folder).scrub()
 
 
 async def followed(settings: Settings, folder: Path, dids: Collection[str]) -> str:
@@ -140,8 +154,8 @@ async def followed(settings: Settings, folder: Path, dids: Collection[str]) -> s
         await catch_up(folder, settings, Metrics())
     except (Transient, Refused) as error:
         return str(error)
-    except Held:
-        return await _wait_for_service(folder, dids)
+    except Held as held:
+        return _OTHER if held.brief else await _wait_for_service(folder, dids)
     return ""
 
 

@@ -184,7 +184,7 @@ class _Counting:
                 continue
             try:
                 header, items = await asyncio.to_thread(inbox.read, path)
-            except BadInput:
+            except (BadInput, OSError):
                 continue
             if header.kind == "counts":
                 self.files.add(path.name)

@@ -4,12 +4,12 @@ Sequence numbers have gaps of their own (a deleted account's events vanish from 
 nothing. What tells is the event at the cursor coming again, and the events' times.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import median_low
 from typing import Any, Final, NamedTuple
 
-from civicsky.model import Gap, Held, Resume
+from civicsky.model import Gap, Held, Resume, parse_time
 
 CLEAR: Final = 20
 """Events that would have come in a jump, at the rate held before, from which on it counts as a gap: by chance alone a
@@ -91,6 +91,23 @@ class Coverage(NamedTuple):
         """Seconds held between two moments."""
         parts = ((max(one.begin, begin), min(one.end, end)) for one in self.stretches if one.kind == "held")
         return sum(max(0, stop - start) for start, stop in parts) / 1e6
+
+
+def rows_of(documents: Iterable[Mapping[str, Any]]) -> tuple[list[Held], list[Gap]]:
+    """What was held, in order, and the gaps, from the store's documents; also from those that 0.1.0 wrote."""
+    held, gaps = [], []
+    for document in documents:
+        row = {
+            name: parse_time(value) if isinstance(value, str) and (name == "at" or name.endswith("_at")) else value
+            for name, value in document.items()
+        }
+        if row.get("kind") == "held" and row.get("first_at") is not None and row.get("last_at") is not None:
+            first: Resume = "first" if row.get("resumed_after") is None else "unverified"
+            known = {"resume": "replayed" if row.get("proved") else first, **row}
+            held.append(Held(**{name: known.get(name) for name in Held._fields}))  # type: ignore[arg-type]
+        elif row.get("kind") == "gap":
+            gaps.append(Gap(**{name: row.get(name) for name in Gap._fields if name != "n"}))  # type: ignore[arg-type]
+    return sorted(held, key=lambda one: one.first_at), gaps
 
 
 def cover(held: Sequence[Held], gaps: Sequence[Gap], hours: Hours | None = None) -> Coverage:

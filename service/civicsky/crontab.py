@@ -60,10 +60,10 @@ def merged(text: str, data_dir: Path, lines: Mapping[Kind, str | None]) -> str:
 
 def kind_of(one: str, data_dir: Path) -> Kind | None:
     """What a line of a crontab is to a data directory; None: nothing of ours. A line that is commented out is not."""
-    bare = one.rstrip("\r \t")
-    if bare.startswith("#"):
+    if one.startswith("#"):
         return None
-    return next((kind for kind in KINDS if bare.endswith(_mark(kind, data_dir))), None)
+    ends = (one, one.rstrip("\r"), one.rstrip("\r \t"))  # the folder's name may end in a space itself
+    return next((kind for kind in KINDS if any(end.endswith(_mark(kind, data_dir)) for end in ends)), None)
 
 
 def _mark(kind: Kind, data_dir: Path) -> str:

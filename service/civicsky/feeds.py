@@ -85,14 +85,18 @@ class Feeds:
 
     def __init__(self, database: Database, data_dir: Path, ledger: Ledger) -> None:
         self._db, self._data_dir, self._ledger = database, data_dir, ledger
+        self._told: dict[str, str] = {}
 
     async def import_waiting(self, pool: PoolShape) -> list[Imported]:
-        """Import every file that is not imported yet, the oldest first, and scrub what was deleted since."""
+        """Import every file that is not imported yet, the oldest first, and scrub what was deleted since.
+
+        A file that cannot be read now is tried again by the next. Raises `OSError` when nothing can be done there.
+        """
         done = {name for (name,) in await self._db.rows("SELECT file FROM fetched WHERE imported_at IS NOT NULL")}
         files = await asyncio.to_thread(inbox.files, self._data_dir)
         imported = [await self._import(path, pool) for path in files if path.name not in done]
         await self.scrub()
-        return imported
+        return [one for one in imported if one is not None]
 
     async def import_again(self, file: str) -> None:
         """Have a file imported once more, by whoever imports next."""
@@ -129,7 +133,14 @@ class Feeds:
             )
         await self._db.execute("DELETE FROM snapshot WHERE n <= ? AND at < ?", (told, before))
 
-    async def _import(self, path: Path, pool: PoolShape) -> Imported:
+    def tell(self, file: str, error: OSError) -> None:
+        """Log why a file, or the folder, cannot be used now: once each."""
+        why = error.strerror or type(error).__name__
+        if self._told.get(file) != why:
+            log.event("feed_unreadable", stage="feeds", file=file, reason=why)
+        self._told[file] = why
+
+    async def _import(self, path: Path, pool: PoolShape) -> Imported | None:
         try:
             header, items = await asyncio.to_thread(inbox.read, path)
         except BadInput as bad:
@@ -138,6 +149,9 @@ class Feeds:
             async with self._db.transaction() as db:
                 await _note(db, path.name, nobody, 0, Counter())
             return Imported(path.name, "", 0, Counter())
+        except OSError as error:
+            self.tell(path.name, error)
+            return None
         judged = await _judge(header, items, pool)
         async with self._ledger() as ledger:
             elsewhere = await ledger.states([key for item in items if (key := item.key)]) if ledger else {}
@@ -163,10 +177,13 @@ async def watch(
     """
     tidy = Every(_HOUSEKEEPING_SECONDS)
     while True:
-        if await feeds.import_waiting(pool):
-            wake()
-        if tidy.is_due():
-            await feeds.tidy(*days, await told())
+        try:
+            if await feeds.import_waiting(pool):
+                wake()
+            if tidy.is_due():
+                await feeds.tidy(*days, await told())
+        except OSError as error:  # a full disk, or the folder's rights: the stream is held all the same
+            feeds.tell(inbox.FOLDER, error)
         if await happened(stop.requested, poll_seconds):
             return
 
@@ -368,10 +385,15 @@ def _sound(label: Mapping[str, Any]) -> dict[str, str | None]:
     """A label in our form; its time is the service's claim."""
     at = parse_time(label.get("at") or "") if isinstance(label.get("at"), str) else None
     return {
-        "source": str(label.get("source", ""))[:2048],
-        "value": str(label.get("value", ""))[:128],
+        "source": _unicode(label.get("source", ""))[:2048],
+        "value": _unicode(label.get("value", ""))[:128],
         "at": None if at is None else format_time(at),
     }
+
+
+def _unicode(value: Any) -> str:
+    """A text that stores can hold: halves of surrogate pairs become question marks."""
+    return str(value).encode(errors="replace").decode()
 
 
 async def _note(db: Connection, file: str, header: Header, items: int, outcomes: Outcomes) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from rich.progress import Progress, TaskID
 
 from civicsky import datadir, inbox, log
+from civicsky.app import bring_up, ledger_reader
 from civicsky.appview import AppView
 from civicsky.beside import Stored, bars, feeds_in, imported, stored_now
 from civicsky.errors import BadInput, CivicskyError, Transient, Usage
@@ -98,11 +99,13 @@ async def fetch(
     wanted = feeds_of(settings.feeds, names)
     folder = datadir.prepare(settings.data_dir)
     with datadir.locked(folder, ("fetch",)):
+        waiting = set[str]()
         if due:
-            wanted = await _due(settings, folder, wanted)
+            await bring_up(folder, settings)
+            wanted, waiting = await _due(settings, folder, wanted)
         got = await _again(settings, folder, wanted) if local else await _fetch_all(settings, folder, wanted, limit)
-        rows = await imported(settings, folder, {one.file for one in got if one.file})
-        told = await stored_now(settings, folder) if rows else Stored({})
+        rows = await imported(settings, folder, {one.file for one in got if one.file} | waiting)
+        told = await stored_now(settings, folder) if rows or (due and await _is_behind(folder)) else Stored({})
     feeds = [one._replace(outcomes=rows.get(one.file)) for one in got]
     return Report(feeds, told, settings.filter.keep == "english")
 
@@ -120,15 +123,21 @@ def feeds_of(settings: FeedsSettings, names: Sequence[str]) -> list[Feed]:
     return list(found)
 
 
-async def _due(settings: Settings, folder: Path, wanted: Sequence[Feed]) -> list[Feed]:
-    """Those that are due, by what was imported and by the files that wait for it."""
+async def _due(settings: Settings, folder: Path, wanted: Sequence[Feed]) -> tuple[list[Feed], set[str]]:
+    """(those that are due, files that wait to be imported).
+
+    What was fetched counts, imported or not: the one that fetched it may have been killed before it could import it.
+    """
     whole: list[tuple[str, str, int]] = []
+    done = set[str]()
     if (folder / datadir.JOURNAL).is_file():
         reader = await JournalReader.open(folder / datadir.JOURNAL)
         try:
-            rows = [row for row in await reader.fetches() if row["kind"] == "feed"]
+            told = await reader.fetches()
         finally:
             await reader.close()
+        done = {row["file"] for row in told if row["imported_at"] is not None}
+        rows = [row for row in told if row["kind"] == "feed"]
         whole = [(row["name"], row["uri"], row["at"]) for row in rows if row["why"] in WHOLE | {"bound"}]
     now, hour = now_us(), settings.feeds
     since = last_due(now, hour.at, hour.zone)
@@ -136,14 +145,27 @@ async def _due(settings: Settings, folder: Path, wanted: Sequence[Feed]) -> list
         if header.why in WHOLE | {"bound"}:
             whole.append((header.name, header.uri, header.at))
     last = {feed: max((at for name, uri, at in whole if feed.is_of(name, uri)), default=None) for feed in wanted}
-    return [feed for feed, at in last.items() if is_due(now, hour.at, hour.zone, at)]
+    found = [feed for feed, at in last.items() if is_due(now, hour.at, hour.zone, at)]
+    return found, {path.name for path in inbox.files(folder)} - done
+
+
+async def _is_behind(folder: Path) -> bool:
+    """Whether ledger and store have not followed the journal yet: the store was away, or somebody was killed."""
+    if not (folder / datadir.JOURNAL).is_file():
+        return False
+    reader = await JournalReader.open(folder / datadir.JOURNAL)
+    try:
+        async with ledger_reader(folder) as ledger:
+            return ledger is None or await ledger.position() < await reader.last_change() or await ledger.is_untold()
+    finally:
+        await reader.close()
 
 
 def _headers(folder: Path, since: int) -> list[Header]:
     """Of the feeds that were fetched since then."""
     found = []
     for path in reversed(inbox.files(folder)):
-        with suppress(BadInput):
+        with suppress(BadInput, OSError):
             header, _ = inbox.read(path)
             if header.at < since:
                 break
@@ -262,7 +284,7 @@ def _newest(folder: Path, feed: Feed) -> Fetched:
     for path in reversed(inbox.files(folder)):
         try:
             header, items = inbox.read(path)
-        except BadInput:
+        except (BadInput, OSError):
             continue
         if header.kind == "feed" and feed.is_of(header.name, header.uri):
             return Fetched(header.name, header.uri, path.name, len(items), header.pages, header.why, sound=True)

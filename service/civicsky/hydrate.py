@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal, NamedTuple, Self
 
 from civicsky import datadir, log
-from civicsky.app import open_labelling
+from civicsky.app import lock_soon, open_labelling
 from civicsky.appview import MAX_PER_CALL, AppView
 from civicsky.authors import Authors, Work, read_lists
 from civicsky.beside import bars
@@ -319,20 +319,19 @@ async def look_up_authors(settings: Settings) -> int | None:
     lists = read_lists(settings.authors.lists)
     metrics = Metrics()
     try:
-        with datadir.locked(folder, ("label",)):
-            async with AsyncExitStack() as stack:
-                parts = await open_labelling(stack, folder, settings, metrics, Stop(), strict=True)
-                appview = AppView(settings.appview)
-                stack.push_async_callback(appview.close)
-                authors = Authors(parts.ledger.database)
-                work = Work(authors, appview, parts.store, settings.authors, lists, metrics)
-                await authors.list_again(lists)
-                try:
-                    await _look_up_all(work, authors, metrics)
-                finally:
-                    await authors.tell(parts.store)
-    except Held:
-        if settings.authors.fetch:
+        async with lock_soon(folder, "label"), AsyncExitStack() as stack:
+            parts = await open_labelling(stack, folder, settings, metrics, Stop(), strict=True)
+            appview = AppView(settings.appview)
+            stack.push_async_callback(appview.close)
+            authors = Authors(parts.ledger.database)
+            work = Work(authors, appview, parts.store, settings.authors, lists, metrics)
+            await authors.list_again(lists)
+            try:
+                await _look_up_all(work, authors, metrics)
+            finally:
+                await authors.tell(parts.store)
+    except Held as held:
+        if settings.authors.fetch and not held.brief:
             return None
         raise
     return metrics.counts["authors"]

@@ -21,8 +21,13 @@ MAX_BYTES: Final = 256_000_000
 """Bytes of one file at most: 5,000 items of 50 kB. A larger one is none of ours, and is not read."""
 LEFT_SECONDS: Final = 3600
 """Age after which a file that is only half written was left behind by a process that died."""
+_YEAR_10000: Final = 253_402_300_800_000_000
+"""Microseconds after which no time can be told."""
 _NAME: Final = re.compile(r"(\d{8}T\d{6}\.\d{3}Z)-([A-Za-z0-9._-]{1,80})\.jsonl")
-_POST: Final = re.compile(rf"at://(did:[^/]+)/{re.escape(POSTS)}/([^/]+)")
+_POST: Final = re.compile(
+    rf"at://(did:[a-z]+:[a-zA-Z0-9._:%-]{{1,2000}})/{re.escape(POSTS)}/([A-Za-z0-9._:~-]{{1,512}})"
+)
+"""DIDs and record keys as the stream has them: https://atproto.com/specs/did and …/record-key"""
 
 
 class Header(NamedTuple):
@@ -90,7 +95,10 @@ def files(data_dir: Path) -> list[Path]:
 
 
 def read(path: Path) -> tuple[Header, list[Item]]:
-    """A file's header and items, without the erased ones. Raises `BadInput("inbox_file")` when it is none of ours."""
+    """A file's header and items, without the erased ones.
+
+    Raises `BadInput("inbox_file")` when it is none of ours, and `OSError` when it cannot be read now.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadInput("inbox_file")
@@ -99,7 +107,7 @@ def read(path: Path) -> tuple[Header, list[Item]]:
         return header, [_item(line) for line in lines if "erased" not in line]
     except FileNotFoundError:
         raise BadInput("inbox_file_gone") from None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise BadInput("inbox_file") from None
 
 
@@ -155,9 +163,13 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _header(line: dict[str, Any] | None) -> Header:
     header = Header(**(line or {}))
-    sound = header.kind in {"feed", "counts"} and isinstance(header.name, str) and isinstance(header.at, int)
-    if not sound or not isinstance(header.uri, str) or not isinstance(header.why, str):
+    sound = header.kind in {"feed", "counts"} and isinstance(header.complete, bool)
+    if not sound or not all(isinstance(number, int) for number in (header.at, header.pages)):
         raise ValueError
+    if not 0 <= header.at < _YEAR_10000:
+        raise ValueError
+    for text in (header.name, header.uri, header.why):
+        text.encode()  # which no text can that SQLite would not take
     return header
 
 
@@ -166,8 +178,10 @@ def _item(line: dict[str, Any]) -> Item:
     numbers = (item.rank, item.indexed_at, item.likes, item.reposts, item.replies, item.quotes)
     if not all(isinstance(number, int) and 0 <= number < 2**63 for number in numbers):
         raise ValueError
-    if not all(isinstance(text, str) for text in (item.uri, item.cid, item.record)):
+    if not isinstance(item.record, str) or item.indexed_at >= _YEAR_10000:
         raise ValueError
+    for text in (item.uri, item.cid):
+        text.encode()
     if not isinstance(item.moderation, list) or not all(isinstance(label, dict) for label in item.moderation):
         raise ValueError
     return item

@@ -641,6 +641,11 @@ class LedgerReader:
             for did, rkey, reason, v in refused
         ]
 
+    async def is_untold(self) -> bool:
+        """Whether the store must still be told of any document."""
+        ((is_untold,),) = await self._db.rows("SELECT EXISTS (SELECT 1 FROM doc WHERE v > stored_v)")
+        return bool(is_untold)
+
     async def unstored(self, did: str) -> int:
         """Documents of an account that the store must still be told."""
         ((n,),) = await self._db.rows(

@@ -89,7 +89,7 @@ EVENTS: Final[dict[EventName, str]] = {
     "feed_fetched": "info: a feed was asked for; feed=, items=, pages=, complete=, why=",
     "feed_again": "warning: a page of a feed could not be had and is asked for again; feed=, page=, why=, wait_s=",
     "feed_imported": "info: a fetched file is imported; file=, name=, fetched=, and new=, known=, rejected=, failed=",
-    "feed_unreadable": "warning: a file in the inbox is none of ours, and is left alone; file=, reason=",
+    "feed_unreadable": "warning: a file in the inbox is none of ours, or cannot be used now; file=, reason=",
     "label_up": "info: the model answers",
     "label_down": "warning: the model cannot be reached or is overloaded; posts wait on disk; why=",
     "label_parked": "error: the model refuses the key or the name; labelling stands still until a restart; why=",

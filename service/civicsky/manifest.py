@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 
 from civicsky import __version__
 from civicsky.columns import Column, Format, Level, Row, Table, feeds_of, is_from, weight
-from civicsky.coverage import Stretch, cover
+from civicsky.coverage import Stretch, cover, rows_of
 from civicsky.document import Document
 from civicsky.methods import filled
-from civicsky.model import Gap, Held, format_time, parse_time
+from civicsky.model import format_time, parse_time
 from civicsky.task import Task, codebook
 
 MANIFEST: Final = "manifest.json"
@@ -222,19 +222,7 @@ def _runs(documents: Iterable[Document], begin: int | None, end: int | None) -> 
 
 def covered(documents: Iterable[Document], begin: int | None, end: int | None) -> dict[str, Any]:
     """What of the period was held: the share, the seconds of each kind, and the gaps."""
-    held, gaps = [], []
-    for doc in documents:
-        times = {
-            name: parse_time(value) if name == "at" or name.endswith("_at") else value
-            for name, value in doc.items()
-            if value is not None
-        }
-        if doc.get("kind") == "held":
-            held.append(Held(**{name: times.get(name) for name in Held._fields}))  # type: ignore[arg-type]
-        elif doc.get("kind") == "gap":
-            known = {name: times.get(name) for name in Gap._fields if name != "n"}
-            gaps.append(Gap(**known))  # type: ignore[arg-type]
-    stretches = cover(sorted(held, key=lambda one: one.first_at), gaps).stretches
+    stretches = cover(*rows_of(documents)).stretches
     if not stretches:
         return {"share_held": None, "from": None, "until": None, "seconds": {}, "gaps": []}
     start = stretches[0].begin if begin is None else begin

@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from civicsky import __version__, datadir, rounds
-from civicsky.coverage import Stretch, cover
-from civicsky.document import TIMES, Document
+from civicsky.coverage import Stretch, cover, rows_of
+from civicsky.document import Document
 from civicsky.errors import Failed
 from civicsky.estimate import (
     FIREHOSE,
@@ -38,7 +38,7 @@ from civicsky.figures import cluster, plain, truths
 from civicsky.gold import Gold
 from civicsky.ledger import LedgerReader
 from civicsky.measure import scores
-from civicsky.model import Gap, Held, format_time, now_us, parse_time
+from civicsky.model import format_time, now_us, parse_time
 from civicsky.sample import HOUR_US
 from civicsky.settings import Settings
 from civicsky.share import Share
@@ -328,18 +328,9 @@ def _received_first(count: tuple[str, int]) -> tuple[bool, int]:
     return count[0] != "received", -count[1]
 
 
-def _row(kind: type[Held] | type[Gap], document: Document) -> dict[str, Any]:
-    values = {name: document.get(name) for name in kind._fields if name in document}
-    return {
-        name: parse_time(value) if name in TIMES and isinstance(value, str) else value for name, value in values.items()
-    }
-
-
 def _stretches(documents: Sequence[Document]) -> list[Stretch]:
     """What was held and what was not, over all that was ever held."""
-    held = sorted((Held(**_row(Held, one)) for one in documents if one["kind"] == "held"), key=lambda one: one.first_at)
-    gaps = [Gap(**_row(Gap, one)) for one in documents if one["kind"] == "gap"]
-    return cover(held, gaps).stretches
+    return cover(*rows_of(documents)).stretches
 
 
 def _span(

@@ -288,9 +288,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
     Raises `OSError`, and `Usage` when there is something of that name.
     """
-    part = out.with_name(f"{out.name}{UNFINISHED}{os.getpid()}")
     if out.exists() or out.is_symlink():
         raise Usage(f"{out} is there already, and what was exported stays; name another folder with --out")
+    part = out.with_name(f"{out.name}{UNFINISHED}{os.getpid()}")
     try:
         part.mkdir(mode=0o700)
         handle = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

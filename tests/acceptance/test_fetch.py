@@ -374,6 +374,30 @@ def test_what_was_fetched_and_waits_to_be_imported_is_not_due(appview: AppViewSe
         assert fetch(appview, folder, "--due", **daily).out == "nothing is due\n"
 
 
+def test_what_a_killed_fetch_left_in_the_inbox_is_imported_by_the_next_that_looks(
+    appview: AppViewServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    daily = {"feeds__at": "00:00", "feeds__zone": "UTC", "feeds__daily": '["other"]'}
+    assert fetch(appview, folder, **daily, fault="journal.commit:1").code == -9
+    ended = fetch(appview, folder, "--due", **daily)
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("nothing is due\nstore: 20 written")
+    assert not appview.calls
+    assert rows(folder) == (20, {1: 20})
+
+
+def test_a_store_that_was_away_is_told_by_the_next_that_looks(appview: AppViewServer, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    daily = {"feeds__at": "00:00", "feeds__zone": "UTC", "feeds__daily": '["other"]'}
+    away = {"store__mongo_uri": "mongodb://127.0.0.1:1/", "store__timeout_seconds": 0.2}
+    assert fetch(appview, folder, **daily, **away).code == 1
+    assert fetch(appview, folder, "--due", **daily, **away).code == 1, "nothing is due, and the work is not done"
+    assert fetch(appview, folder, "--due", **daily).code == 0
+    assert rows(folder) == (20, {1: 20})
+    assert fetch(appview, folder, "--due", **daily).out == "nothing is due\n"
+
+
 # ---- the login -------------------------------------------------------------------------------------------------------
 
 

@@ -1,22 +1,23 @@
 """What was fetched is imported: one way in for all posts, one document each, and the firehose and deletions win."""
 
 import json
+import os
 from base64 import b32decode
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from civicsky import inbox
+from civicsky import datadir, inbox
 from civicsky.app import ledger_reader
 from civicsky.feeds import Feeds, Imported
 from civicsky.journal import Journal, JournalReader
 from civicsky.model import cid_text, format_time, post_uri
 from civicsky.settings import Filter, Journal as JournalSettings, Worker
 from civicsky.worker import Pool
-from support.command import end_when, query, run, until
+from support.command import end_when, finish, query, run, start, until
 from support.frames import block_and_cid, cid_of, link, post
 from support.inboxed import FETCHED, item, leave
 from support.led import (
@@ -58,6 +59,13 @@ async def journal_of(folder: Path) -> AsyncIterator[tuple[Journal, Feeds]]:
         yield journal, Feeds(journal.database, folder, lambda: ledger_reader(folder))
     finally:
         await journal.close()
+
+
+def has_open(pid: int, name: str) -> bool:
+    """Whether a process has a file of this name open."""
+    with suppress(FileNotFoundError):
+        return any(Path(fd).name == name for fd in map(os.readlink, Path(f"/proc/{pid}/fd").iterdir()))
+    return False
 
 
 async def imported(folder: Path) -> list[Imported]:
@@ -171,6 +179,75 @@ async def test_a_file_that_is_none_of_ours_is_told_once_and_stops_no_other(tmp_p
     found = await imported(tmp_path)
     assert sorted((one.name, one.fetched) for one in found) == [("", 0)] * 5 + [("today", 1)]
     assert await imported(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"at": 10**30}, {"at": 5 * 10**17}, {"at": -1}, {"at": "today"}, {"complete": [1]}, {"pages": {}},
+        {"name": "\ud800"}, {"uri": "\ud800"}, {"why": "\udfff"}, {"why": 7},
+    ],
+)  # fmt: skip
+async def test_a_file_whose_header_no_database_takes_is_none_of_ours(how: dict[str, Any], tmp_path: Path) -> None:
+    file = leave(tmp_path, [item(1, "3aaaaaaaaaaaa", ENGLISH)])
+    head, _, rest = file.read_text().partition("\n")
+    file.write_text(json.dumps({**json.loads(head), **how}) + "\n" + rest)
+    (done,) = await imported(tmp_path)
+    assert (done.file, done.name, done.fetched) == (file.name, "", 0)
+
+
+@pytest.mark.parametrize(
+    "how", [{"cid": "\ud800"}, {"uri": "at://did:plc:\ud800/x"}, {"indexed_at": 5 * 10**17}, {"cid": None}]
+)
+async def test_a_file_with_an_item_that_no_database_takes_is_none_of_ours(how: dict[str, Any], tmp_path: Path) -> None:
+    leave(tmp_path, [item(1, "3aaaaaaaaaaaa", ENGLISH)._replace(**how)])
+    (done,) = await imported(tmp_path)
+    assert (done.name, done.fetched) == ("", 0)
+
+
+async def test_what_services_say_in_no_sound_unicode_is_told_to_the_store_all_the_same(
+    relay: Led, model: tuple[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    said = [{"source": "did:plc:\ud800", "value": "\udfff", "at": ""}]
+    leave(folder, [item(1, FIRST, ENGLISH, moderation=said)])
+    process = service(folder, relay, model)
+    ended = end_when(process, lambda: in_store(folder), "the post to be stored")
+    assert ended.code == 0, ended.err
+    assert in_store(folder)[FIRST]["moderation"] == [{"source": "did:plc:?", "value": "?", "at": None}]
+
+
+@pytest.mark.parametrize("rkey", ["a b", "a\nb", "a\x00b", "é", "a" * 513])
+async def test_a_post_whose_key_the_stream_would_not_take_is_not_taken_from_a_feed(rkey: str, tmp_path: Path) -> None:
+    leave(tmp_path, [item(1, rkey, ENGLISH)])
+    (done,) = await imported(tmp_path)
+    assert done.outcomes == {("failed", "bad_field"): 1}
+
+
+async def test_a_file_that_cannot_be_read_now_is_imported_when_it_can(tmp_path: Path) -> None:
+    file = leave(tmp_path, [item(1, "3aaaaaaaaaaaa", ENGLISH)])
+    content = file.read_bytes()
+    file.unlink()
+    file.mkdir()  # which nobody can read as a file, not even root
+    leave(tmp_path, [item(1, "3aaaaaaaaaaab", ENGLISH)], at=FETCHED + 1000)
+    (other,) = await imported(tmp_path)
+    assert other.outcomes == {("new", ""): 1}
+    file.rmdir()
+    file.write_bytes(content)
+    (done,) = await imported(tmp_path)
+    assert (done.file, done.outcomes) == (file.name, {("new", ""): 1})
+
+
+def test_an_inbox_that_cannot_be_used_ends_no_service(relay: Led, tmp_path: Path) -> None:
+    (tmp_path / "inbox").write_text("no folder")
+    three_posts(relay)
+    process = start("collect", "--data-dir", tmp_path, "--relay", relay.url, worker__batch_seconds=0.05)
+    until(lambda: len(in_journal(tmp_path)) == 3 or process.poll() is not None, "the posts to be kept")
+    relay.post("3aaaaaaaaaaad", ENGLISH)
+    ended = end_when(process, lambda: len(in_journal(tmp_path)) == 4, "one more to be kept")
+    assert ended.code == 0, ended.err
+    assert ended.err.count("feed_unreadable") == 1, "it is told once"
 
 
 async def test_a_killed_import_leaves_nothing_and_is_done_again(tmp_path: Path) -> None:
@@ -296,6 +373,26 @@ async def test_what_is_erased_while_nothing_runs_leaves_the_file_of_the_fetch(tm
     (done,) = await imported(tmp_path)
     assert done.outcomes == {("rejected", "erased"): 1}
     assert files_that_hold(tmp_path, SECRET) == []
+
+
+def test_what_is_erased_while_a_command_is_at_work_leaves_the_file_and_the_store(
+    relay: Led, model: tuple[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    kept = leave(folder, [item(1, FIRST, f"The {SECRET} of the council's budget", did=A), item(2, OTHER, ENGLISH)])
+    relay.post("3bbbbbbbbbbbb", "Another post, in plain English", did=B)
+    process = service(folder, relay, model)
+    end_when(process, lambda: len(in_store(folder)) == 3 and all_told(folder), "all to be stored")
+    with datadir.locked(folder, ("collect",), brief=True), datadir.locked(folder, ("label",), brief=True):
+        process = start("erase", A, "--data-dir", folder)
+        until(lambda: has_open(process.pid, "collect.lock"), "it to try the lock")
+        until(lambda: not has_open(process.pid, "collect.lock"), "it to find the lock taken")
+        assert process.poll() is None, "it waits for the command"
+        assert kept.name in files_that_hold(folder, SECRET)
+    ended = finish(process)
+    assert ended.code == 0, ended.out
+    assert files_that_hold(folder, SECRET) == []
 
 
 async def test_a_tombstone_beats_an_import_that_comes_later_and_its_file_is_scrubbed(

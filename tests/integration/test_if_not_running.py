@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from civicsky.datadir import holding, locked
+from civicsky import app
+from civicsky.datadir import holding, locked, running
+from civicsky.errors import Held
+from civicsky.metrics import Metrics
+from civicsky.settings import Settings
+from support.appview_server import appview_server
 from support.command import CIVICSKY, cursor, environment, finish, is_up, run, start, until
 
 # A relay that is not there never ends a run, so what is started stays.
@@ -117,3 +122,28 @@ def test_a_stop_while_it_waits_ends_at_once(tmp_path: Path) -> None:
         ended = finish(process)
     assert ended.code == 2
     assert "is held by" in ended.err
+
+
+@pytest.mark.parametrize(("brief", "code"), [(True, 1), (False, 2)])
+async def test_who_waited_in_vain_for_a_command_may_be_started_again_and_who_met_a_service_may_not(
+    brief: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service's unit does not start again what ended with 2: then a long command would end the service for good."""
+    monkeypatch.setattr(app, "BRIEF_SECONDS", 0.0)
+    with locked(tmp_path, ("collect",), brief=brief), pytest.raises(Held) as raised:
+        await app.serve(Settings(data_dir=tmp_path), "collect", drain=False, metrics=Metrics())
+    assert raised.value.exit_code == code
+
+
+def test_a_long_command_says_that_it_will_let_go(tmp_path: Path, relay: str) -> None:
+    assert run("collect", "--relay", relay, "--data-dir", tmp_path, "--max-kept", 3).code == 0
+    with appview_server() as appview:
+        appview.answering.clear()
+        process = start("recheck", "--data-dir", tmp_path, appview__url=appview.url)
+        until(lambda: appview.calls or process.poll() is not None, "it to ask")
+        assert process.poll() is None, finish(process)
+        assert holding(tmp_path, "collect").held
+        assert running(tmp_path, ("collect",)) is None, "whoever starts the service is not told that it runs"
+        process.kill()
+        finish(process)
+        appview.answering.set()

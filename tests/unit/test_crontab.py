@@ -48,6 +48,14 @@ def test_installing_twice_gives_one_line_of_each_kind_and_touches_no_other(their
     assert merged(once, DATA, NONE) == theirs + end
 
 
+def test_a_folder_whose_name_ends_in_a_space_has_one_line_too() -> None:
+    folder = Path("/my data ")
+    lines: dict[Kind, str | None] = {"fetch": line("fetch", "15 * * * *", ["/bin/civicsky"], folder, folder / "log")}
+    once = merged("", folder, lines)
+    assert merged(once, folder, lines) == once
+    assert merged(once, folder, {"fetch": None}) == ""
+
+
 @pytest.mark.parametrize("theirs", THEIRS)
 def test_taking_out_what_is_not_there_changes_nothing(theirs: str) -> None:
     assert merged(theirs, DATA, NONE) == theirs

@@ -202,3 +202,9 @@ def test_without_pyarrow_only_parquet_is_refused_and_the_remedy_is_told(monkeypa
         writers.check("parquet")
     writers.check("csv")
     writers.check("jsonl")
+
+
+@pytest.mark.parametrize("out", ["/", "/usr"])
+def test_a_folder_that_is_there_is_told_even_when_it_has_no_name(out: str) -> None:
+    with pytest.raises(Usage, match=f"^{out} is there already"), whole_folder(Path(out)):
+        pass
