@@ -59,11 +59,17 @@ def _labels(found: Mapping[str, Any], name: str, task: Mapping[str, Any]) -> str
     if not task["drawn"] or found["asked"]["model"] or found["asked"]["prompt"]:
         return ""
     low, high = task["p_sampled"] or (None, None)
-    text = f"For the task {name}, {task['drawn']:,} of these were drawn"
-    if low is not None and low == high:
-        text += f", each with probability {low:.3g}"
-    elif low is not None:
-        text += f" by chance, with known probabilities from {low:.3g} to {high:.3g}"
+    text = f"For the task {name}, {task['drawn']:,} of these were "
+    if found["origins"].get("feed"):  # no lot was drawn for what a feed showed, if it was labelled for certain
+        text += "taken" if low == high else "drawn by chance or, where a feed showed them, taken for certain"
+    else:
+        text += "drawn" if low is None or low == high else "drawn by chance"
+    if low is not None:
+        text += (
+            f", each with probability {low:.3g}"
+            if low == high
+            else f", with probabilities from {low:.3g} to {high:.3g}"
+        )
     text += f", and {task['labelled']:,} labelled{_made(found, name)}."
     if task["unlabelled"]:
         missing = task["drawn"] - task["labelled"]

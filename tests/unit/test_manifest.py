@@ -121,6 +121,16 @@ def test_a_methods_paragraph_has_the_facts_of_the_manifest() -> None:
     assert not re.search(r"\bNone\b|\[", text)
 
 
+def test_what_a_feed_showed_is_not_said_to_be_drawn() -> None:
+    drawn = made(posts=4)
+    mixed = drawn | {"origins": {"feed": 2, "both": 1, "firehose": 3}}
+    mixed["tasks"] = {"civic": drawn["tasks"]["civic"] | {"p_sampled": [0.25, 1.0]}}
+    text = prose(mixed)
+    assert "5 of these were drawn by chance or, where a feed showed them, taken for certain, with probabilities" in text
+    fed = mixed | {"tasks": {"civic": drawn["tasks"]["civic"] | {"p_sampled": [1.0, 1.0]}}}
+    assert "5 of these were taken, each with probability 1, and 4 labelled" in prose(fed)
+
+
 def test_coverage_is_that_of_what_was_held_where_no_period_was_asked_for_and_never_of_the_future() -> None:
     old, fed = post(1), Tally()
     old.post["origins"] = [{"kind": "feed", "name": "week"}]
