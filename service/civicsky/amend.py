@@ -85,7 +85,7 @@ async def _did(appview: AppView, name: str) -> str:
 async def erase(settings: Settings, names: Sequence[str]) -> list[Erased]:
     """Remove accounts' posts or single posts everywhere, and never collect them again."""
     folder = datadir.existing(settings.data_dir)
-    wanted = await named(settings, names)
+    wanted = list(dict.fromkeys(await named(settings, names)))
     journal = await Journal.open(folder / datadir.JOURNAL, settings.journal)
     try:
         counts = {name: await journal.erase(name) for name in wanted}

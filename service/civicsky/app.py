@@ -255,6 +255,9 @@ async def catch_up(folder: Path, settings: Settings, metrics: Metrics) -> None:
         parts = await open_labelling(stack, folder, settings, metrics, Stop(), strict=True)
         await parts.labelling.catch_up(parts.store)
         await Authors(parts.ledger.database).tell(parts.store)
+        once = Stop()
+        once.collected.set()
+        await _publish(parts.reader, parts.store, metrics, once, strict=True)
 
 
 class Parts(NamedTuple):

@@ -33,7 +33,8 @@ app.add_typer(service, name="service")
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).")]
 # Not a Path: typer would look at it, and a network mount that hangs would hang us before we can refuse it.
 DataDir = Annotated[
-    str | None, typer.Option("--data-dir", metavar="DIR", help="Folder of the databases, on a local disk.")
+    str | None,
+    typer.Option("--data-dir", metavar="DIR", help="Local folder of data; default: civicsky-data."),
 ]
 Relays = Annotated[
     list[str] | None, typer.Option("--relay", metavar="URL", help="Relay, best first; may be given several times.")
@@ -223,9 +224,7 @@ def coverage(data_dir: DataDir = None, as_json: AsJson = False, config: Config =
 @app.command()
 def failed(
     action: Annotated[Literal["list", "show", "retry"], typer.Argument(help="What to do.")] = "list",
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="As listed; for retry, none means all.")
-    ] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="As listed; for retry, none means all.")] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
     config: Config = None,
@@ -258,9 +257,7 @@ def failed(
 
 @app.command()
 def recheck(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[DID|HANDLE|POST]...", help="None means all posts.")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="DID|HANDLE|POST", help="None means all posts.")] = None,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
@@ -269,20 +266,26 @@ def recheck(
 
     settings = load(config, {"data_dir": data_dir})
     log.configure(settings.log)
-    shown = sys.stderr.isatty()
+    shown, so_many = sys.stderr.isatty(), 0
 
     def show(n: int) -> None:
+        nonlocal so_many
+        so_many = n
         if shown:
             print(f"\r{n:,} posts looked up", end="", file=sys.stderr, flush=True)
 
     if not asyncio.run(amend.recheck(settings, names or [], show)):
         print("the running service will look them up")
+        return
+    if shown and so_many:
+        print(file=sys.stderr)
+    print(f"{so_many:,} post{'s' * (so_many != 1)} looked up")
 
 
 @app.command()
 def hydrate(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="List of posts: text, CSV, JSONL or Parquet.")
+        Path | None, typer.Argument(metavar="FILE", help="List of posts: text, CSV, JSONL or Parquet.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="JSONL; default: NAME.hydrated.jsonl.")
@@ -349,7 +352,7 @@ def _say_some(most: int) -> Callable[[str], None]:
 
 @app.command()
 def erase(
-    names: Annotated[list[str], typer.Argument(metavar="DID|HANDLE|POST...", help="Whose posts, or which post.")],
+    names: Annotated[list[str], typer.Argument(metavar="DID|HANDLE|POST", help="Whose posts, or which post.")],
     data_dir: DataDir = None,
     store: StoreKind = None,
     config: Config = None,
@@ -371,7 +374,7 @@ def erase(
 def fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME|URL]...", help="Feeds of feeds.lists, or their addresses; none: feeds.daily."),
+        typer.Argument(metavar="NAME|URL", help="Feeds of feeds.lists, or their addresses; none: feeds.daily."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Posts of each at most.", min=1)] = None,
     from_local: Annotated[

@@ -185,7 +185,8 @@ _POSTS: Final = (
     _of("post", "rkey", "text", "The record's key."),
     _of("post", "cid", "text", "Hash of the record as it is now."),
     _of("post", "rev", "text", "Revision of the author's repository. Null for a post that only a feed showed."),
-    _of("post", "event_at", "time", "When the relay says that the post was made. Periods go by it."),
+    _of("post", "event_at", "time", "When the relay says that the post was made; of a post that only a feed "
+        "showed, when the public API first saw it. Periods go by it."),
     _of("post", "created_at", "time", "When the author's program says so; anything is possible."),
     _of("post", "received_at", "time", "When it came in here."),
     _of("post", "backdated", "bool", "`created_at` lies more than 24 h before `event_at`."),

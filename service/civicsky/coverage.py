@@ -201,7 +201,7 @@ def _by_host(held: Sequence[Held]) -> list[dict[str, Any]]:
         grouped.setdefault((row.host, row.epoch), []).append(row)
     found = []
     for (host, epoch), own in grouped.items():
-        first, last = min(row.first_at for row in own), max(row.last_at for row in own)
+        first, last = min(row.first_at for row in own), max(max(row.first_at, row.last_at) for row in own)
         seconds = sum(end - begin for begin, end in _union(_joined(own)[0])) / 1e6
         found.append(
             {

@@ -24,7 +24,7 @@ from civicsky.report import demo_report
 from civicsky.settings import Settings, load
 
 ENOUGH_LABELS: Final = 200
-DRAIN_SECONDS: Final = 270
+DRAIN_SECONDS: Final = 480
 _PLAIN_SECONDS: Final = 5
 
 

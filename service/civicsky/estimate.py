@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from civicsky import datadir
+from civicsky import datadir, log
 from civicsky.document import Document
 from civicsky.errors import Usage
 from civicsky.gold import MAX_BYTES, Gold, Item, read_gold
@@ -232,7 +232,12 @@ def as_text(tables: Sequence[Table]) -> str:
             + (f"; gold for {table.gold:,}" if any(row.corrected for row in table.rows) else ""),
         ]
         if not table.drawn:
-            lines += ["  no post of the period has a label: look at the period, or label it first", ""]
+            why = (
+                "has a label: look at the period, or label it first"
+                if table.collected
+                else f"is live and of the origin {table.origin}: look at both; `civicsky status` names the feeds"
+            )
+            lines += [f"  no post of the period {log.harmless(why)}", ""]
             continue
         width = max(24, *(len(row.value) for row in table.rows))
         for row in table.rows:

@@ -40,7 +40,7 @@ def _line(feed: Fetched, english: bool) -> str:  # noqa: FBT001
     if not feed.file:
         return f"{name}: nothing fetched: {log.harmless(feed.why)}"
     how = ENDS.get(feed.why) or f"not complete: {log.harmless(feed.why)}"
-    said = f"{name}: {feed.items:,} fetched on {feed.pages:,} pages ({how})"
+    said = f"{name}: {feed.items:,} fetched on {feed.pages:,} page{'s' * (feed.pages != 1)} ({how})"
     if feed.outcomes is None:
         return f"{said}; the running service has not imported it yet; it will; {inbox.FOLDER}/{feed.file}"
     parts = [f"{_sum(feed.outcomes, 'new'):,} new, {_sum(feed.outcomes, 'known'):,} known"]

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from hashlib import sha256
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final, Literal, NamedTuple, Self
@@ -93,7 +92,10 @@ async def _look_up(
     uris = [_uri(name) for _, name in batch]
     for (number, name), uri in zip(batch, uris, strict=True):
         if uri is None:
-            say(f"line {number:,}: {log.harmless(name)[:80]!r} names no post; an address is at://did/.../rkey")
+            say(
+                f"line {number:,}: {log.harmless(name)[:80]!r} names no post; an address is at://did/.../rkey, "
+                "with the author's DID and not a handle"
+            )
     shown: dict[str, PostView] = {}
     async for _, some in posts_of([uri for uri in uris if uri], appview.shown):
         shown |= some
@@ -184,9 +186,11 @@ def _csv_rows(file: Path) -> Iterator[Row]:
 
 def _parquet_rows(file: Path) -> Iterator[Row]:
     try:
-        parquet = import_module("pyarrow.parquet")
+        from pyarrow import parquet  # noqa: PLC0415  (an extra)
     except ImportError:
-        raise Usage(f"{file}: Parquet needs the package pyarrow; install it, or give CSV, JSONL or text") from None
+        raise Usage(
+            f"{file}: Parquet needs the extra `export` (pyarrow is missing); install it, or give CSV, JSONL or text"
+        ) from None
     try:
         table = parquet.ParquetFile(file)
         if "uri" not in table.schema_arrow.names:

@@ -131,10 +131,8 @@ def manifest(
     public = asked.level == "public"
     states = tally.states
     whole = states.total()
-    begin, end = asked.since, asked.until
-    if tally.first is not None and tally.last is not None:
-        begin = tally.first if begin is None else begin
-        end = tally.last if end is None else end
+    # Of what was not asked for the coverage has bounds of its own: feeds show posts from before anything was held.
+    begin, end = asked.since, asked.until if asked.until is None else min(asked.until, at)
     return {
         "civicsky": __version__,
         "at": format_time(at),

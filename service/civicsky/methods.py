@@ -46,7 +46,10 @@ def _kept(found: Mapping[str, Any]) -> str:
     feeds = found["origins"].get("feed", 0)
     only = feeds - found["origins"].get("both", 0)
     if feeds:
-        text += f"; {feeds:,} of those exported were shown by a feed, {only:,} by a feed alone"
+        text += (
+            f"; {feeds:,} of those exported were shown by a feed, {only:,} by a feed alone, and these are "
+            "no sample of the network"
+        )
     low, high = found["probabilities"]["p_kept"] or (1, 1)
     shed = f" Posts were kept with probabilities from {low:.3g} to {high:.3g}." if low < 1 else ""
     return f"{text}.{shed}"
@@ -56,11 +59,17 @@ def _labels(found: Mapping[str, Any], name: str, task: Mapping[str, Any]) -> str
     if not task["drawn"] or found["asked"]["model"] or found["asked"]["prompt"]:
         return ""
     low, high = task["p_sampled"] or (None, None)
-    text = f"For the task {name}, {task['drawn']:,} of these were drawn"
-    if low is not None and low == high:
-        text += f", each with probability {low:.3g}"
-    elif low is not None:
-        text += f" by chance, with known probabilities from {low:.3g} to {high:.3g}"
+    text = f"For the task {name}, {task['drawn']:,} of these were "
+    if found["origins"].get("feed"):  # no lot was drawn for what a feed showed, if it was labelled for certain
+        text += "taken" if low == high else "drawn by chance or, where a feed showed them, taken for certain"
+    else:
+        text += "drawn" if low is None or low == high else "drawn by chance"
+    if low is not None:
+        text += (
+            f", each with probability {low:.3g}"
+            if low == high
+            else f", with probabilities from {low:.3g} to {high:.3g}"
+        )
     text += f", and {task['labelled']:,} labelled{_made(found, name)}."
     if task["unlabelled"]:
         missing = task["drawn"] - task["labelled"]

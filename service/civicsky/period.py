@@ -100,7 +100,7 @@ async def gather(settings: Settings, wanted: Wanted) -> Facts:
     finally:
         await store.close()
     stretches = _stretches(coverage)
-    span = _span(window, stretches, hours, posts.times)
+    span = _span(window, stretches, hours, posts.times, None if wanted.origin == FIREHOSE else posts.counted)
     # What goes by our clock may lie elsewhere: a recording's events are older than the run that took them in.
     bounds = window[0] or 0, END if window[1] is None else window[1]
     by_day = tables(reading, "day", {}) if len(reading.collected) > 1 else []
@@ -122,7 +122,10 @@ async def gather(settings: Settings, wanted: Wanted) -> Facts:
         "feeds": [{**one, "posts": posts.feeds[one["name"]]} for one in fetches],
         "agreement": [row for task in tasks if task.name in gold for row in _agreement(task, gold[task.name], posts)],
         **await _from_ledger(settings.data_dir / datadir.LEDGER, bounds, asked),
-        "missing": _missing(settings, hours, coverage, runs),
+        "missing": [
+            *([] if reading.collected else ["No live post of the period is of this origin: look at both."]),
+            *_missing(settings, hours, coverage, runs),
+        ],
     }
 
 
@@ -163,14 +166,17 @@ class _Posts:
         self.domains, self.tags = _Top(), _Top()
         self.left_out = 0
         self.times: Span | None = None
+        self.counted: Span | None = None
+        """First and last event of all posts, and of those that count."""
 
     def take(self, document: Document) -> None:
         """Count a post of the period."""
         self.states[document["state"]] += 1
         at = parse_time(document["event_at"]) or 0
-        self.times = (min(at, self.times[0]), max(at, self.times[1])) if self.times else (at, at)
+        self.times = _stretched(self.times, at)
         if not self._reading.take(document):
             return
+        self.counted = _stretched(self.counted, at)
         self.flags.update((document.get("filter") or {}).get("flags") or ())
         self.feeds.update(origin.removeprefix("feed:") for origin in origins_of(document) - {FIREHOSE})
         labels = document.get("labels") or {}
@@ -220,6 +226,10 @@ class _Posts:
                 self.makers.items(), key=lambda one: (one[0][0], one[1][0])
             )
         ]
+
+
+def _stretched(span: Span | None, at: int) -> Span:
+    return (min(at, span[0]), max(at, span[1])) if span else (at, at)
 
 
 class _Top:
@@ -309,9 +319,13 @@ def _counted(hours: Sequence[Document]) -> Facts:
         )
     return {
         "hours": rows,
-        "received": {unit: dict(total) for unit, total in totals.items()},
+        "received": {unit: dict(sorted(total.items(), key=_received_first)) for unit, total in totals.items()},
         **{name: dict(found.most_common()) for name, found in reasons.items()},
     }
+
+
+def _received_first(count: tuple[str, int]) -> tuple[bool, int]:
+    return count[0] != "received", -count[1]
 
 
 def _stretches(documents: Sequence[Document]) -> list[Stretch]:
@@ -319,12 +333,17 @@ def _stretches(documents: Sequence[Document]) -> list[Stretch]:
     return cover(*rows_of(documents)).stretches
 
 
-def _span(window: Window, stretches: Sequence[Stretch], hours: Sequence[Document], times: Span | None) -> Span:
+def _span(
+    window: Window, stretches: Sequence[Stretch], hours: Sequence[Document], times: Span | None, fed: Span | None
+) -> Span:
     """The period: as asked for, else what was held, from its first event to the last; else that of the posts, or hours.
 
-    Single clocks are wrong now and then, so posts tell only where nothing else does.
+    Single clocks are wrong now and then, so posts tell only where nothing else does. But what feeds showed (`fed`) may
+    lie outside of what was held, and is in the period all the same.
     """
     known = [(one.begin, one.end) for one in stretches]
+    if known and fed:
+        known.append((fed[0], fed[1] + MILLISECOND_US))
     if not known and times:
         known = [(times[0], times[1] + MILLISECOND_US)]
     if not known:

@@ -81,10 +81,11 @@ def text_table(found: Facts) -> str:
     """The figures that matter most, for a terminal."""
     live, held = found["posts"]["counted"], found["coverage"]["share_held"]
     received = {name: sum(one[name] for one in found["hours"]) for name in ("posts", "kept")}
+    came = f"{received['posts']:,} posts came in, {received['kept']:,} kept; " if found["hours"] else ""
     lines = [
         f"{found['since']} to {found['until']}, origin {printable(found['origin'])}",
         f"  {held:.2%} of the time held",
-        f"  {received['posts']:,} posts came in, {received['kept']:,} kept; the store has {live:,} live ones",
+        f"  {came}the store has {live:,} live posts",
     ]
     for table in found["estimates"]:
         if table["period"] == "all":

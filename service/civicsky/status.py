@@ -198,7 +198,7 @@ def coverage_text(found: dict[str, Any]) -> str:
     for host in found["hosts"]:
         lines.append(
             f"host             {host['host']}  epoch {host['epoch']}  {host['first_at']} to {host['last_at']}  "
-            f"{host['frames']:,} frames, {host['connections']:,} connections, "
+            f"{host['frames']:,} frames, {host['connections']:,} connection{'s' * (host['connections'] != 1)}, "
             f"{_percent(host['share_held'])} held"
         )
     for gap in (one for one in found["gaps"] if one["cause"] != "window"):  # the openings tell of those
@@ -213,7 +213,8 @@ def coverage_text(found: dict[str, Any]) -> str:
 def _window_text(window: dict[str, Any]) -> list[str]:
     rows = window["openings"]
     hours = "none any more" if window["from"] is None else _hours(window)
-    lines = [f"window           {hours}: {_percent(window['share_held'])} of its hours held, {len(rows):,} openings"]
+    openings = f"{len(rows):,} opening{'s' * (len(rows) != 1)}"
+    lines = [f"window           {hours}: {_percent(window['share_held'])} of its hours held, {openings}"]
     if len(rows) > _OPENINGS:
         lines.append(f"opening          {len(rows) - _OPENINGS:,} earlier ones: --json has them")
     for row in rows[-_OPENINGS:]:

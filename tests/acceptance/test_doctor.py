@@ -295,7 +295,7 @@ def test_databases_of_an_older_format(tmp_path: Path) -> None:
         file.write_bytes(gzip.decompress(packed.read_bytes()))
         file.chmod(0o600)
     lines = problems(doctor(tmp_path))
-    for line, name in zip(lines, ("journal.db", "ledger.db"), strict=True):
+    for line, name in zip(lines, ("journal.db", "ledger.db", "posts.db"), strict=True):
         assert f"{name} was written by an older civicsky" in line
         assert "its service brings it up when it starts next" in line
 

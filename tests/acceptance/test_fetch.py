@@ -106,6 +106,10 @@ def test_999_posts_in_11_pages_are_999_rows_and_twice_999_with_two_snapshots_eac
     assert rows(folder) == (999, {2: 999})
     assert feeds_balance(folder)
     assert len(list((folder / "inbox").glob("2*-today.jsonl"))) == 2
+    hours = [json.loads(doc) for (doc,) in query(folder / "posts.db", "SELECT doc FROM hours")]
+    assert sum(one["counts"]["feed"]["known"] for one in hours if "known" in one["counts"]["feed"]) == 999
+    ((runs,),) = query(folder / "posts.db", "SELECT count(*) FROM runs")
+    assert runs > 0, "the store can tell of which version it is"
 
 
 @pytest.mark.mongo
@@ -214,7 +218,7 @@ def test_one_feeds_failure_ends_with_1_and_the_other_is_imported_all_the_same(
     assert lines[0].startswith("today: 200 fetched on 2 pages (not complete: public API at http://127.0.0.1:")
     assert "HTTP 502): 200 new" in lines[0]
     assert lines[1].startswith(f"{feed_uri('nobody')}: nothing fetched: the public API knows no feed")
-    assert lines[2].startswith("other: 20 fetched on 1 pages (complete): 20 new")
+    assert lines[2].startswith("other: 20 fetched on 1 page (complete): 20 new")
     assert rows(tmp_path / "data") == (220, {1: 220})
     assert [row[0] for row in query(tmp_path / "data" / "journal.db", "SELECT complete FROM fetched ORDER BY at")] == [
         0,
@@ -327,8 +331,8 @@ def test_from_local_imports_the_newest_file_again_without_the_network(appview: A
     appview.calls.clear()
     ended = fetch(appview, folder, "today", OTHER, "--from-local")
     assert ended.code == 0, ended.err
-    assert "today: 10 fetched on 1 pages (the first ones only: --limit)" in ended.out
-    assert "other: 20 fetched on 1 pages (complete): 20 new" in ended.out
+    assert "today: 10 fetched on 1 page (the first ones only: --limit)" in ended.out
+    assert "other: 20 fetched on 1 page (complete): 20 new" in ended.out
     assert not appview.calls
     assert rows(folder) == (30, {1: 30})
     ended = fetch(appview, folder, "other", "--from-local")
@@ -362,7 +366,7 @@ def test_due_is_what_was_not_wholly_fetched_since_the_days_time(appview: AppView
     appview.breaks[TODAY] = [None, Trouble(502)]
     ended = fetch(appview, folder, "--due", **daily)
     assert ended.code == 1
-    assert "today: 100 fetched on 1 pages (not complete" in ended.out
+    assert "today: 100 fetched on 1 page (not complete" in ended.out
     assert "other: 20 fetched" in ended.out
     ended = fetch(appview, folder, "other", "today", "--limit", 3, **daily)
     ended = fetch(appview, folder, "--due", **daily)

@@ -196,9 +196,11 @@ def test_the_probability_reaches_the_store(tmp_path: Path) -> None:
     with led_relay() as relay, model_server(tmp_path / "log") as model:
         for n in range(60):
             relay.post(f"3aaaaaaaaa{n:03d}", f"A post in plain English, number {n}", did=did_of(n))
+        assert run("collect", "--relay", "ws://127.0.0.1:1", "--data-dir", folder, "--max-minutes", 0.0001).code == 0
+        empty = json.loads(run("status", "--json", "--data-dir", folder).out)["journal_bytes"]
         ended = run(
             "collect", "--relay", relay.url, "--data-dir", folder, "--max-frames", 60, worker__batch_frames=1,
-            journal__max_bytes=100_000, journal__at_bound="shed", journal__shed_share=0.2,
+            journal__max_bytes=empty + 5000, journal__at_bound="shed", journal__shed_share=0.2,
         )  # fmt: skip
         assert ended.code == 0, ended.err
         assert run("label", "--drain", "--data-dir", folder, "--model-url", model, "--model", "mock").code == 0

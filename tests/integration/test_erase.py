@@ -132,7 +132,7 @@ def test_erasing_twice_or_what_was_never_held_is_no_error(relay: Led, tmp_path: 
     three_posts(relay)
     assert run("collect", "--relay", relay.url, "--data-dir", tmp_path, "--max-frames", 3, **QUICK).code == 0
     for n in (2, 0):
-        ended = run("erase", A, "--data-dir", tmp_path)
+        ended = run("erase", A, A, "--data-dir", tmp_path)
         assert (ended.code, ended.out.splitlines()[0]) == (0, f"{A}: {n} posts erased")
     assert run("erase", did_of(7), "--data-dir", tmp_path).out.startswith(f"{did_of(7)}: 0 posts erased")
 

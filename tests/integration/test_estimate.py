@@ -169,7 +169,10 @@ async def test_an_empty_period_has_no_value_rather_than_zero(tmp_path: Path) -> 
     await _fill(tmp_path, FEW)
     table = (await _estimate(tmp_path, fields=["civic"], since="2030-01-01"))["civic", "all"]
     assert all(row.share.population.value is None for row in table.rows)
-    assert "no post of the period has a label" in as_text([table])
+    assert "no post of the period is live and of the origin firehose" in as_text([table])
+    table = (await _estimate(tmp_path, fields=["civic"], origin="feed:toady"))["civic", "all"]
+    assert "live and of the origin feed:toady: look at both; `civicsky status` names the feeds" in as_text([table])
+    assert "no post of the period has a label" in as_text([table._replace(collected=1)])
 
 
 # ---- a larger store --------------------------------------------------------------------------------------------------

@@ -617,7 +617,7 @@ async def test_codebook_and_methods_tell_what_was_exported(settings: Settings) -
             assert f"| `{column['name']}` |" in codebook
     assert "| `lean` | `left-leaning`" in codebook
     methods = " ".join((out / "methods.md").read_text().split())
-    assert "4 of these were drawn" in methods
+    assert "4 of these were taken, each with probability" in methods, "a feed showed one of them"
     assert "1 (25.0%) could not be labelled, most often because of refusal." in methods
 
 

@@ -479,7 +479,7 @@ async def test_the_whole_way_is_told_in_words_and_numbers(server: AppViewServer,
     text = fetch_text.as_text(report)
     told, other, store = text.split("\n")
     assert told.startswith(
-        "today: 100 fetched on 1 pages (complete): 79 new, 0 known, 20 rejected (language 20), 1 failed (bad_field 1), "
+        "today: 100 fetched on 1 page (complete): 79 new, 0 known, 20 rejected (language 20), 1 failed (bad_field 1), "
         "79.8 % English; inbox/"
     )
     assert other.startswith("other: nothing fetched: public API at http://127.0.0.1:")

@@ -120,7 +120,7 @@ def test_parquet_is_read_where_its_package_is_there_else_that_is_said(appview: A
         file.write_bytes(b"PAR1")
         ended = hydrate(file, appview)
         assert ended.code == 2
-        assert "Parquet needs the package pyarrow" in ended.err
+        assert "Parquet needs the extra `export`" in ended.err
         return
     parquet.write_table(pa.table({"uri": [post_uri(n) for n in range(3)]}), file)
     assert told(hydrate(file, appview, "--json"))["there"] == 3

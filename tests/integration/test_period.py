@@ -137,6 +137,18 @@ async def test_all_of_the_period_is_covered_by_what_was_held_and_gaps_with_their
     assert parse_time(future["coverage"]["stretches"][-1]["to"]) <= now_us(), "what has not been yet is no gap"  # type: ignore[operator]
 
 
+async def test_posts_that_a_feed_showed_are_of_the_period_though_nothing_was_held_then(tmp_path: Path) -> None:
+    at = [f"2026-11-20T{n:02d}:00:00.000Z" for n in range(24)]
+    fed = [{"kind": "feed", "name": "week", "rank": 1, "fetched_at": at[9]}]
+    await fill(
+        tmp_path, coverage=[held(at[4], at[8])], posts=[a_post(1, at[6], **civic()), a_post(2, at[2], origins=fed)]
+    )
+    for origin, since, share in (("firehose", at[4], 1.0), ("feed:week", at[2], 4 / 6), ("any", at[2], 4 / 6)):
+        found = await facts(tmp_path, Wanted(origin=origin))
+        assert (found["since"], found["until"]) == (since, at[8])
+        assert found["coverage"]["share_held"] == pytest.approx(share)
+
+
 def a_run(at: str, version: str, filter_version: str, keep: str = "english") -> Document:
     return {
         "_id": at, "started": at, "version": version, "filter_version": filter_version,

@@ -11,8 +11,8 @@ from civicsky.document import Document
 from civicsky.errors import Usage
 from civicsky.ledger import Ledger
 from civicsky.model import format_time, now_us
-from civicsky.period import DAY_US, Wanted
-from civicsky.period_report import GENERATOR, report
+from civicsky.period import DAY_US, Wanted, gather
+from civicsky.period_report import GENERATOR, report, text_table
 from civicsky.sample import HOUR_US
 from civicsky.settings import load
 from civicsky.store import Collection, SqliteStore
@@ -213,6 +213,8 @@ async def test_an_empty_period_has_a_page_that_says_so(tmp_path: Path, browser: 
     for text in ("No hour of the period is known", "No post of the period has a label", "The store has no coverage"):
         assert text in shown
     assert "NaN" not in shown
+    told = text_table(await gather(load(None, {"data_dir": str(tmp_path)}), Wanted(since="2026-10-01")))
+    assert "0 kept" not in told, "what nobody counted is not 0"
 
 
 async def test_only_a_former_report_is_written_over(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_what_is_gone_becomes_a_tombstone_in_journal_ledger_and_store_and_accoun
         appview.refusals[did_of(n)] = refusal
     appview.refusals[did_of(2)] = {"error": "InvalidRequest", "message": "Profile not found"}
     ended = run("recheck", "--data-dir", tmp_path, appview__url=appview.url, **QUICK)
-    assert (ended.code, ended.out) == (0, ""), ended.err
+    assert (ended.code, ended.out) == (0, "10 posts looked up\n"), ended.err
     assert run(*drain).code == 0
     gone, hidden = {rkey(n) for n in (1, 3, 8)}, {rkey(n) for n in (2, 7)}
     for found in states(tmp_path):

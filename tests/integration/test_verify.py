@@ -15,7 +15,7 @@ from conftest import Client, Mongod
 from support.appview_server import AppViewServer, Trouble, appview_server
 from support.asked import ASKS, GIVES_UP, asked, collected, did, know, labelled, post_uri, rkey
 from support.command import Ended, end_when, finish, query, run, start, until
-from support.inboxed import item, leave
+from support.inboxed import FETCHED, item, leave
 from support.led import (
     SECRET,
     Led,
@@ -139,9 +139,10 @@ async def test_what_is_found_gone_stays_gone_whatever_a_feed_shows_later(
     assert verified(folder, appview)["deleted"] == 2
     assert [one.key for one in inbox.read(kept)[1]] == [(rkey(n), did(n)) for n in range(2, 7)]
     assert query(folder / "posts.db", "SELECT count(*) FROM snapshots") == [(5,)]
-    leave(folder, [item(1, rkey(0), f"{text} 0", did=did(0))], at=1_700_000_000_000_000)
+    leave(folder, [item(1, rkey(0), f"{text} 0", did=did(0))], at=FETCHED + 60_000_000)
     process = service(folder, relay, model)
     until(lambda: len(query(folder / "journal.db", "SELECT 1 FROM fetched")) == 2, "the second feed")
+    until(lambda: query(folder / "journal.db", "SELECT count(*) FROM scrub") == [(0,)], "its file to be scrubbed")
     end_when(process, lambda: all_told(folder), "all to be told")
     assert state_of(folder)[rkey(0)] == "deleted"
     assert files_that_hold(folder, f"{SECRET} of the council's budget 0") == []

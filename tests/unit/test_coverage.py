@@ -97,6 +97,11 @@ def test_nothing_held_has_no_share_and_one_event_has_none_either() -> None:
     assert kinds(cover([held(5, 5)], []).stretches) == [(5, 5, "held")]
 
 
+def test_a_host_never_held_more_than_its_time_though_a_clock_went_back() -> None:
+    (host,) = cover([held(0, 100), held(110, 90, "in_time")], []).hosts
+    assert (host["last_at"], host["share_held"]) == (110, 1.0)
+
+
 def test_a_gap_is_named_by_its_cause() -> None:
     rows = [held(0, 100), held(300, 400, "gap")]
     found = cover(rows, [gap(100, 300, "outdated_cursor")])

@@ -79,7 +79,8 @@ def made(asked: Asked = ASKED, *, posts: int = 0, **more: Any) -> dict[str, Any]
     tally.states.update({"live": posts + posts // 4, **more.pop("states", {})})
     tally.left_out.update(more.pop("left_out", {}))
     tasks: dict[str, tuple[Task, str] | None] = {name: own() for name in asked.tasks}
-    return manifest(asked, BEGIN, tally, tasks, more.get("runs", []), more.get("coverage", []), more.get("check"))
+    at = BEGIN + 100 * SECOND
+    return manifest(asked, at, tally, tasks, more.get("runs", []), more.get("coverage", []), more.get("check"))
 
 
 def own() -> tuple[Task, str]:
@@ -99,9 +100,11 @@ def test_a_methods_paragraph_of_nothing_claims_nothing() -> None:
 
 def test_a_methods_paragraph_has_the_facts_of_the_manifest() -> None:
     runs = [{"_id": "1", "started": at(-10), "version": "0.2.0", "filter_version": "f-1", "settings_hash": "h"}]
+    asked = ASKED._replace(since=BEGIN, until=BEGIN + 7 * SECOND)
     text = prose(
         made(
-            posts=8, runs=runs, coverage=[held(-5, 5)], states={"deleted": 5, "hidden": 2}, left_out={"consent": 1}
+            asked, posts=8, runs=runs, coverage=[held(-5, 5)], states={"deleted": 5, "hidden": 2},
+            left_out={"consent": 1},
         )
     )  # fmt: skip
     for fact in (
@@ -116,6 +119,27 @@ def test_a_methods_paragraph_has_the_facts_of_the_manifest() -> None:
     ):
         assert fact in text
     assert not re.search(r"\bNone\b|\[", text)
+
+
+def test_what_a_feed_showed_is_not_said_to_be_drawn() -> None:
+    drawn = made(posts=4)
+    mixed = drawn | {"origins": {"feed": 2, "both": 1, "firehose": 3}}
+    mixed["tasks"] = {"civic": drawn["tasks"]["civic"] | {"p_sampled": [0.25, 1.0]}}
+    text = prose(mixed)
+    assert "5 of these were drawn by chance or, where a feed showed them, taken for certain, with probabilities" in text
+    fed = mixed | {"tasks": {"civic": drawn["tasks"]["civic"] | {"p_sampled": [1.0, 1.0]}}}
+    assert "5 of these were taken, each with probability 1, and 4 labelled" in prose(fed)
+
+
+def test_coverage_is_that_of_what_was_held_where_no_period_was_asked_for_and_never_of_the_future() -> None:
+    old, fed = post(1), Tally()
+    old.post["origins"] = [{"kind": "feed", "name": "week"}]
+    fed.exported(old, BEGIN - 500 * SECOND, marked=False)
+    found = manifest(ASKED, BEGIN + 9 * SECOND, fed, {}, [], [held(-5, 5)], None)["coverage"]
+    assert (found["from"], found["until"], found["share_held"]) == (at(-5), at(5), 1)
+    asked = ASKED._replace(since=BEGIN - 5 * SECOND, until=BEGIN + 500 * SECOND)
+    found = manifest(asked, BEGIN + 10 * SECOND, fed, {}, [], [held(-5, 5)], None)["coverage"]
+    assert (found["until"], found["seconds"]) == (at(10), {"held": 10, "not_collected": 5})
 
 
 def test_labels_of_two_models_are_told_apart() -> None:
@@ -165,7 +189,8 @@ def test_a_public_manifest_names_no_feed_and_no_time_of_a_post() -> None:
     one = post(1)
     one.post["origins"] = [{"kind": "feed", "name": feed}]
     tally.exported(one, BEGIN + 1234 * SECOND, marked=False)
-    found = manifest(asked, BEGIN, tally, {}, [], [], "check")
+    found = manifest(asked, BEGIN + 5000 * SECOND, tally, {}, [], [held(0, 2000)], "check")
+    assert at(1234) not in json.dumps(found)
     assert "did:plc" not in json.dumps(found)
     assert found["origins"] == {"both": 0, "feed": 1, "firehose": 0}
     assert found["posts"]["first_event"].endswith(":00:00.000Z")
