@@ -438,9 +438,9 @@ class Feeds(Group):
     """Longest wait all the same. The API counts calls in windows of 5 minutes."""
     import_seconds: float = Field(120, gt=0)
     """How long `civicsky fetch` waits for a running service to import what was fetched."""
-    inbox_days: float = Field(30, ge=0)
-    """Days that fetched files are kept for `civicsky fetch --from-local`; no longer than `journal.tombstone_days` knows
-    what was deleted."""
+    inbox_days: float = Field(7, ge=0)
+    """Days that fetched files are kept for `civicsky fetch --from-local`. They hold rejected posts, too, whose deletion
+    in a gap of the stream nobody looks up: no longer than `journal.reject_days`."""
     at: str = ""
     """Time of the daily fetch, HH:MM by the clocks of `zone`, for timers, cron and `fetch --due`. Empty: none."""
     zone: str = ""
