@@ -11,7 +11,7 @@ demo:
 JOBS ?= 3
 test:
 	@tools/setup.sh test
-	@.venv/bin/pytest -n $(JOBS) -m "not alone" $(ARGS)
+	@.venv/bin/pytest -n $(JOBS) --dist worksteal -m "not alone" $(ARGS)
 	@.venv/bin/pytest -m alone $(ARGS) || [ $$? = 5 ]
 
 check:

@@ -33,6 +33,8 @@ Place = Literal[
 """In the order of the flow. `commit` and `write` come just before, `committed` and `written` just after."""
 
 PLACES: Final = get_args(Place)
+IN_SERVICE: Final = tuple(place for place in PLACES if not place.startswith("export."))
+"""Those that the service passes."""
 
 
 class _Armed:

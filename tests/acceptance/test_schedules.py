@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from civicsky.faults import PLACES
+from civicsky.faults import IN_SERVICE
 from support import schedules
 
 FORKED = range(int(os.environ.get("SCHEDULES", "100")))
@@ -55,7 +55,7 @@ def test_nothing_is_lost_doubled_or_wrong_after_any_schedule(tmp_path: Path) -> 
     fired = check(run(FORKED, tmp_path), FORKED)
     if len(FORKED) < 100:
         return  # too few for each kind
-    assert {f"{place}:{how}" for place in PLACES for how in ("kill", "term")} <= fired.keys()
+    assert {f"{place}:{how}" for place in IN_SERVICE for how in ("kill", "term")} <= fired.keys()
     assert {knob["name"] for knob in schedules.KNOBS} | {"down"} <= fired.keys()
 
 

@@ -26,7 +26,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])
 
-from civicsky.faults import PLACES
+from civicsky.faults import IN_SERVICE
 from conftest import Client, Mongod
 from support import fake_relay, model_server
 from support.command import CIVICSKY, environment, is_up, query
@@ -207,9 +207,7 @@ class Soak:
         found |= {"mongod_killed": self.kill_mongod, "model_killed": self.kill_model}
         if ending:
             found |= {"killed": self.kill, "terminated": self.term}
-            found |= {
-                place: lambda place=place: self.crash(place) for place in PLACES if not place.startswith("export.")
-            }
+            found |= {place: lambda place=place: self.crash(place) for place in IN_SERVICE}
             if os.path.ismount(self.data):
                 found["disk_full"] = self.fill_disk
         return found

@@ -81,7 +81,7 @@ class End:
     """`kill` or `term`."""
 
 
-EVERY_END = tuple(End(place, 3, how) for place in faults.PLACES for how in ("kill", "term"))
+EVERY_END = tuple(End(place, 3, how) for place in faults.IN_SERVICE for how in ("kill", "term"))
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def draw(seed: int) -> Schedule:
 
 
 def _end(lot: random.Random) -> End:
-    place = lot.choice([*faults.PLACES, ""])
+    place = lot.choice([*faults.IN_SERVICE, ""])
     most = {"source": EVENTS // 3, "decode": EVENTS // 3, "journal": 6, "label": 25, "ledger": 30, "store": 4, "": 200}
     return End(place, lot.randrange(1, most[place.partition(".")[0]]), lot.choice(["kill", "kill", "term"]))
 
