@@ -21,7 +21,7 @@ from civicsky.journal import Journal, JournalReader
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
 from civicsky.settings import Settings
-from civicsky.store import Store, open_store
+from civicsky.store import Store, open_existing
 from civicsky.worker import Pool
 
 WAIT_SECONDS: Final = 120.0
@@ -41,10 +41,7 @@ class Stored(NamedTuple):
 
 async def existing_store(settings: Settings, folder: Path) -> Store:
     """The store that the settings choose. Raises `Usage` when it is a file that is not there."""
-    file = folder / datadir.POSTS
-    if settings.store.chosen == "sqlite" and not file.is_file():
-        raise Usage(f"there is no store {file}; name its folder with --data-dir, or MongoDB with --store mongo")
-    return await open_store(settings.store, file)
+    return await open_existing(settings.store, folder / datadir.POSTS)
 
 
 def bars(unit: str) -> Progress:

@@ -18,7 +18,7 @@ from civicsky.gold import MAX_BYTES, Gold, Item, read_gold
 from civicsky.measure import Corrected, Figure, Share, corrected_share, weighted_share
 from civicsky.model import parse_moment, parse_time
 from civicsky.settings import Settings
-from civicsky.store import Store, open_store
+from civicsky.store import Store, open_existing as open_existing_store
 from civicsky.task import Field, Task, load_task
 
 Unit = Literal["post", "author", "thread"]
@@ -260,10 +260,7 @@ def as_text(tables: Sequence[Table]) -> str:
 
 async def open_existing(settings: Settings) -> Store:
     """The store of the settings. Raises `Usage` when it is a file that is not there."""
-    file = settings.data_dir / datadir.POSTS
-    if settings.store.chosen == "sqlite" and not file.is_file():
-        raise Usage(f"there is no store {file}; name its folder with --data-dir, or MongoDB with --store mongo")
-    return await open_store(settings.store, file)
+    return await open_existing_store(settings.store, settings.data_dir / datadir.POSTS)
 
 
 def is_within(document: Document, window: Window) -> bool:

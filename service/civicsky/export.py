@@ -27,7 +27,7 @@ from civicsky.methods import METHODS, methods_text
 from civicsky.model import now_us, parse_moment, parse_time
 from civicsky.pseudonyms import KEY, Pseudonyms, pseudonyms
 from civicsky.settings import Settings
-from civicsky.store import Collection, Store, open_store
+from civicsky.store import Collection, Store, open_existing
 from civicsky.task import Task, file_hash, load_tasks
 from civicsky.writers import Writer, whole_folder
 
@@ -205,10 +205,7 @@ def _wishes(where: Sequence[str], values: _Values) -> list[tuple[str, str]]:
 
 @asynccontextmanager
 async def _store(settings: Settings) -> AsyncIterator[Store]:
-    file = settings.data_dir / datadir.POSTS
-    if settings.store.chosen == "sqlite" and not file.is_file():
-        raise Usage(f"there is no store {file}; name its folder with --data-dir, or MongoDB with --store mongo")
-    store = await open_store(settings.store, file)
+    store = await open_existing(settings.store, settings.data_dir / datadir.POSTS)
     try:
         yield store
     finally:

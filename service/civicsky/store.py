@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from civicsky.document import TIMES, Document
-from civicsky.errors import Refused, Transient
+from civicsky.errors import Refused, Transient, Usage
 from civicsky.model import format_time
 from civicsky.settings import Store as StoreSettings
 from civicsky.sqlite import Database, Schema, open_writer, rows
@@ -573,3 +573,10 @@ def _parts(ids: Sequence[str]) -> Iterator[list[str]]:
 async def open_store(settings: StoreSettings, path: Path) -> Store:
     """The store that the settings choose; `path` is the SQLite store's file. MongoDB is not contacted yet."""
     return MongoStore(settings) if settings.chosen == "mongo" else await SqliteStore.open(path)
+
+
+async def open_existing(settings: StoreSettings, path: Path) -> Store:
+    """The same, for who only reads it. Raises `Usage` when it is a file that is not there."""
+    if settings.chosen == "sqlite" and not path.is_file():
+        raise Usage(f"there is no store {path}; name its folder with --data-dir, or MongoDB with --store mongo")
+    return await open_store(settings, path)
