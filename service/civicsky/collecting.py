@@ -118,6 +118,7 @@ async def collect(
             if not stop.requested.is_set():
                 stop.request("the stream ended", drain=True)
     finally:
+        metrics.pulse.frames.clear()
         stop.collected.set()
         wake()
 
@@ -181,6 +182,7 @@ class _Intake:
         batch = self._batch
         if not batch.frames:
             self._began = monotonic()
+        self._metrics.pulse.frames.take()
         batch.frames.append(frame)
         batch.size += len(arrival.data)
         self._metrics.add("frames")
@@ -264,9 +266,12 @@ async def _commit(
         verdicts = await sent.verdicts if sent.verdicts else []
         opening = sent.batch.frames[0].arrival.opening
         if opening is not None and opening.opened == over:
+            metrics.pulse.frames.give(len(sent.batch.frames))
             continue
         left = None if limit is None else limit - metrics.counts["kept"]
-        committed = await journal.commit(sent.batch, verdicts, sent.received, kept_limit=left)
+        with metrics.pulse.work("journal"):
+            committed = await journal.commit(sent.batch, verdicts, sent.received, kept_limit=left)
+        metrics.pulse.frames.give(len(sent.batch.frames))
         for (unit, outcome, reason), n in committed.counts.items():
             if (unit, outcome) == ("post", "quarantined"):
                 log.event("quarantined", stage="worker", reason=reason, n=n)

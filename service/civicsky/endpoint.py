@@ -327,6 +327,7 @@ class Line:
             raise self._left_out(server, error) from None
         finally:
             server.over(call, headers, tokens)
+            pulse.moved()
         server.succeeded()
         if body is not None:
             server.well_at = clock()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from civicsky.model import now_us
+from civicsky.pulse import Pulse
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Metrics:
     """Posts on disk or in the queue that have no label yet."""
     event_at: int | None = None
     """Time of the last frame that was committed."""
+    pulse: Pulse = field(default_factory=Pulse)
+    """Whether the flow moves."""
     _began: float = field(default_factory=monotonic)
     _marks: dict[str, tuple[float, int]] = field(default_factory=dict)
 
