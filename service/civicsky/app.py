@@ -24,6 +24,7 @@ from civicsky.document import Document, hour_document
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Held, Refused, Transient, Usage
 from civicsky.feeds import Feeds, watch
+from civicsky.health import Health
 from civicsky.journal import Journal, JournalReader, Numbered
 from civicsky.label import Slot, ways_of
 from civicsky.labelling import Labelling
@@ -40,6 +41,8 @@ from civicsky.settings import Label, Settings, effective
 from civicsky.source import Source
 from civicsky.store import Collection, Store, open_store
 from civicsky.task import Task, load_tasks
+from civicsky.systemd import Manager
+from civicsky.watchdog import Watchdog
 from civicsky.worker import Pool
 
 HOUSEKEEPING_SECONDS = 60.0
@@ -92,12 +95,16 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
     folder = datadir.prepare(settings.data_dir)
     stop = Stop()
     try:
+        metrics.pulse.bound = settings.limits.wedged_seconds
+        watch = Watchdog(Manager.from_environment(os.environ), metrics, stop, endless=halves == "label")
         with signals(stop), ExitStack() as locks:
+          async with watch.on_duty() as watchdog:
             await _lock(locks, folder, datadir.roles_of(halves), stop)
             async with AsyncExitStack() as stack:
                 works = await _prepare(stack, folder, settings, halves, metrics, stop)
                 log.event("started", halves=halves, version=__version__, data_dir=str(folder))
-                await _run(works, settings, metrics, stop, drain=drain)
+                watchdog.started()
+                await _run(works, settings, metrics, stop, watchdog, drain=drain)
             waiting = await _waiting(folder) if halves != "collect" else 0
     except asyncio.CancelledError:
         raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
@@ -156,13 +163,20 @@ async def _prepare(
     return works
 
 
-async def _run(works: list[Work], settings: Settings, metrics: Metrics, stop: Stop, *, drain: bool) -> None:
+async def _run(
+    works: list[Work], settings: Settings, metrics: Metrics, stop: Stop, watchdog: Watchdog, *, drain: bool
+) -> None:
     """Run the halves to their end; when one fails, all stop."""
     async with asyncio.TaskGroup() as group:
-        regular = [group.create_task(_minutes(settings, metrics), name="minute")]
+        names = dict(works)
+        health = Health(settings.health, metrics, collects="collect" in names, labels="label" in names)
+        regular = [
+            group.create_task(_minutes(settings, metrics), name="minute"),
+            group.create_task(health.watch((watchdog.heed,)), name="health"),
+        ]
         if settings.limits.max_minutes:
             regular.append(group.create_task(_end_after(settings.limits.max_minutes, stop), name="max-minutes"))
-        if "collect" not in dict(works):
+        if "collect" not in names:
             regular.append(group.create_task(_nothing_collected(stop), name="no-collect"))
         if drain:
             stop.request("all labelled (--drain)", drain=True)
@@ -175,7 +189,7 @@ async def _prepare_collect(
     folder: Path, settings: Settings, journal: Journal, metrics: Metrics, stop: Stop, wake: Callable[[], None]
 ) -> Callable[[], Coroutine[Any, Any, None]]:
     await begin_run(folder, settings, journal)
-    pool = Pool(settings.worker, settings.filter)
+    pool = Pool(settings.worker, settings.filter, metrics.pulse)
     await pool.start()
     positions = await journal.positions(settings.source.relays)
     source = Source(settings.source, positions, metrics, await journal.opened(), await journal.held_until())

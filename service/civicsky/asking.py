@@ -6,13 +6,15 @@ It knows model, ledger, rounds and contexts only by the small shapes declared he
 import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_args
 
 from civicsky import faults, log
+from civicsky.endpoint import PATIENCE
 from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.model import Answer, Asked, Attempts, Job, LabelRow, Question, Spend, now_us, post_uri
+from civicsky.prompt import Way
 from civicsky.record import readable
 from civicsky.settings import Label as LabelSettings
 from civicsky.task import Task
@@ -72,7 +74,7 @@ class Item(NamedTuple):
 
 def longest(settings: LabelSettings) -> float:
     """Seconds that a slot may wait for one call: its own, or another slot's that finds out how each server is asked."""
-    return (1 + len(settings.more_urls)) * len(get_args(Way)) * (settings.request_seconds + TURN_SECONDS)
+    return (1 + len(settings.more_urls)) * len(get_args(Way)) * (settings.request_seconds + PATIENCE)
 
 
 def requests_of(items: Sequence[Item]) -> list[list[Item]]:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from civicsky import log, pace
+from civicsky import log, pace, pulse
 from civicsky.errors import BadInput, Refused, Transient, Usage
 from civicsky.lifecycle import happened
 from civicsky.model import Spend

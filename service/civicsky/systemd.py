@@ -8,6 +8,7 @@ import socket
 from collections.abc import MutableMapping
 from typing import Final
 
+from civicsky.health import Look
 from civicsky.log import harmless
 from civicsky.metrics import Metrics
 
@@ -52,14 +53,13 @@ def extended(seconds: float) -> str:
     return f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}"
 
 
-def status(metrics: Metrics, *, stopping: str = "") -> str:
+def status(metrics: Metrics, look: Look, *, stopping: str = "") -> str:
     """How things stand, in one short line. `stopping`: why the work ends."""
-    health, why = metrics.health()
     parts = [f"stopping: {stopping}"] if stopping else []
-    if metrics.connected:
-        parts.append(metrics.host)
+    parts += [metrics.host] if metrics.connected else []
+    parts += ["quiet"] if look.quiet else []
     if metrics.lag_seconds is not None:
         parts.append(f"lag {metrics.lag_seconds:,.0f} s")
     parts.append(f"{metrics.waiting:,} waiting")
-    parts.append(f"{health}: {why}" if why else health)
+    parts += [one.why for one in look.conditions] or [metrics.window_why or "ok"]
     return harmless(", ".join(parts))[:_STATUS_CHARS]

@@ -19,6 +19,7 @@ from typing import Final
 
 from civicsky import log
 from civicsky.errors import EXIT_FAILED
+from civicsky.health import Look
 from civicsky.lifecycle import Every, Stop, happened
 from civicsky.metrics import Metrics
 from civicsky.systemd import Manager, extended, status
@@ -47,6 +48,7 @@ class Watchdog:
         """How often the loop came by, and how often it found that the flow moves."""
         self._started = self._ready = self._stopping = False
         self._wedged = False
+        self._health = Look()
         self._status, self._may_tell = "", Every(TICK)
 
     @asynccontextmanager
@@ -68,6 +70,10 @@ class Watchdog:
         """Locks are held, databases open, the pool is up: from now on we must never be silent."""
         self._started = True
         self._look()
+
+    def heed(self, look: Look) -> None:
+        """What `health` sees, for STATUS."""
+        self._health = look
 
     # ---- in the event loop ----
 
@@ -111,7 +117,7 @@ class Watchdog:
     def _status_now(self) -> str:
         if not self._started:
             return "starting: taking the locks, opening the databases"
-        return status(self._metrics, stopping=self._stop.why if self._ending.is_set() else "")
+        return status(self._metrics, self._health, stopping=self._stop.why if self._ending.is_set() else "")
 
     def _note_wedged(self) -> None:
         work = self._metrics.pulse.stillest()
