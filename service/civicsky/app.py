@@ -24,7 +24,7 @@ from civicsky.document import Document, hour_document
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Held, Refused, Transient, Usage
 from civicsky.feeds import Feeds, watch
-from civicsky.health import Health
+from civicsky.health import Health, Look
 from civicsky.journal import Journal, JournalReader, Numbered
 from civicsky.label import Slot, ways_of
 from civicsky.labelling import Labelling
@@ -40,8 +40,8 @@ from civicsky.sample import HOUR_US
 from civicsky.settings import Label, Settings, effective
 from civicsky.source import Source
 from civicsky.store import Collection, Store, open_store
-from civicsky.task import Task, load_tasks
 from civicsky.systemd import Manager
+from civicsky.task import Task, load_tasks
 from civicsky.watchdog import Watchdog
 from civicsky.worker import Pool
 
@@ -94,18 +94,18 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
         datadir.existing(settings.data_dir)
     folder = datadir.prepare(settings.data_dir)
     stop = Stop()
+    metrics.pulse.bound = settings.limits.wedged_seconds
+    watchdog = Watchdog(Manager.from_environment(os.environ), metrics, stop, endless=halves == "label")
     try:
-        metrics.pulse.bound = settings.limits.wedged_seconds
-        watch = Watchdog(Manager.from_environment(os.environ), metrics, stop, endless=halves == "label")
-        with signals(stop), ExitStack() as locks:
-          async with watch.on_duty() as watchdog:
-            await _lock(locks, folder, datadir.roles_of(halves), stop)
-            async with AsyncExitStack() as stack:
-                works = await _prepare(stack, folder, settings, halves, metrics, stop)
-                log.event("started", halves=halves, version=__version__, data_dir=str(folder))
-                watchdog.started()
-                await _run(works, settings, metrics, stop, watchdog, drain=drain)
-            waiting = await _waiting(folder) if halves != "collect" else 0
+        async with watchdog.on_duty():
+            with signals(stop), ExitStack() as locks:
+                await _lock(locks, folder, datadir.roles_of(halves), stop)
+                async with AsyncExitStack() as stack:
+                    works = await _prepare(stack, folder, settings, halves, metrics, stop)
+                    log.event("started", halves=halves, version=__version__, data_dir=str(folder))
+                    watchdog.started()
+                    await _run(works, settings, metrics, stop, watchdog.heed, drain=drain)
+                waiting = await _waiting(folder) if halves != "collect" else 0
     except asyncio.CancelledError:
         raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
     except BaseExceptionGroup as group:
@@ -164,7 +164,13 @@ async def _prepare(
 
 
 async def _run(
-    works: list[Work], settings: Settings, metrics: Metrics, stop: Stop, watchdog: Watchdog, *, drain: bool
+    works: list[Work],
+    settings: Settings,
+    metrics: Metrics,
+    stop: Stop,
+    heed: Callable[[Look], None],
+    *,
+    drain: bool,
 ) -> None:
     """Run the halves to their end; when one fails, all stop."""
     async with asyncio.TaskGroup() as group:
@@ -172,7 +178,7 @@ async def _run(
         health = Health(settings.health, metrics, collects="collect" in names, labels="label" in names)
         regular = [
             group.create_task(_minutes(settings, metrics), name="minute"),
-            group.create_task(health.watch((watchdog.heed,)), name="health"),
+            group.create_task(health.watch((heed,)), name="health"),
         ]
         if settings.limits.max_minutes:
             regular.append(group.create_task(_end_after(settings.limits.max_minutes, stop), name="max-minutes"))

@@ -1,9 +1,9 @@
 """Whether the flow moves. Pure: it has no clock of its own; `watchdog.py` turns it.
 
-A step that holds work, and is done with it in a time that can be bounded, does it inside of `with pulse.work(...)`. Where
-it waits for what may take for ever (a message of the relay, a turn at the model, room on the disk, something to do) it
-is outside, and rests: whoever rests is never late. So a quiet stream, a closed window, a far side that is down and a
-long drain starve nobody. `Hand` adds up what was taken in and is not done with yet, in whatever step it is.
+A step that holds work, and is done with it in a time that can be bounded, does it inside of `with pulse.work(...)`.
+Where it waits for what may take for ever (a message of the relay, a turn at the model, room on the disk, something to
+do) it is outside, and rests: whoever rests is never late. So a quiet stream, a closed window, a far side that is down
+and a long drain starve nobody. `Hand` adds up what was taken in and is not done with yet, in whatever step it is.
 """
 
 from collections.abc import Iterator

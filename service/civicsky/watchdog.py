@@ -158,7 +158,7 @@ def _in_time(say: Callable[[], object]) -> None:
 
 def _where() -> str:
     """The innermost place of ours at which the event loop stands."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001  (documented for this)
     places = []
     while frame:
         file = Path(frame.f_code.co_filename)
