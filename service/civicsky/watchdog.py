@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -69,7 +70,7 @@ class Watchdog:
     def started(self) -> None:
         """Locks are held, databases open, the pool is up: from now on we must never be silent."""
         self._started = True
-        self._look()
+        self._look(anew=True)
 
     def heed(self, look: Look) -> None:
         """What `health` sees, for STATUS."""
@@ -88,16 +89,16 @@ class Watchdog:
             # A process that was stopped or frozen for an hour did not stand still for an hour.
             self._metrics.pulse.turn(min(monotonic() - began, 2 * self.tick))
 
-    def _look(self) -> None:
-        """Feed, unless something stands still; tell the manager what is new."""
+    def _look(self, *, anew: bool = False) -> None:
+        """Feed, unless something stands still; tell the manager what is new, and at once when things are `anew`."""
         self.looked += 1
         self._note_wedged()
         lines = [] if self._wedged else self._signs_of_life()
         if self._ending.is_set() and not self._stopping:
             lines.append("STOPPING=1")
-            self._stopping = True
+            self._stopping = anew = True
         text = self._metrics.pulse.stuck() or self._status_now()
-        if text != self._status and (lines[-1:] == ["STOPPING=1"] or self._may_tell.is_due()):
+        if text != self._status and (self._may_tell.is_due() or anew):
             lines.append(f"STATUS={text}")
             self._status = text
         if lines and self._manager.tell(*lines):
@@ -138,14 +139,14 @@ class Watchdog:
             since_fed = 0.0 if fed != self.fed or not self._started else since_fed + self.tick
             told, looked, fed = since_looked - self.tick >= self.patience * TOLD_AT, self.looked, self.fed
             if since_looked >= self.patience * TOLD_AT and not told:
-                _in_time(lambda: log.event("wedged", loop="event loop", seconds=round(since_looked), where=_where()))  # noqa: B023
+                _in_time(partial(log.event, "wedged", loop="event loop", seconds=round(since_looked), where=_where()))
             if since_fed >= self.patience and not self._manager.watches:
                 _end("event loop" if since_looked else self._metrics.pulse.stuck())
 
 
 def _end(what: str) -> None:
     line = f"civicsky: {what or 'the flow'} stands still; ended, so that it can be started again: nothing is lost\n"
-    _in_time(lambda: os.write(sys.stderr.fileno(), line.encode()))
+    _in_time(partial(os.write, sys.stderr.fileno(), line.encode()))
     os._exit(EXIT_FAILED)
 
 
