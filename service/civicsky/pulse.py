@@ -99,9 +99,10 @@ class Pulse:
             self.frames.work.moved()
 
     def stillest(self) -> Work | None:
-        """The work that stands still for too long, of several the one that has done so for longest."""
-        works = self._works | ({self.frames.work} if self.frames.work else set())
-        return max((work for work in works if work.over > 0), key=lambda work: work.still, default=None)
+        """The work that stands still for too long, of several the one that did so longest; steps first."""
+        late = [work for work in self._works if work.over > 0]
+        late = late or [work for work in (self.frames.work,) if work and work.over > 0]
+        return max(late, key=lambda work: work.still, default=None)
 
     def stuck(self) -> str:
         """Which loop stands still, and since when; empty while all move or rest."""

@@ -71,8 +71,8 @@ Restart=on-failure
 RestartPreventExitStatus=2
 # Stays below every start limit. With systemd 254 rising-delay.conf makes it rise.
 RestartSec=30
-# A large database that must be brought up takes longer: then it asks for more time itself.
-TimeoutStartSec=90
+# A large database that must be brought up takes long. Beyond this, too, as it asks for more time itself.
+TimeoutStartSec=15min
 
 # SIGTERM for the main process only: it still needs its children to finish what it holds.
 KillMode=mixed
@@ -105,14 +105,14 @@ _TOLD: Final[dict[Half, dict[str, str]]] = {
     "run": {
         "what": "Bluesky's posts, labelled as civic or not",
         "ready": "locks held, databases open, pool up",
-        "memory": "Four workers and the local model need 1 GB. Beyond, it is slowed down, and at last ended: not the node.",
+        "memory": "Four workers and the local model need 1 GB. More is slowed down, then ended, not the node.",
         "high": "2G",
         "most": "3G",
     },
     "collect": {
         "what": "the collecting half",
         "ready": "lock held, database open, pool up",
-        "memory": "Four workers need half a GB. Beyond it is slowed down, and at last ended, not the node.",
+        "memory": "Four workers need half a GB. More is slowed down, then ended, not the node.",
         "high": "1G",
         "most": "2G",
     },

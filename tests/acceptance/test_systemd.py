@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -40,7 +40,8 @@ def manager(shared_manager: UserManager) -> Iterator[UserManager]:
     shared_manager.inside("systemctl", "--user", "kill", "--signal=KILL", "civicsky*.service", "test-*.service")
     shared_manager.inside("systemctl", "--user", "stop", "civicsky*.service", "test-*.service")
     for file in sorted(shared_manager.units.rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() and not file.is_symlink() else file.unlink()
+        if "shared-" not in str(file):
+            file.rmdir() if file.is_dir() and not file.is_symlink() else file.unlink()
     shared_manager.systemctl("daemon-reload")
     shared_manager.inside("systemctl", "--user", "reset-failed")
 
@@ -116,6 +117,120 @@ def install(manager: UserManager, *words: str, data: str = "data", **variables: 
     return manager.inside(CIVICSKY, "service", *words, *named, **variables)
 
 
+class locked_for_a_moment:  # noqa: N801  (used as a statement)
+    """A command's hold on a folder, until it is told to let go."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._lock = locked(folder, ("collect",), brief=True)
+        self._held = False
+
+    def __enter__(self) -> "Any":
+        self._lock.__enter__()
+        self._held = True
+        return self._let_go
+
+    def __exit__(self, *_error: object) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._held:
+            self._held = False
+            self._lock.__exit__(None, None, None)
+
+
+class Together(NamedTuple):
+    """Services that run at the same time, since each of them must run for a while."""
+
+    relay: str
+    wedged: dict[str, "Service"]
+    well: dict[str, "Service"]
+    late: "Service"
+
+
+@pytest.fixture(scope="module")
+def together(shared_manager: UserManager) -> Iterator[Together]:
+    """Each kind of trouble at once, for three periods of the watchdog and longer."""
+    later = datetime.now(UTC) + timedelta(hours=2)
+    window = {"from": f"{later:%H:%M}", "to": f"{later + timedelta(hours=1):%H:%M}", "zone": "UTC"}
+    hours = {f"source__window__{name}": value for name, value in window.items()}
+    down = ("run", "--relay", f"ws://{NOWHERE}", "--model-url", f"http://{NOWHERE}/v1", "--model", "m")
+
+    def service(name: str, *args: str, **settings: Any) -> Service:
+        return Service(shared_manager, f"shared-{name}", *args, **settings)
+
+    with sample_relay("--rate", "max") as relay, locked_for_a_moment(shared_manager.folder / "shared-late") as let_go:
+        collect = ("collect", "--relay", relay)
+        late = service("late", *collect).change(f"TimeoutStartSec={2 * WATCH}")
+        well = {
+            "quiet": service("quiet", *collect),
+            "full": service("full", *collect, journal__max_bytes=100_000),
+            "down": service("down", *down, store__kind="mongo", store__mongo_uri=f"mongodb://{NOWHERE}"),
+            "closed": service("closed", *collect, source__start="live", **hours),
+        }
+        wedged = {how: service(how, *collect, fault=f"journal.commit:3:{how}") for how in ("block", "hang")}
+        both = [*well.values(), *wedged.values()]
+        for one in both:
+            one.change(f"WatchdogSec={WATCH}", limits__wedged_seconds=WATCH)
+        shared_manager.systemctl("start", *(one.name for one in both))
+        began = time.monotonic()
+        for one in wedged.values():
+            until(lambda: one.shown("Result") == "watchdog", "the watchdog to end it")  # noqa: B023
+            del one.settings["fault"]
+            one.change(f"WatchdogSec={WATCH}")
+        # After the last reload, which makes systemd forget for how much longer it was asked to wait.
+        shared_manager.systemctl("start", "--no-block", late.name)
+        until(lambda: "starting" in late.shown("StatusText"), "it to say that it starts")
+        late_since = time.monotonic()
+        until(lambda: time.monotonic() > began + 3 * WATCH + 1, "three periods of the watchdog to pass")
+        until(lambda: time.monotonic() > late_since + 2 * WATCH + 1, "the time that a start may take to pass")
+        assert late.shown("ActiveState") == "activating", "a start that takes its time is not ended"
+        let_go()
+        yield Together(relay, wedged, well, late)
+        names = [one.name for one in (*both, late)]
+        shared_manager.inside("systemctl", "--user", "kill", "--signal=KILL", *names)
+        shared_manager.inside("systemctl", "--user", "stop", *names)
+
+
+@pytest.mark.parametrize(("how", "loop"), [("block", "event loop"), ("hang", "journal")])
+def test_what_is_wedged_on_purpose_is_told_and_restarted_and_nothing_is_lost(
+    how: str, loop: str, together: Together, undisturbed: Path
+) -> None:
+    service = together.wedged[how]
+    until(lambda: cursor(service.folder) >= LAST_SEQ, "the next life to hold everything")
+    assert service.restarts() >= 1
+    service.stop()
+    holds_all(service.folder, undisturbed)
+    told, *_ = service.log("wedged")
+    assert (told["level"], told["loop"]) == ("error", loop)
+    assert how == "hang" or told["where"].startswith("faults.py:"), "it names the place"
+
+
+@pytest.mark.parametrize(
+    ("why", "sign"),
+    [
+        ("quiet", "lag"),
+        ("full", "the disk bound is reached"),
+        ("down", "relay: "),
+        ("closed", "window: closed until"),
+    ],
+)
+def test_silence_a_full_journal_far_sides_that_are_down_and_a_closed_window_starve_nobody(
+    why: str, sign: str, together: Together
+) -> None:
+    service = together.well[why]
+    assert (service.shown("ActiveState"), service.restarts()) == ("active", 0)
+    assert not service.log("wedged")
+    until(lambda: sign in service.shown("StatusText"), "STATUS to say so")
+    if why == "quiet":
+        assert cursor(service.folder) >= LAST_SEQ, "it had work before"
+
+
+def test_a_start_that_takes_long_is_waited_for(together: Together) -> None:
+    until(lambda: together.late.shown("ActiveState") == "active", "it to start once it can")
+    assert together.late.restarts() == 0
+
+
 WITH_MODEL = f"""
 [source]
 relays = ["ws://{NOWHERE}"]
@@ -149,7 +264,7 @@ def test_one_command_installs_starts_and_says_so_and_another_takes_it_away(manag
     assert manager.shown(unit.LABEL, "ActiveState") == "active", "it is not bound to the other half's life"
     ended = install(manager, "uninstall", "--systemd")
     assert (ended.code, ended.err) == (0, "")
-    assert [file for file in manager.units.rglob("*") if not file.is_dir()] == []
+    assert list(manager.units.rglob("civicsky*")) == []
     assert manager.processes(unit.LABEL) == []
 
 
@@ -175,13 +290,12 @@ def test_a_credential_reaches_the_service_and_no_unit_holds_it(manager: UserMana
         assert (ended.code, "can be read by others" in ended.err) == (2, True)
         secret.chmod(0o600)
         ended = install(manager, "install", "--systemd")
-        assert (ended.code, ended.err) == (0, "")
+        assert (ended.code, ended.err) == (0, ""), "without it there is no address of the store"
         text = "".join(file.read_text(encoding="utf-8") for file in manager.units.rglob("*.*") if file.is_file())
         assert f"LoadCredential=store.mongo_uri:{secret}" in text
         assert "very-secret" not in text + ended.out
         main = manager.main("civicsky.service")
         assert "very-secret" not in Path(f"/proc/{main}/environ").read_text(encoding="utf-8")
-        until(lambda: f"{NOWHERE}/civicsky" in manager.shown("civicsky.service", "StatusText"), "the store to be tried")
     finally:
         secret.unlink()
 
@@ -210,88 +324,6 @@ def test_without_a_manager_it_is_written_not_started_and_said_what_to_do(manager
     assert "systemctl --user enable --now civicsky.service" in ended.out
     assert "service install --cron --keep-alive" in ended.err
     assert (manager.units / "civicsky.service").exists()
-
-
-def test_a_wedged_loop_and_a_wedged_stage_are_told_and_restarted_and_nothing_is_lost(
-    manager: UserManager, undisturbed: Path
-) -> None:
-    with sample_relay("--rate", "max") as relay:
-        services = {
-            how: Service(manager, f"test-{how}", "collect", "--relay", relay).change(
-                f"WatchdogSec={WATCH}", fault=f"journal.commit:3:{how}", limits__wedged_seconds=1
-            )
-            for how in ("block", "hang")
-        }
-        for service in services.values():
-            service.start()
-        for service in services.values():
-            until(lambda: service.shown("Result") == "watchdog", "the watchdog to end it")  # noqa: B023
-            del service.settings["fault"], service.settings["limits__wedged_seconds"]
-            service.change(f"WatchdogSec={WATCH}")
-        for service in services.values():
-            until(lambda: cursor(service.folder) >= LAST_SEQ, "the next life to hold everything")  # noqa: B023
-            assert service.restarts() >= 1
-            service.stop()
-            holds_all(service.folder, undisturbed)
-    (blocked, *_), (hung, *_) = (services[how].log("wedged") for how in ("block", "hang"))
-    assert (blocked["level"], blocked["loop"]) == ("error", "event loop")
-    assert blocked["where"].startswith("faults.py:"), "it names the place"
-    assert (hung["level"], hung["loop"]) == ("error", "journal")
-
-
-def test_silence_a_closed_window_far_sides_that_are_down_and_a_full_journal_starve_nobody(
-    manager: UserManager,
-) -> None:
-    later = datetime.now(UTC) + timedelta(hours=2)
-    window = {"from": f"{later:%H:%M}", "to": f"{later + timedelta(hours=1):%H:%M}", "zone": "UTC"}
-    down = ("run", "--relay", f"ws://{NOWHERE}", "--model-url", f"http://{NOWHERE}/v1", "--model", "m")
-    with sample_relay("--rate", "max") as relay, locked_for_a_moment(manager.folder / "test-late") as let_go:
-        services = [
-            Service(manager, "test-quiet", "collect", "--relay", relay),
-            Service(manager, "test-full", "collect", "--relay", relay, journal__max_bytes=100_000),
-            Service(manager, "test-down", *down, store__kind="mongo", store__mongo_uri=f"mongodb://{NOWHERE}"),
-            Service(manager, "test-closed", "collect", "--relay", relay, source__start="live",
-                    **{f"source__window__{name}": value for name, value in window.items()}),
-        ]  # fmt: skip
-        late = Service(manager, "test-late", "collect", "--relay", relay).change("TimeoutStartSec=2")
-        manager.systemctl("start", "--no-block", late.name)
-        for service in services:
-            service.change(f"WatchdogSec={WATCH}", limits__wedged_seconds=1).start()
-        quiet, full, *_ = services
-        until(lambda: cursor(quiet.folder) >= LAST_SEQ, "the stream to be over")
-        until(lambda: full.log("journal_full"), "the bound to be reached")
-        silence = time.monotonic()
-        until(lambda: time.monotonic() > silence + 3 * WATCH, "three periods of the watchdog to pass")
-        for service in services:
-            assert (service.shown("ActiveState"), service.restarts()) == ("active", 0), service.name
-            assert not service.log("wedged"), service.name
-        assert "window: closed until" in services[3].shown("StatusText")
-        assert late.shown("ActiveState") == "activating", "a start that takes its time is not ended"
-        let_go()
-        until(lambda: late.shown("ActiveState") == "active", "it to start when it can")
-        assert late.restarts() == 0
-
-
-class locked_for_a_moment:  # noqa: N801  (used as a statement)
-    """A command's hold on a folder, until it is told to let go."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self._lock = locked(folder, ("collect",), brief=True)
-        self._held = False
-
-    def __enter__(self) -> "Any":
-        self._lock.__enter__()
-        self._held = True
-        return self._let_go
-
-    def __exit__(self, *_error: object) -> None:
-        self._let_go()
-
-    def _let_go(self) -> None:
-        if self._held:
-            self._held = False
-            self._lock.__exit__(None, None, None)
 
 
 def test_a_main_process_that_is_killed_is_started_again_and_nothing_is_lost(
