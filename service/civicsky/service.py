@@ -319,7 +319,7 @@ def _take_out(names: Sequence[str], data_dir: Path | None, say: Say) -> bool:
     there = [file for file in files if file.exists() and _is_for(file, data_dir)]
     if not there:
         return False
-    managed("disable", "--now", *(file.name for file in there))
+    managed("disable", "--now", *(file.name for file in there if file.name != unit.SERVICE))  # the timer's, not enabled
     for wanted in ("timers.target.wants", "default.target.wants"):  # if nobody was there to disable it
         for file in there:
             (units.folder() / wanted / file.name).unlink(missing_ok=True)

@@ -165,13 +165,13 @@ def test_a_process_that_was_stopped_for_long_did_not_stand_still(tmp_path: Path,
     """As by Slurm, or a laptop's lid."""
     process = subprocess.Popen(
         [CIVICSKY, "collect", "--relay", relay, "--data-dir", str(tmp_path)],
-        env={**environment(worker__processes=1, limits__wedged_seconds=1), "WATCHDOG_USEC": "2500000"},
+        env={**environment(worker__processes=1), "WATCHDOG_USEC": "3000000"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     until(lambda: cursor(tmp_path), "it to collect")
     process.send_signal(signal.SIGSTOP)
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(4)
+        process.wait(4.5)
     process.send_signal(signal.SIGCONT)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1.5)
