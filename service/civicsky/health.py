@@ -66,11 +66,23 @@ class Look(NamedTuple):
     """Those that went beyond their bound since the look before."""
     falling: bool = False
     """Behind, and less so than before; told once for each time that we are behind."""
+    met: bool = True
+    """Whether a relay was connected since the start, or none is needed now."""
+
+    @property
+    def over(self) -> tuple[Condition, ...]:
+        """What has lasted beyond its bound: a human should know."""
+        return tuple(one for one in self.conditions if one.over)
+
+    @property
+    def reasons(self) -> tuple[Condition, ...]:
+        """Why it is unready. Whoever never had a relay is that from the beginning, which nobody need be told yet."""
+        return tuple(one for one in self.conditions if one.over or (one.name == "relay_down" and not self.met))
 
     @property
     def ready(self) -> bool:
-        """Whether nothing is beyond its bound."""
-        return not any(one.over for one in self.conditions)
+        """Whether nothing speaks against it."""
+        return not self.reasons
 
 
 class Health:
@@ -83,7 +95,7 @@ class Health:
         self._bounds, self._metrics = bounds, metrics
         self._collects, self._labels = collects, labels
         self._since: dict[Name, float] = {}
-        self._connected_once = False
+        self._met = False
         self._heard = (-1, 0.0)
         self._behind = self._fell = False
         self._peak = 0.0
@@ -112,19 +124,16 @@ class Health:
             ended=tuple(one for name, one in before.items() if name not in present),
             passed=tuple(one for one in conditions if one.over and not (one.name in before and before[one.name].over)),
             falling=self._is_falling(),
+            met=self._met,
         )
         return self.last
 
     def _conditions(self, now: float) -> list[Condition]:
         facts, bounds = self._metrics, self._bounds
-        self._connected_once |= facts.connected
+        self._met |= facts.connected or not self._collects
         whys: dict[Name, tuple[str, float]] = {}
         if self._collects and not facts.window_why and not facts.connected:
-            # Whoever never had a relay is not ready from the beginning.
-            whys["relay_down"] = (
-                facts.relay_why or "relay: not connected yet",
-                bounds.relay_seconds if self._connected_once else 0.0,
-            )
+            whys["relay_down"] = (facts.relay_why or "relay: not connected yet", bounds.relay_seconds)
         whys["disk_full"] = (facts.journal_why, bounds.disk_seconds)
         if self._labels:
             whys["model_down"] = (facts.model_why, bounds.model_seconds)
@@ -174,5 +183,5 @@ def _tell(before: Look, look: Look, host: str) -> None:
         log.event("unready", name=one.name, why=one.why, seconds=round(one.seconds), bound=one.bound)
     if any(one.name == "behind" for one in look.ended):
         log.event("caught_up", stage="source")
-    if look.ready and not before.ready:
+    if before.over and not look.over:
         log.event("recovered")

@@ -29,8 +29,11 @@ def test_whoever_was_never_connected_is_not_ready_and_then_has_the_bound() -> No
     one, facts = health()
     facts.connected = False
     first = one.look(0)
-    assert (names(first), first.ready) == (["relay_down"], False)
+    assert (names(first), first.ready, first.over, first.passed) == (["relay_down"], False, (), ())
+    assert [c.name for c in first.reasons] == ["relay_down"]
+    assert [c.name for c in one.look(120).passed] == ["relay_down"]
     facts.connected = True
+    one.look(0)
     assert one.look(1).ready
     facts.connected, facts.relay_why = False, "refused"
     assert one.look(2).ready
