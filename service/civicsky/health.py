@@ -115,11 +115,12 @@ class Health:
     def look(self, now: float) -> Look:
         """Judge the facts of this moment; `now` is in seconds by a clock that never jumps."""
         before = {one.name: one for one in self.last.conditions}
-        conditions = tuple(self._conditions(now))
+        quiet = self._is_quiet(now)
+        conditions = tuple(self._conditions(now, quiet=quiet))
         present = {one.name for one in conditions}
         self.last = Look(
             conditions,
-            quiet=self._is_quiet(now),
+            quiet=quiet,
             began=tuple(one for one in conditions if one.name not in before),
             ended=tuple(one for name, one in before.items() if name not in present),
             passed=tuple(one for one in conditions if one.over and not (one.name in before and before[one.name].over)),
@@ -128,7 +129,7 @@ class Health:
         )
         return self.last
 
-    def _conditions(self, now: float) -> list[Condition]:
+    def _conditions(self, now: float, *, quiet: bool) -> list[Condition]:
         facts, bounds = self._metrics, self._bounds
         self._met |= facts.connected or not self._collects
         whys: dict[Name, tuple[str, float]] = {}
@@ -141,17 +142,17 @@ class Health:
             whys["context_down"] = (facts.context_why, bounds.model_seconds)
         self._since = {name: self._since.get(name, now) for name, (why, _) in whys.items() if why}
         found = {name: Condition(name, whys[name][0], now - at, whys[name][1]) for name, at in self._since.items()}
-        lag = self._lag(now)
+        lag = self._lag(now, quiet=quiet)
         self._behind = lag >= bounds.behind_seconds * (_NEAR if self._behind else 1.0)
         self._peak = max(self._peak, lag) if self._behind else 0.0
         if self._behind:
             found["behind"] = Condition("behind", f"{lag:,.0f} s behind the stream", lag, bounds.lag_seconds)
         return [found[name] for name in MEANINGS if name in found]
 
-    def _lag(self, now: float) -> float:
-        """How far behind we are, in seconds. Does not grow by itself while nothing comes."""
+    def _lag(self, now: float, *, quiet: bool) -> float:
+        """How far behind we are, in seconds. It does not grow in silence: a quiet relay has no more to give."""
         facts = self._metrics
-        if not self._collects or facts.window_why:
+        if not self._collects or facts.window_why or (quiet and not facts.in_hand):
             return 0.0
         return facts.behind_seconds + (now - facts.moved_at if facts.in_hand else 0.0)
 
