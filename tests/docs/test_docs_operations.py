@@ -21,7 +21,8 @@ NO_SETTINGS = {
     "--json", "--drain", "--limit", "--offline", "--seconds", "--verbose",
     "--from-local", "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
     "--counts", "--verify", "--authors",
-    "--due", "--if-not-running", "--posts", "--cron", "--timer", "--systemd", "--split", "--keep-alive", "--print", "--origin",
+    "--due", "--if-not-running", "--posts", "--origin",
+    "--cron", "--timer", "--systemd", "--split", "--keep-alive", "--print",
     "--format", "--table", "--level", "--prompt", "--key-file",
 }  # fmt: skip
 
@@ -102,7 +103,7 @@ def test_every_flag_that_is_a_setting_is_told_with_its_commands() -> None:
 
 
 def test_every_message_with_a_remedy_is_one_that_we_give() -> None:
-    sources = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "service/civicsky").glob("*.py")]
+    sources = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "service/civicsky").rglob("*.py")]
     texts = [
         node.value
         for source in sources
