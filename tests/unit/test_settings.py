@@ -533,7 +533,7 @@ def fields_of_source() -> dict[str, dict[str, str | None]]:
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
     groups = [type(group) for _, group in civicsky.settings._groups()]
-    assert len(groups) == 16
+    assert len(groups) == 17
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)
         assert (group.__doc__ or "").endswith(".")
