@@ -105,14 +105,14 @@ _TOLD: Final[dict[Half, dict[str, str]]] = {
     "run": {
         "what": "Bluesky's posts, labelled as civic or not",
         "ready": "locks held, databases open, pool up",
-        "memory": "Four workers and the local model need 1 GB. More is slowed down, then ended, not the node.",
+        "memory": "Four workers and the local model take half a GB. Four times that is slowed down, then ended.",
         "high": "2G",
         "most": "3G",
     },
     "collect": {
         "what": "the collecting half",
         "ready": "lock held, database open, pool up",
-        "memory": "Four workers need half a GB. More is slowed down, then ended, not the node.",
+        "memory": "With four workers it takes .2 GB. Five times that is slowed down, then ended.",
         "high": "1G",
         "most": "2G",
     },
