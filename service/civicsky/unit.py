@@ -119,7 +119,7 @@ _TOLD: Final[dict[Half, dict[str, str]]] = {
     "label": {
         "what": "the labelling half",
         "ready": "lock held, databases open",
-        "memory": "The local model needs half a GB. Beyond it is slowed down, and at last ended, not the node.",
+        "memory": "With the local model it takes .3 GB. Three times that is slowed down, then ended.",
         "high": "1G",
         "most": "2G",
     },
