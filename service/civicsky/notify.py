@@ -21,8 +21,7 @@ import os
 import secrets
 import signal
 import socket
-import ssl
-import sys
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -33,7 +32,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from civicsky import __version__, log, pace
-from civicsky.errors import EXIT_DONE, EXIT_FAILED, BadInput, CivicskyError, Held, Refused, Transient, Usage
+from civicsky.errors import EXIT_DONE, EXIT_FAILED, BadInput, CivicskyError, Held, Refused, Transient, Usage, first_of
 from civicsky.health import Look
 from civicsky.lifecycle import happened
 from civicsky.metrics import Metrics
@@ -55,6 +54,8 @@ MAX_FILE_BYTES: Final = 4_000_000
 _NOT_THIS: Final = frozenset({400, 413, 415, 422})
 """Statuses that refuse one message, not all."""
 _LATER: Final = frozenset({408, 409, 425, 429})
+_STANDARD_ERROR: Final = 2
+_KILLED_SECONDS: Final = 2.0
 _GAPS_SHOWN: Final = 5
 _WAIT_FOR_END_US: Final = 600_000_000
 """How long a gap is waited for to end before it is told without its length."""
@@ -183,7 +184,7 @@ class Command:
             child = await asyncio.create_subprocess_exec(
                 *self._words,
                 stdin=asyncio.subprocess.PIPE,
-                stdout=self._output if self._output is not None else sys.stderr,
+                stdout=_STANDARD_ERROR if self._output is None else self._output,
                 stderr=self._output,
                 env=bare_environment(message),
                 cwd="/",
@@ -218,11 +219,13 @@ def bare_environment(message: dict[str, Any]) -> dict[str, str]:
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:
-    """Kill a child that still runs, and its group; then nothing of it is left to be waited for."""
+    """Kill a child that still runs, and its group. One that cannot be killed, or hangs in the kernel, is left alone."""
     if child.returncode is None:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
-        await child.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_KILLED_SECONDS):
+                await child.wait()
 
 
 def _code(code: int) -> str:
@@ -258,10 +261,13 @@ class State:
             self.book, self.outboxes = book, found
             self.running = None if running is None else int(running)
 
-    def save(self) -> None:
-        """Write the file if anything changed. What cannot be written is said once, and kept in memory."""
+    def as_text(self) -> bytes:
+        """What is to be written now."""
         values = {"running": self.running, "book": self.book.as_values(), "outboxes": self.outboxes}
-        text = json.dumps(values).encode()
+        return json.dumps(values).encode()
+
+    def write(self, text: bytes) -> None:
+        """Write the file if that is new. What cannot be written is said once, and kept in memory."""
         if text == self._written:
             return
         try:
@@ -271,7 +277,7 @@ class State:
                 _overwrite(self._file, text)
         except OSError as error:
             if not self._complained:
-                log.event("notify_unsaved", stage="notify", why=error.strerror or type(error).__name__)
+                log.event("notify_unsaved", stage="notify", why=error.strerror or str(error))
             self._complained = True
         else:
             self._written, self._complained = text, False
@@ -338,6 +344,7 @@ class Notifier:
         self._first_seen: dict[str, int] = {}
         self._unbalanced = ""
         self._tasks: list[asyncio.Task[None]] = []
+        self._last_write: asyncio.Future[None] | None = None
 
     # ---- what happens ----
 
@@ -346,9 +353,9 @@ class Notifier:
         self._state.load()
         now = now_us()
         if self._state.running is not None:
-            self._ended(f"{UNCLEAN}", since=now)
+            self._ended(UNCLEAN, since=now)
         self._state.running = now
-        self._state.save()
+        self._state.write(self._state.as_text())
         self._tasks = [asyncio.create_task(self._deliver(way), name=f"notify-{way.name}") for way in self._ways]
         self._wake()
 
@@ -431,6 +438,7 @@ class Notifier:
                     return
                 await news.wait()
                 news.clear()
+                await self._save()
                 continue
             given_up += self._give_up_old(way)
             if not (outbox := self._outbox(way)):
@@ -472,8 +480,13 @@ class Notifier:
         return n
 
     async def _save(self) -> None:
+        """Have the state written in a thread, since a disk may be slow; one at a time, also when a caller is cancelled."""
         async with self._saving:
-            self._state.save()
+            await asyncio.shield(self._writing(self._state.as_text()))
+
+    def _writing(self, text: bytes) -> "asyncio.Future[None]":
+        self._last_write = asyncio.ensure_future(asyncio.to_thread(self._state.write, text))
+        return self._last_write
 
     async def finish(self, seconds: float) -> None:
         """Send what waits for at most so long; then nothing runs any more, and the end is noted."""
@@ -481,14 +494,15 @@ class Notifier:
         self._closing.set()
         self._wake()
         try:
-            if self._tasks and seconds:
+            if seconds:
                 await asyncio.wait(self._tasks, timeout=seconds)
         finally:
-            self._state.save()
             for task in self._tasks:
                 task.cancel()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=LAST_SECONDS)
+            if self._last_write:
+                await asyncio.wait([self._last_write])
+            self._state.write(self._state.as_text())
             for way in self._ways:
                 await way.close()
 
@@ -561,9 +575,12 @@ async def telling(settings: Settings, folder: Path, role: str, metrics: Metrics)
 
 def _why(error: BaseException) -> str:
     """In one line. What is no word of ours may quote anything, so its kind is enough."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error) if isinstance(error, CivicskyError) else f"a defect: {type(error).__name__}"
+    first = first_of(error) if isinstance(error, BaseExceptionGroup) else error
+    if isinstance(first, sqlite3.Error):
+        return f"a database could not be used: {first}"
+    if isinstance(first, OSError):
+        return first.strerror or type(first).__name__
+    return str(first) if isinstance(first, CivicskyError) else f"a defect: {type(first).__name__}"
 
 
 async def test(settings: Settings, say: Callable[[str], None], complain: Callable[[str], None]) -> int:
