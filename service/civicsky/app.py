@@ -22,7 +22,7 @@ from civicsky.context import Contexts
 from civicsky.decode import decode
 from civicsky.document import Document, hour_document
 from civicsky.endpoint import open_endpoints
-from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Held, Refused, Transient, Usage, first_of
+from civicsky.errors import EXIT_DONE, EXIT_FAILED, Failed, Held, Refused, Transient, Usage, first_of
 from civicsky.feeds import Feeds, watch
 from civicsky.health import Health
 from civicsky.journal import Journal, JournalReader, Numbered
@@ -33,7 +33,6 @@ from civicsky.lifecycle import Stop, happened, signals
 from civicsky.local import JSON_TOKENS, WORD_TOKENS, LocalServer, find_weights, threads
 from civicsky.metrics import Metrics
 from civicsky.model import Spend, format_time, now_us
-from civicsky.notify import Notifier, telling
 from civicsky.prompt import prompt_hash
 from civicsky.recheck import Rechecks, recheck
 from civicsky.rounds import Rounds
@@ -43,6 +42,7 @@ from civicsky.source import Source
 from civicsky.status import unbalanced
 from civicsky.store import Collection, Store, open_store
 from civicsky.task import Task, load_tasks
+from civicsky.telling import Notifier, telling
 from civicsky.worker import Pool
 
 HOUSEKEEPING_SECONDS = 60.0

@@ -56,6 +56,10 @@ class Transient(CivicskyError):
         """What was paid in vain, if anything (`model.Spend`)."""
 
 
+class Doubtful(Transient):
+    """As `Transient`, but what was sent may have arrived all the same: it is not to be sent again and again."""
+
+
 class BadInput(Exception):
     """One frame, record, or answer cannot be used: count it under `reason` and go on."""
 

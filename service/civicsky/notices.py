@@ -1,8 +1,8 @@
-"""What a person is told: that something wants them, that it still does, that it is over. Pure: no clock, file or network.
+"""What a person is told: that something wants them, that it still does, that it is over. No clock, file or network.
 
-A problem is told once when it begins to want a human, again after `notify.repeat_hours` while it lasts, and once when it
-has been gone for `notify.well_seconds`. What comes back before that is the same problem. In an hour there are at most
-`notify.per_hour` messages, beside the first of each problem; of what was left out one message tells afterwards.
+A problem is told once when it begins to want a human, again after `notify.repeat_hours` while it lasts, and once when
+it has been gone for `notify.well_seconds`. What comes back before that is the same problem. In an hour there are at
+most `notify.per_hour` messages, beside the first of each problem; of what was left out one message tells afterwards.
 
 All times are microseconds since 1970. The book goes to disk as plain values and comes back, so that a service that is
 started again and again does not say the same again and again.
