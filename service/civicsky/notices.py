@@ -21,8 +21,6 @@ Kind = Literal["problem", "still", "recovered", "note", "left_out", "test"]
 """problem: it wants a human. still: it has for long. recovered: it is over. note: it happened, and is over by nature.
 left_out: of so many messages nobody was told. test: `civicsky notify`."""
 
-KINDS: Final = ("problem", "still", "recovered", "note", "left_out", "test")
-
 
 class About(NamedTuple):
     """What is the same whenever a problem is told."""

@@ -1,7 +1,8 @@
 """The ways to tell people: a webhook, and a command of theirs. One message at a time; another home of httpx.
 
 Every way in which one can fail becomes one of four: `Transient` (it cannot just now), `Doubtful` (the same, but the
-message may have arrived), `Refused` (a person must act), `BadInput` (only this message is not taken). What is told is `notices`', when and how often is `outbox`'s.
+message may have arrived), `Refused` (a person must act), `BadInput` (only this message is not taken). What is told is
+`notices`', when and how often is `outbox`'s.
 
 The webhook's address is a secret, and so may be what a server or a command says: no message, log line or error has it.
 """
@@ -12,6 +13,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -72,7 +74,12 @@ class Webhook:
     async def _open(self, url: str) -> httpx.AsyncClient:
         host, token = urlsplit(url).hostname or "", self._settings.token.get_secret_value()
         near = host in {"localhost", "::1"} or host.startswith("127.")
-        trusted = await asyncio.to_thread(httpx.create_ssl_context)  # reads some hundred certificates
+        # Some hundred certificates are read; a server of this machine without TLS needs none.
+        trusted = (
+            await asyncio.to_thread(httpx.create_ssl_context)
+            if url.startswith("https:")
+            else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        )
         self._client = httpx.AsyncClient(
             timeout=self._settings.timeout_seconds,
             headers={

@@ -2,8 +2,8 @@
 
 All of it is one small file for each role, `notified-collect.json` or `notified-label.json`, and no table of the
 journal's: the labelling half does not write there, and what is to be told may be that the journal is damaged or the
-disk is full. The file is replaced as a whole. It has room to spare, so that on a full disk, where there is no space for a
-second one, it can be written in place: a service that dies of a full disk again and again tells it once.
+disk is full. The file is replaced as a whole. It has room to spare, so that on a full disk, where there is no space
+for a second one, it can be written in place: a service that dies of a full disk again and again tells it once.
 
 With `run` both halves share the file of `collect`. What lasts while `run` becomes two processes, or the other way
 round, may be told again.
@@ -73,7 +73,7 @@ class State:
 
     def load(self) -> None:
         """Read the file. None, or one that cannot be used, is an empty state: then something may be told again."""
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             if self._file.stat().st_size > MAX_FILE_BYTES:
                 return
             values = json.loads(self._file.read_bytes())
@@ -191,6 +191,7 @@ class Delivery:
             await self._way.send({name: value for name, value in told.items() if name not in _OURS})
         except BadInput as bad:
             self._log_down(bad.reason, given_up=1)
+            self._pause = 0.0
         except (Transient, Refused) as error:
             if not self._down:
                 self._log_down(str(error))
