@@ -227,7 +227,7 @@ def message(notice: Notice, who: Who, number: str) -> dict[str, Any]:
 
 def _quotable(text: str) -> str:
     """A far side's words that stay within the quotes, which in chats also keep them from calling people."""
-    return harmless(text).replace("`", "'")
+    return harmless(text).encode(errors="replace").decode().replace("`", "'")
 
 
 def _text(values: Mapping[str, Any]) -> str:

@@ -72,12 +72,13 @@ class Webhook:
             await self._client.aclose()
 
     async def _open(self, url: str) -> httpx.AsyncClient:
-        host, token = urlsplit(url).hostname or "", self._settings.token.get_secret_value()
+        parts, token = urlsplit(url), self._settings.token.get_secret_value()
+        host = parts.hostname or ""
         near = host in {"localhost", "::1"} or host.startswith("127.")
         # Some hundred certificates are read; a server of this machine without TLS needs none.
         trusted = (
             await asyncio.to_thread(httpx.create_ssl_context)
-            if url.startswith("https:")
+            if parts.scheme == "https"
             else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         )
         self._client = httpx.AsyncClient(
