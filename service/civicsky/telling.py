@@ -36,7 +36,6 @@ class Notifier:
 
     def __init__(self, settings: Settings, folder: Path, role: str, metrics: Metrics, ways: Sequence[Way]) -> None:
         self._settings, self._metrics, self._ways = settings.notify, metrics, tuple(ways)
-        self._relay_seconds = settings.health.relay_seconds
         self._who = who(settings.notify, folder, role)
         self._state = State(folder / file_of(role), [way.name for way in ways])
         self._saving, self._closing = asyncio.Lock(), asyncio.Event()
@@ -103,13 +102,9 @@ class Notifier:
         return [(name, why, True) for name, why in parked if why]
 
     def _conditions(self, look: Look) -> list[tuple[str, str, bool]]:
-        """What lasts. That the relay was not there from the beginning wants a human as late as if it had been."""
+        """What lasts; of what is parked that alone is told."""
         told_apart = {"model_down": self._metrics.model_parked, "store_down": self._metrics.store_parked}
-        least = {"relay_down": self._relay_seconds}
-        return [
-            (one.name, one.why, one.over and one.seconds >= least.get(one.name, 0.0) and not told_apart.get(one.name))
-            for one in look.conditions
-        ]
+        return [(one.name, one.why, one.over and not told_apart.get(one.name)) for one in look.conditions]
 
     def _tell(self, notices: Sequence[Notice]) -> None:
         for notice in notices:
