@@ -196,7 +196,7 @@ def doctor(
 
 @app.command()
 def notify(data_dir: DataDir = None, config: Config = None) -> None:
-    """Send a test message as the settings say, and tell whether it arrived."""
+    """Send a test message, and tell whether it arrived."""
     from civicsky.notify import test  # noqa: PLC0415
 
     settings = load(config, {"data_dir": data_dir})

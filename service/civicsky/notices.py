@@ -33,14 +33,16 @@ class About(NamedTuple):
 
 
 ABOUT: Final[dict[str, About]] = {
-    "relay_down": About("no relay is connected: nothing is being collected", ("doctor",), "signs"),
-    "behind": About("what is committed is old: it cannot keep up, or a relay replays for long", ("status",), "signs"),
+    "relay_down": About("no relay is connected: nothing is being collected", ("doctor",), "being-told"),
+    "behind": About(
+        "what is committed is old: it cannot keep up, or a relay replays for long", ("status",), "being-told"
+    ),
     "disk_full": About("the journal's disk bound is reached: reading pauses, or posts are shed", ("status",), "disk"),
-    "model_down": About("the model cannot be used; posts wait on disk", ("doctor",), "signs"),
-    "model_parked": About("the model refuses us: labelling stands still until a restart", ("doctor",), "signs"),
-    "store_down": About("the store cannot be reached; documents wait in the ledger", ("doctor",), "signs"),
-    "store_parked": About("the store refuses us: storing stands still until a restart", ("doctor",), "signs"),
-    "context_down": About("what stands around posts cannot be fetched; those posts wait", ("doctor",), "signs"),
+    "model_down": About("the model cannot be used; posts wait on disk", ("doctor",), "being-told"),
+    "model_parked": About("the model refuses us: labelling stands still until a restart", ("doctor",), "being-told"),
+    "store_down": About("the store cannot be reached; documents wait in the ledger", ("doctor",), "being-told"),
+    "store_parked": About("the store refuses us: storing stands still until a restart", ("doctor",), "being-told"),
+    "context_down": About("what stands around posts cannot be fetched; those posts wait", ("doctor",), "being-told"),
     "balance": About("what came in is not what was counted: a defect, please report it", ("status",), "balances"),
     "ended": About("the service ended by itself", ("status",), "troubleshooting"),
     "gap": About("frames of the stream were missed for good", ("coverage",), "coverage"),

@@ -170,7 +170,8 @@ def test_every_condition_of_health_can_be_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "hostile", ["`@everyone`", "a\nCivicsky: all is well", "\x1b[2J", "\u202eevil", "\udcff\ud800", "x" * 100_000, "```@all"]
+    "hostile",
+    ["`@everyone`", "a\nCivicsky: all is well", "\x1b[2J", "\u202eevil", "\udcff\ud800", "x" * 100_000, "```@all"],
 )
 def test_words_of_a_far_side_stay_within_their_quotes_and_their_line(hostile: str) -> None:
     values = message(Notice("problem", "relay_down", hostile, AT, AT), WHO, "7")
