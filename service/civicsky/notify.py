@@ -27,7 +27,7 @@ from civicsky import __version__, pace
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, BadInput, Doubtful, Refused, Transient, Usage
 from civicsky.model import now_us
 from civicsky.notices import Notice, Who, message
-from civicsky.settings import Notify, Settings
+from civicsky.settings import Notify, Settings, is_loopback
 
 NONE_SET: Final = "nobody is told: set notify.url (CIVICSKY_NOTIFY__URL) or notify.command, and try again"
 _NOT_THIS: Final = frozenset({400, 413, 415, 422})
@@ -73,8 +73,6 @@ class Webhook:
 
     async def _open(self, url: str) -> httpx.AsyncClient:
         parts, token = urlsplit(url), self._settings.token.get_secret_value()
-        host = parts.hostname or ""
-        near = host in {"localhost", "::1"} or host.startswith("127.")
         # Some hundred certificates are read; a server of this machine without TLS needs none.
         trusted = (
             await asyncio.to_thread(httpx.create_ssl_context)
@@ -89,7 +87,7 @@ class Webhook:
                 "Connection": "close",  # the next message may be a day away
                 **({"Authorization": f"Bearer {token}"} if token else {}),
             },
-            trust_env=not near,
+            trust_env=not is_loopback(parts.hostname or ""),
             verify=trusted,
             follow_redirects=False,
         )

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import time
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
@@ -391,7 +392,7 @@ class AppView(Group):
     def _private(cls, url: str) -> str:
         parts = _split(cls._http(url))
         host = parts.hostname or ""
-        if parts.scheme == "http" and not _is_loopback(host):
+        if parts.scheme == "http" and not is_loopback(host):
             raise ValueError("an app password goes over https:// only")
         return url.rstrip("/")
 
@@ -596,7 +597,7 @@ class Notify(Group):
             known = False
         if not known or not re.fullmatch(r"[!-~]{1,2000}", text):
             raise ValueError("the webhook's address is not an https:// address of plain characters")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             raise ValueError("a webhook's address is a password, and goes over https:// only")
         return url
 
@@ -879,8 +880,12 @@ def _model_address(url: str) -> str:
     return url.rstrip("/")
 
 
-def _is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine: what is said to it leaves it not. A name that only looks like that is none."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _split(address: str) -> SplitResult:
