@@ -44,7 +44,7 @@ ABOUT: Final[dict[str, About]] = {
     "store_parked": About("the store refuses us: storing stands still until a restart", ("doctor",), "being-told"),
     "context_down": About("what stands around posts cannot be fetched; those posts wait", ("doctor",), "being-told"),
     "balance": About("what came in is not what was counted: a defect, please report it", ("status",), "balances"),
-    "ended": About("the service ended by itself", ("status",), "troubleshooting"),
+    "ended": About("the service ended by itself", ("doctor",), "troubleshooting"),
     "gap": About("frames of the stream were missed for good", ("coverage",), "coverage"),
     "left_out": About("more happened than is told in an hour", ("status",), "being-told"),
     "test": About("somebody ran `civicsky notify` to see whether this arrives", ("status",), "being-told"),

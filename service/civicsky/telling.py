@@ -83,7 +83,7 @@ class Notifier:
         while new and new[-1].until_at is None and now - new[-1].at < _WAIT_FOR_END_US:
             new.pop()  # its length is not known yet
         book.gaps += len(new)
-        missed = [gap for gap in new if gap.cause != "window"]  # those hours were not wanted
+        missed = [gap for gap in new if _is_missed(gap)]
         if missed:
             since, until = _extent(missed)
             self._tell(book.note("gap", _gaps_text(missed), self._settings, since, until, now))
@@ -155,6 +155,11 @@ class Notifier:
                 await way.close()
 
 
+def _is_missed(gap: Gap) -> bool:
+    """Whether somebody wants to know: not of hours that were not wanted, nor of what was read again."""
+    return gap.cause != "window" and (gap.from_at is None or gap.until_at is None or gap.until_at > gap.from_at)
+
+
 def _extent(gaps: Sequence[Gap]) -> tuple[int, int | None]:
     """From the begin of the first to the end of the last, by the events' times, where they are known."""
     since = min(gap.at if gap.from_at is None else gap.from_at for gap in gaps)
@@ -171,8 +176,7 @@ def _gaps_text(gaps: Sequence[Gap]) -> str:
 def _length(gap: Gap) -> str:
     if gap.from_at is None or gap.until_at is None:
         return "its length is not known"
-    seconds = (gap.until_at - gap.from_at) / 1e6
-    return f"{seconds:,.1f} s" if seconds > 0 else "read again from the host's window"
+    return f"{(gap.until_at - gap.from_at) / 1e6:,.1f} s"
 
 
 @asynccontextmanager

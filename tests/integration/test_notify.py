@@ -230,9 +230,11 @@ async def until(condition: Callable[[], Any], what: str) -> None:
 
 async def test_a_command_that_is_late_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
     tell = script(tmp_path, f"sleep 1000 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; wait")
-    with pytest.raises(Doubtful) as caught:
-        await sent(Command(settings(command=(tell,), timeout_seconds=0.5), asyncio.subprocess.DEVNULL))
-    assert "took longer than 0.5 s" in str(caught.value)
+    for seconds in (0.3, 3, 30):  # a machine that is busy needs longer to start it
+        with pytest.raises(Doubtful, match=f"took longer than {seconds} s"):
+            await sent(Command(settings(command=(tell,), timeout_seconds=seconds), asyncio.subprocess.DEVNULL))
+        if (tmp_path / "self").exists() and (tmp_path / "self").read_text():
+            break
     for name in ("child", "self"):
         pid = int((tmp_path / name).read_text())
         await until(lambda: not lives(pid), f"the end of {name}")  # noqa: B023
