@@ -109,7 +109,7 @@ def test_a_service_that_is_started_again_and_again_says_the_same_once_and_all_is
     tmp_path: Path, hook: Webhook
 ) -> None:
     ended = ("problem", "ended")
-    for life in range(4):
+    for life in range(3):
         process = collect(tmp_path, NOWHERE, hook, notify__well_seconds=120)
         until(lambda: len(lives(tmp_path)) > life, "the start")  # noqa: B023
         until(lambda: state(tmp_path)["outboxes"] == {"webhook": []} and PROBLEM in hook.told(), "all to be sent")
