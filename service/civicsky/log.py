@@ -67,6 +67,10 @@ EventName = Literal[
     "recovered",
     "wedged",
     "moving",
+    "notified",
+    "notify_down",
+    "notify_up",
+    "notify_unsaved",
     "drain_over",
     "failed",
 ]
@@ -122,6 +126,10 @@ EVENTS: Final[dict[EventName, str]] = {
     "recovered": "info: nothing is wrong beyond its bound any more",
     "wedged": "error: a loop stands still with work in hand, and the service is ended soon; loop=, seconds=",
     "moving": "info: what stood still moves again",
+    "notified": "info: a message for people is to be sent; kind=, problem=, id=",
+    "notify_down": "warning: messages for people cannot be sent; why=, and given_up= once some are given up",
+    "notify_up": "info: they can be sent again; given_up=",
+    "notify_unsaved": "warning: what was told cannot be written down; after a restart it may be told again; why=",
     "drain_over": "warning: the time to finish was over; what was in flight waits on disk for the next start",
     "failed": "error: the service ends because of this; why=",
 }
