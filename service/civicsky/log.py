@@ -58,6 +58,8 @@ EventName = Literal[
     "store_down",
     "store_parked",
     "store_refused",
+    "http_up",
+    "http_failed",
     "drain_over",
     "failed",
 ]
@@ -104,6 +106,8 @@ EVENTS: Final[dict[EventName, str]] = {
     "store_down": "warning: the store cannot be reached; documents wait in the ledger; why=",
     "store_parked": "error: the store refuses us; storing stands still until a restart; why=",
     "store_refused": "warning: documents that the store cannot hold; n=",
+    "http_up": "info: /livez, /readyz and /metrics are served; url=",
+    "http_failed": "error: a defect, a request over HTTP could not be answered; path=, why=. The service goes on",
     "drain_over": "warning: the time to finish was over; what was in flight waits on disk for the next start",
     "failed": "error: the service ends because of this; why=",
 }
