@@ -120,6 +120,7 @@ async def collect(
             if not stop.requested.is_set():
                 stop.request("the stream ended", drain=True)
     finally:
+        metrics.in_hand = 0
         stop.collected.set()
         wake()
 
@@ -185,7 +186,7 @@ class _Intake:
             self._began = monotonic()
         batch.frames.append(frame)
         batch.size += len(arrival.data)
-        self._metrics.add("frames")
+        self._metrics.take()
         if frame.outcome == "commit":
             self._posts_in_batch += len(frame.event.posts)
             self._metrics.add("posts", frame.event.new_posts)
@@ -266,6 +267,7 @@ async def _commit(
         verdicts = await sent.verdicts if sent.verdicts else []
         opening = sent.batch.frames[0].arrival.opening
         if opening is not None and opening.opened == over:
+            metrics.settle(len(sent.batch.frames))
             continue
         left = None if limit is None else limit - metrics.counts["kept"]
         committed = await journal.commit(sent.batch, verdicts, sent.received, kept_limit=left)
@@ -276,6 +278,9 @@ async def _commit(
         metrics.outcomes.update({what: n for what, n in committed.counts.items() if what[0] in {"frame", "post"}})
         metrics.gaps.update(committed.gaps)
         metrics.event_at = committed.position.event_at
+        metrics.settle(
+            len(sent.batch.frames), max((frame.event.time for frame in sent.batch.frames), default=0) or None
+        )
         if committed.resume:
             at = committed.position
             log.event("source_resumed", stage="source", host=at.host, epoch=at.epoch, resume=committed.resume)

@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from civicsky.health import MEANINGS
 from civicsky.model import BadReason, FrameOutcome, GapCause, PostOutcome, RejectReason
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
@@ -33,7 +34,6 @@ Label = Literal[
     "version",
     "filter_version",
 ]
-ConditionName = Literal["relay_down", "behind", "disk_full", "model_down", "store_down", "context_down"]
 ProcessKind = Literal["main", "worker", "model", "other"]
 CONFIGURED: Final = frozenset[Label]({"task", "model", "currency", "version", "filter_version"})
 """Labels whose values come from the settings or the program; the others have those of the list."""
@@ -59,7 +59,7 @@ _OUTCOME: Final = dict[Label, Sequence[str]](outcome=_of(FrameOutcome))
 _POST: Final = dict[Label, Sequence[str]](
     outcome=_of(PostOutcome), reason=("", *_of(RejectReason), *_of(BadReason), OTHER)
 )
-_NAME: Final = dict[Label, Sequence[str]](name=_of(ConditionName))
+_NAME: Final = dict[Label, Sequence[str]](name=tuple(MEANINGS))
 _HALF: Final = dict[Label, Sequence[str]](half=("label", "store"))
 _TASK: Final = dict[Label, Sequence[str]](task=())
 _PROCESS: Final = dict[Label, Sequence[str]](kind=_of(ProcessKind))

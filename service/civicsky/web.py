@@ -88,20 +88,23 @@ def listen(settings: Http) -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(listener: socket.socket, settings: Http, answers: Answers) -> AsyncIterator[None]:
-    """Answer on a socket of `listen`; at the end hang up on everybody, and close it. Ends within a moment."""
+async def serving(listener: socket.socket, settings: Http, answers: Answers) -> AsyncIterator[asyncio.Task[None]]:
+    """Answer on a socket of `listen`; at the end hang up on everybody, and close it. Ends within a moment.
+
+    Gives the task that does it, which ends before only by a defect.
+    """
     _silence()
     server = _Server(_config(_app(settings, answers)))
+    task = asyncio.create_task(server.serve(sockets=[listener]), name="http-server")
+    log.event("http_up", url=f"http://{_shown(*listener.getsockname()[:2])}")
     try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(server.serve(sockets=[listener]), name="http")
-            log.event("http_up", url=f"http://{_shown(*listener.getsockname()[:2])}")
-            try:
-                yield
-            finally:
-                server.end()
+        yield task
     finally:
-        listener.close()
+        server.end()
+        try:
+            await task
+        finally:
+            listener.close()
 
 
 def _app(settings: Http, answers: Answers) -> ASGIApp:
