@@ -436,7 +436,7 @@ class Labelling:
         await happened(self._changed, self._settings.ledger.poll_seconds)
 
     async def _count(self) -> None:
-        """Keep the numbers of waiting posts and documents fresh, spending at most a tenth of the time on it, until cancelled."""
+        """Keep the numbers of what waits fresh, spending at most a tenth of the time on it, until cancelled."""
         while True:
             began = monotonic()
             self._metrics.waiting = await self._ledger.waiting(self._tasks)

@@ -12,12 +12,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from civicsky import __version__, filter as filters, log, scrape
 from civicsky.health import Condition, Look
 from civicsky.metrics import Metrics
-from civicsky.model import format_time
+from civicsky.model import BadReason, PostOutcome, RejectReason, format_time
 from civicsky.scrape import CONTENT_TYPE, ProcessKind, Samples, Stalls, exposition
 from civicsky.settings import Settings
 
@@ -26,6 +26,11 @@ STALE_SECONDS: Final = 10.0
 """A look at the health that is older tells nothing; there should be one a second."""
 TICK_SECONDS: Final = 0.1
 _WHY_CHARS: Final = 300
+_REASONS: Final[dict[str, tuple[str, ...]]] = {
+    "rejected": get_args(RejectReason), "quarantined": get_args(BadReason),
+}  # fmt: skip
+_NO_POSTS: Final = {(outcome, why): 0 for outcome in get_args(PostOutcome) for why in _REASONS.get(outcome, ("",))}
+"""What a counter is before it counts: one that only appears with its first event has not risen to Prometheus."""
 
 
 class Monitor:
@@ -87,7 +92,7 @@ class Monitor:
 
     def _values(self) -> dict[str, Samples]:
         metrics, settings = self._metrics, self._settings
-        found = {
+        found: dict[str, Samples] = {
             "civicsky_build_info": {(__version__, filters.VERSION): 1.0},
             "civicsky_start_time_seconds": one(metrics.started_at / 1e6),
             "civicsky_lag_seconds": one(metrics.lag_seconds),
@@ -114,7 +119,9 @@ class Monitor:
             "civicsky_ready": one(self.readiness()[0]),
             "civicsky_condition": {(name,): float(name in present) for name in names},
             "civicsky_condition_over": {(name,): float(name in present and present[name].over) for name in names},
-            "civicsky_condition_seconds": {(name,): present[name].seconds if name in present else 0.0 for name in names},
+            "civicsky_condition_seconds": {
+                (name,): present[name].seconds if name in present else 0.0 for name in names
+            },
             "civicsky_parked": {("label",): float(metrics.model_parked), ("store",): float(metrics.store_parked)},
             "civicsky_connected": one(metrics.connected),
             "civicsky_quiet": one(look.quiet),
@@ -136,7 +143,7 @@ class Monitor:
             "civicsky_connect_failures_total": one(counts["connect_failures"]),
             "civicsky_frames_received_total": one(counts["frames"]),
             "civicsky_frames_total": _with_zeros("civicsky_frames_total", frames),
-            "civicsky_posts_total": posts,
+            "civicsky_posts_total": _NO_POSTS | posts,
             "civicsky_gaps_total": _with_zeros("civicsky_gaps_total", {(why,): n for why, n in metrics.gaps.items()}),
             "civicsky_labels_total": {(task,): float(metrics.labels[task, "labelled"]) for task in tasks},
             "civicsky_labels_failed_total": {(task,): float(metrics.labels[task, "failed"]) for task in tasks},
@@ -156,7 +163,7 @@ def one(value: float | None) -> Samples:
 
 
 def _with_zeros(name: str, samples: Mapping[tuple[str, ...], float]) -> Samples:
-    """A counter that is there before it counts: what only appears with its first event is no rise to Prometheus."""
+    """The same of a counter with one label."""
     (values,) = scrape.BY_NAME[name].labels.values()
     return {(value,): 0.0 for value in values} | dict(samples)
 

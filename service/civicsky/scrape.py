@@ -7,14 +7,14 @@ from the settings; any other is told as `other`, so that nothing from outside ca
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, get_args
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from civicsky.health import MEANINGS
 from civicsky.model import BadReason, FrameOutcome, GapCause, PostOutcome, RejectReason
 
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 OTHER: Final = "other"
 STALL_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the histogram's buckets."""
@@ -39,6 +39,10 @@ CONFIGURED: Final = frozenset[Label]({"task", "model", "currency", "version", "f
 """Labels whose values come from the settings or the program; the others have those of the list."""
 
 
+Labels = Mapping[Label, Sequence[str]]
+"""A metric's labels with their values."""
+
+
 class Measure(NamedTuple):
     """One metric."""
 
@@ -46,7 +50,7 @@ class Measure(NamedTuple):
     kind: Kind
     unit: str
     """What a value counts or is measured in."""
-    labels: Mapping[Label, Sequence[str]]
+    labels: "Labels"
     """Each label's values; empty for one of `CONFIGURED`."""
     meaning: str
 
@@ -55,32 +59,38 @@ def _of(literal: object) -> tuple[str, ...]:
     return tuple(get_args(literal))
 
 
-_OUTCOME: Final = dict[Label, Sequence[str]](outcome=_of(FrameOutcome))
-_POST: Final = dict[Label, Sequence[str]](
-    outcome=_of(PostOutcome), reason=("", *_of(RejectReason), *_of(BadReason), OTHER)
-)
-_NAME: Final = dict[Label, Sequence[str]](name=tuple(MEANINGS))
-_HALF: Final = dict[Label, Sequence[str]](half=("label", "store"))
-_TASK: Final = dict[Label, Sequence[str]](task=())
-_PROCESS: Final = dict[Label, Sequence[str]](kind=_of(ProcessKind))
+_OUTCOME: Final[Labels] = {"outcome": _of(FrameOutcome)}
+_POST: Final[Labels] = {
+    "outcome": _of(PostOutcome),
+    "reason": ("", *_of(RejectReason), *_of(BadReason), OTHER),
+}
+_CAUSE: Final[Labels] = {"cause": _of(GapCause)}
+_DIRECTION: Final[Labels] = {"direction": ("in", "out")}
+_MONEY: Final[Labels] = {"model": (), "currency": ()}
+_BUILD: Final[Labels] = {"version": (), "filter_version": ()}
+_DOCUMENT: Final[Labels] = {"outcome": ("written", "stale", "duplicate", "refused")}
+_NAME: Final[Labels] = {"name": tuple(MEANINGS)}
+_HALF: Final[Labels] = {"half": ("label", "store")}
+_TASK: Final[Labels] = {"task": ()}
+_PROCESS: Final[Labels] = {"kind": _of(ProcessKind)}
 
 MEASURES: Final = (
-    Measure("civicsky_build_info", "gauge", "1", {"version": (), "filter_version": ()}, "Always 1: what runs."),
+    Measure("civicsky_build_info", "gauge", "1", _BUILD, "Always 1: what runs."),
     Measure("civicsky_start_time_seconds", "gauge", "seconds since 1970", {}, "When this process started."),
     Measure("civicsky_ready", "gauge", "0 or 1", {}, "Whether /readyz says ready."),
-    Measure("civicsky_condition", "gauge", "0 or 1", _NAME, "Whether something is wrong; 0 when it is not, or unknown."),
+    Measure("civicsky_condition", "gauge", "0 or 1", _NAME, "Whether something is wrong."),
     Measure("civicsky_condition_over", "gauge", "0 or 1", _NAME, "Whether it has lasted beyond its bound."),
-    Measure("civicsky_condition_seconds", "gauge", "seconds", _NAME, "How long it has lasted, or how far behind we are."),
+    Measure("civicsky_condition_seconds", "gauge", "seconds", _NAME, "How long it has lasted; how far behind."),
     Measure("civicsky_parked", "gauge", "0 or 1", _HALF, "Refused by model or store; stands still until a restart."),
     Measure("civicsky_connected", "gauge", "0 or 1", {}, "Whether a relay is connected and sends or answers."),
     Measure("civicsky_quiet", "gauge", "0 or 1", {}, "Whether a connected relay sends nothing. Not wrong by itself."),
-    Measure("civicsky_window_closed", "gauge", "0 or 1", {}, "Whether source.window is closed, so that nothing is held."),
+    Measure("civicsky_window_closed", "gauge", "0 or 1", {}, "Whether source.window is closed."),
     Measure("civicsky_connections_total", "counter", "connections", {}, "Made to relays; all but the first again."),
     Measure("civicsky_connect_failures_total", "counter", "times", {}, "A relay was lost, or could not be reached."),
     Measure("civicsky_frames_received_total", "counter", "frames", {}, "Messages that came in."),
-    Measure("civicsky_frames_total", "counter", "frames", _OUTCOME, "Messages that were committed, by what became of them."),
+    Measure("civicsky_frames_total", "counter", "frames", _OUTCOME, "Messages committed, by what became of them."),
     Measure("civicsky_posts_total", "counter", "operations", _POST, "Operations on posts that were committed."),
-    Measure("civicsky_gaps_total", "counter", "gaps", {"cause": _of(GapCause)}, "Gaps that were recorded."),
+    Measure("civicsky_gaps_total", "counter", "gaps", _CAUSE, "Gaps that were recorded."),
     Measure("civicsky_lag_seconds", "gauge", "seconds", {}, "Age of the last committed event; grows in silence, too."),
     Measure("civicsky_behind_seconds", "gauge", "seconds", {}, "How old the last event was when it was committed."),
     Measure("civicsky_journal_bytes", "gauge", "bytes", {}, "Of the journal in use, as of its last commit."),
@@ -91,12 +101,12 @@ MEASURES: Final = (
     Measure("civicsky_labels_total", "counter", "labels", _TASK, "Labels that were kept."),
     Measure("civicsky_labels_failed_total", "counter", "jobs", _TASK, "Posts that had all their attempts in vain."),
     Measure("civicsky_model_calls_total", "counter", "calls", {}, "Calls of the model, in vain or not."),
-    Measure("civicsky_tokens_total", "counter", "tokens", {"direction": ("in", "out")}, "Read and written by the model."),
-    Measure("civicsky_cost_total", "counter", "label.currency", {"model": (), "currency": ()}, "What calls cost, by label.prices."),
-    Measure("civicsky_documents_total", "counter", "documents", {"outcome": ("written", "stale", "duplicate", "refused")}, "Documents of posts that the store was told, by what it did."),
-    Measure("civicsky_loop_stall_seconds", "histogram", "seconds", {}, "How late the event loop comes to a task, looked at ten times a second."),
-    Measure("civicsky_loop_stall_max_seconds", "gauge", "seconds", {}, "The longest of these in the last one to two minutes."),
-    Measure("civicsky_resident_bytes", "gauge", "bytes", _PROCESS, "Memory of this process and its children (RSS)."),
+    Measure("civicsky_tokens_total", "counter", "tokens", _DIRECTION, "Read and written by the model."),
+    Measure("civicsky_cost_total", "counter", "label.currency", _MONEY, "What calls cost, by label.prices."),
+    Measure("civicsky_documents_total", "counter", "documents", _DOCUMENT, "Documents of posts, as the store took them."),
+    Measure("civicsky_loop_stall_seconds", "histogram", "seconds", {}, "How late the event loop comes to a task."),
+    Measure("civicsky_loop_stall_max_seconds", "gauge", "seconds", {}, "The longest of one to two minutes."),
+    Measure("civicsky_resident_bytes", "gauge", "bytes", _PROCESS, "Memory (RSS) of it and its children."),
     Measure("civicsky_processes", "gauge", "processes", _PROCESS, "This process and its children."),
 )  # fmt: skip
 """Every metric. The documentation's table, alerts and dashboard are tested against this."""

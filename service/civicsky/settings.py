@@ -549,6 +549,8 @@ class Health(Group):
     quiet_seconds: float = Field(60, gt=0)
     """A connected relay sends nothing for so long: `source_quiet` in the log. The whole network is never quiet, a small
     relay may be; the service stays ready."""
+
+
 class Http(Group):
     """Health over HTTP: /livez, /readyz and /metrics."""
 

@@ -35,6 +35,7 @@ CONNECTIONS: Final = 64
 CONNECTION_SECONDS: Final = 10.0
 """From the first byte to the last, both ways."""
 HEADER_BYTES: Final = 16_384
+"""Of a head that comes bit by bit no more is read; of one that comes at once no more is looked at."""
 BACKLOG: Final = 64
 
 _HEADERS: Final = {
@@ -73,7 +74,9 @@ def listen(settings: Http) -> socket.socket:
             f"http.listen: {_shown(host, port)} can be reached from other machines, and there is no token; "
             "set CIVICSKY_HTTP__TOKEN, or listen on 127.0.0.1"
         )
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[
+        0
+    ]
     taken = socket.socket(family, kind)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -156,6 +159,8 @@ class _Guard:
     def _refusal(self, headers: Headers) -> Response | None:
         if not self._is_ours(headers.getlist("host")):
             return PlainTextResponse("this name is not served here; see http.names\n", 421)
+        if sum(len(name) + len(value) for name, value in headers.raw) > HEADER_BYTES:
+            return PlainTextResponse("too many words\n", 431)
         if self._token and not self._is_allowed(headers.getlist("authorization")):
             return PlainTextResponse("a token is needed\n", 401, {"WWW-Authenticate": "Bearer"})
         return None
