@@ -68,11 +68,11 @@ class Monitor:
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether the service is ready, and what is to be said of it: each condition, over its bound or not yet."""
         look = self._look or Look()
-        reasons = [*self._own_reasons(), *(_reason(one) for one in look.conditions if one.over)]
+        reasons = [*self._own_reasons(), *map(_reason, look.reasons)]
         return not reasons, {
             "ready": not reasons,
             "reasons": reasons,
-            "pending": [_reason(one) for one in look.conditions if not one.over],
+            "pending": [_reason(one) for one in look.conditions if one not in look.reasons],
             "bounds": self._settings.health.model_dump(),
             "quiet": look.quiet,
             "window": log.harmless(self._metrics.window_why),
