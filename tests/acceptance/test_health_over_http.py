@@ -279,7 +279,8 @@ def test_health_asks_with_the_token_and_where_the_settings_listen(tmp_path: Path
     token, port = "one-secret-of-sixteen", free_port()
     settings: dict[str, Any] = {"http__token": token, "http__listen": f"[::1]:{port}"}
     process = start("collect", "--relay", "ws://127.0.0.1:1", "--data-dir", tmp_path / "data", **settings)
-    until(lambda: run("health", "--live", **settings).code == 0, "it to be alive")
+    until(lambda: query(tmp_path / "data" / "journal.db", "SELECT 1 FROM run"), "it to have begun")
+    assert run("health", "--live", **settings).out == "alive\n"
     assert run("health", **settings).out.startswith("not ready: relay_down for ")
     without = run("health", "--url", f"http://[::1]:{port}")
     assert (without.code, without.out) == (1, "HTTP 401: a token is needed\n")
