@@ -194,7 +194,7 @@ async def _prepare_http(stack: AsyncExitStack, settings: Settings, metrics: Metr
     """Answer over HTTP from now on, if the settings say where: also while databases are opened, and to the end."""
     if not settings.http.listen:
         return Beside()
-    from civicsky import web  # noqa: PLC0415  (whoever serves nothing does without: 10 MB)
+    from civicsky import web  # noqa: PLC0415  (whoever serves nothing does without: 4 MB)
     from civicsky.monitor import Monitor  # noqa: PLC0415
 
     monitor = Monitor(settings, metrics, lambda: stop.why)

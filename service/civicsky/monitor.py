@@ -176,7 +176,7 @@ def _reason(condition: Condition) -> dict[str, Any]:
         "name": condition.name,
         "why": log.harmless(condition.why)[:_WHY_CHARS],
         "since": format_time(int(since * 1e6)),
-        "seconds": round(condition.seconds, 1),
+        "seconds": int(condition.seconds * 10) / 10,  # rounded up it would seem to be at its bound
         "bound": condition.bound,
     }
 

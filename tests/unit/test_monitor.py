@@ -55,6 +55,11 @@ def test_what_is_beyond_its_bound_is_a_reason_with_since_when_and_the_bound() ->
     assert told["bounds"] == load().health.model_dump()
 
 
+def test_what_is_not_beyond_its_bound_does_not_look_so() -> None:
+    ready, told = heeded(WARMING._replace(seconds=599.99)).readiness()
+    assert (ready, told["pending"][0]["seconds"]) == (True, 599.9)
+
+
 def test_whoever_never_had_a_relay_is_not_ready_before_the_bound() -> None:
     assert names(heeded(DOWN._replace(seconds=1.0), met=False)) == ["relay_down"]
     assert names(heeded(DOWN._replace(seconds=1.0))) == []
