@@ -33,6 +33,10 @@ class Metrics:
     """Why the model cannot be used now; empty when it can."""
     store_why: str = ""
     """Why the store cannot be used now; empty when it can."""
+    model_parked: str = ""
+    """Why the model refuses us, which ends only with a restart; empty when it does not."""
+    store_parked: str = ""
+    """The same of the store."""
     journal_why: str = ""
     """What the disk's bound makes us do; empty while there is room."""
     paused: bool = False
@@ -43,10 +47,6 @@ class Metrics:
     """Why what stands around posts cannot be fetched; empty when it can."""
     authors_why: str = ""
     """Why authors cannot be looked up; empty when they can."""
-    model_parked: bool = False
-    """Whether the model refuses us, so that labelling stands still until a restart."""
-    store_parked: bool = False
-    """The same of the store."""
     waiting: int = 0
     """Posts on disk or in the queue that have no label yet."""
     unstored: int = 0

@@ -124,7 +124,10 @@ class Monitor:
             "civicsky_condition_seconds": {
                 (name,): present[name].seconds if name in present else 0.0 for name in names
             },
-            "civicsky_parked": {("label",): float(metrics.model_parked), ("store",): float(metrics.store_parked)},
+            "civicsky_parked": {
+                ("label",): float(bool(metrics.model_parked)),
+                ("store",): float(bool(metrics.store_parked)),
+            },
             "civicsky_connected": one(metrics.connected),
             "civicsky_quiet": one(look.quiet),
             "civicsky_window_closed": one(bool(metrics.window_why)),
