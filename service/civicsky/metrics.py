@@ -14,7 +14,16 @@ class Metrics:
 
     started_at: int = field(default_factory=now_us)
     counts: Counter[str] = field(default_factory=Counter)
-    """frames (arrived), posts (new ones seen), kept, labelled, failed, stored, calls, tokens_in, tokens_out."""
+    """frames (arrived), posts (new ones seen), kept, labelled, failed, stored, connections, connect_failures; and what
+    the model was asked, whether its answers were of use or not: calls, tokens_in, tokens_out."""
+    outcomes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """By (unit, outcome, reason) what was committed; the units are those of `Committed.counts`."""
+    gaps: Counter[str] = field(default_factory=Counter)
+    """By `GapCause` the gaps that were recorded."""
+    labels: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By (task, `labelled` | `failed`)."""
+    cost: float = 0.0
+    """What the calls cost, in `label.currency`; 0 for a model without a price."""
     host: str = ""
     connected: bool = False
     relay_why: str = ""
@@ -41,6 +50,10 @@ class Metrics:
     """Why authors cannot be looked up; empty when they can."""
     waiting: int = 0
     """Posts on disk or in the queue that have no label yet."""
+    unstored: int = 0
+    """Documents in the ledger of which the store knows an older version, or nothing."""
+    journal_bytes: int = 0
+    """Bytes of the journal in use, as of its last commit or pruning."""
     event_at: int | None = None
     """Time of the last frame that was committed."""
     behind_seconds: float = 0.0

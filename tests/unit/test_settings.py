@@ -15,6 +15,7 @@ from civicsky.settings import (
     CONFIG_VARIABLE,
     AppView,
     Group,
+    Http,
     Label,
     Notify,
     Settings,
@@ -482,10 +483,11 @@ def test_every_setting_that_may_hold_a_secret_is_of_the_secret_kind() -> None:
     assert type(Label().api_key) is SecretStr
     assert type(Store().mongo_uri) is SecretStr
     assert type(AppView().app_password) is SecretStr
+    assert type(Http().token) is SecretStr
     assert type(Notify().url) is SecretStr
     words = ("key", "password", "secret", "token", "uri")
     suspicious = [name for name, _, _ in documented() if name.rpartition(".")[2].split("_")[-1] in words]
-    assert suspicious == ["label.api_key", "store.mongo_uri", "appview.app_password", "notify.token"]
+    assert suspicious == ["label.api_key", "store.mongo_uri", "appview.app_password", "notify.token", "http.token"]
 
 
 @pytest.mark.parametrize(
@@ -577,7 +579,7 @@ def test_a_command_that_names_no_program_is_refused(words: tuple[str, ...]) -> N
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
     groups = [type(group) for _, group in civicsky.settings._groups()]
-    assert len(groups) == 18
+    assert len(groups) == 19
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)
         assert (group.__doc__ or "").endswith(".")
@@ -630,6 +632,8 @@ OTHER_VALUES = {
     "keep": "all",
     "kind": "mongo",
     "label_all": "False",
+    "listen": "107",
+    "names": '["node17"]',
     "level": "debug",
     "login": "always",
     "login_url": "https://one.example",
@@ -653,6 +657,7 @@ OTHER_VALUES = {
     "start": "window",
     "tasks": '["civic", "toxicity.toml"]',
     "to": "23:00",
+    "token": "a-token-of-some-length",
     "unit": "thread",
     "url": "http://api.example",
     "way": "words",
