@@ -30,6 +30,7 @@ from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger, LedgerReader
 from civicsky.lifecycle import Stop, happened, signals
 from civicsky.local import JSON_TOKENS, WORD_TOKENS, LocalServer, find_weights, threads
+from civicsky.logfile import path_of
 from civicsky.metrics import Metrics
 from civicsky.model import Spend, format_time, now_us
 from civicsky.prompt import prompt_hash
@@ -94,17 +95,28 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
     try:
         with signals(stop), ExitStack() as locks:
             await _lock(locks, folder, datadir.roles_of(halves), stop)
-            async with AsyncExitStack() as stack:
-                works = await _prepare(stack, folder, settings, halves, metrics, stop)
-                log.event("started", halves=halves, version=__version__, data_dir=str(folder))
-                await _run(works, settings, metrics, stop, drain=drain)
-            waiting = await _waiting(folder) if halves != "collect" else 0
+            if settings.log.file:  # not before the lock: another process may rotate it
+                locks.enter_context(log.to_file(path_of(settings.log.file, folder, halves), settings.log))
+            return await _serve_locked(folder, settings, halves, metrics, stop, drain=drain)
     except asyncio.CancelledError:
         raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
+
+
+async def _serve_locked(
+    folder: Path, settings: Settings, halves: datadir.Halves, metrics: Metrics, stop: Stop, *, drain: bool
+) -> Summary:
+    try:
+        async with AsyncExitStack() as stack:
+            works = await _prepare(stack, folder, settings, halves, metrics, stop)
+            log.event("started", halves=halves, version=__version__, data_dir=str(folder))
+            await _run(works, settings, metrics, stop, drain=drain)
+        waiting = await _waiting(folder) if halves != "collect" else 0
     except BaseExceptionGroup as group:
         error = _first(group)
+        log.settle(at_once=True)
         log.event("failed", why=str(error) or type(error).__name__)
         raise error from group
+    log.settle(at_once=True)
     return _summary(metrics, stop, waiting)
 
 
@@ -159,7 +171,10 @@ async def _prepare(
 async def _run(works: list[Work], settings: Settings, metrics: Metrics, stop: Stop, *, drain: bool) -> None:
     """Run the halves to their end; when one fails, all stop."""
     async with asyncio.TaskGroup() as group:
-        regular = [group.create_task(_minutes(settings, metrics), name="minute")]
+        regular = [
+            group.create_task(_minutes(settings, metrics), name="minute"),
+            group.create_task(_settle_log(), name="log"),
+        ]
         if settings.limits.max_minutes:
             regular.append(group.create_task(_end_after(settings.limits.max_minutes, stop), name="max-minutes"))
         if "collect" not in dict(works):
@@ -421,6 +436,12 @@ async def _minutes(settings: Settings, metrics: Metrics) -> None:
     while True:
         await asyncio.sleep(settings.log.minute_seconds)
         log.event("minute", **minute_line(metrics))
+
+
+async def _settle_log() -> None:
+    while True:
+        await asyncio.sleep(1)
+        log.settle()
 
 
 def minute_line(metrics: Metrics) -> dict[str, Any]:

@@ -50,6 +50,10 @@ MaxPosts = Annotated[
 ]
 MaxKept = Annotated[int | None, typer.Option("--max-kept", metavar="N", help="End after so many posts kept.")]
 MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", metavar="M", help="End after so many minutes.")]
+LogFile = Annotated[
+    str | None,
+    typer.Option("--log-file", metavar="FILE", help="Log into files of bounded size; relative: in the data directory."),
+]
 Origin = Annotated[
     str, typer.Option("--origin", metavar="firehose|feed:NAME|any", help="Which posts count, by how they came.")
 ]
@@ -77,10 +81,12 @@ def run(
     max_frames: MaxFrames = None,
     max_minutes: MaxMinutes = None,
     if_not_running: IfNotRunning = False,
+    log_file: LogFile = None,
     config: Config = None,
 ) -> None:
     """Collect and label in one process."""
     flags = {
+        "log.file": log_file,
         **_collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes),
         **_label_flags(store, model_url, model),
     }
@@ -96,10 +102,14 @@ def collect(
     max_frames: MaxFrames = None,
     max_minutes: MaxMinutes = None,
     if_not_running: IfNotRunning = False,
+    log_file: LogFile = None,
     config: Config = None,
 ) -> None:
     """Collect only; posts wait on disk for `label`."""
-    flags = _collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes)
+    flags = {
+        "log.file": log_file,
+        **_collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes),
+    }
     _serve(load(config, flags), "collect", if_not_running=if_not_running)
 
 
@@ -122,10 +132,11 @@ def label(
         str, typer.Option("--where", metavar="FIELD=VALUE", help="With --again: where the label says so.")
     ] = "",
     if_not_running: IfNotRunning = False,
+    log_file: LogFile = None,
     config: Config = None,
 ) -> None:
     """Label what was collected, and go on as more comes."""
-    settings = load(config, {"data_dir": data_dir, **_label_flags(store, model_url, model)})
+    settings = load(config, {"data_dir": data_dir, "log.file": log_file, **_label_flags(store, model_url, model)})
     if not again and (task or since or until or where):
         raise Usage(
             "--task, --since, --until and --where choose what --again asks about: add --again, or leave them out"
