@@ -131,7 +131,7 @@ EVENTS: Final[dict[EventName, str]] = {
     "caught_up": "info: what is committed is fresh again",
     "unready": "warning: something has been wrong beyond its bound; name= the condition, why=, seconds=, bound=",
     "recovered": "info: nothing is wrong beyond its bound any more",
-    "clock_off": "warning: this machine's clock differs from the relay's, or the relay's events are ahead of it; off_s=",
+    "clock_off": "warning: this machine's clock differs from the relay's, or events are ahead of it; off_s=, by=",
     "clock_right": "info: it does not differ any more",
     "log_down": "warning: log.file cannot be written; lines go to standard error meanwhile; why=",
     "log_up": "info: it can be written again",
@@ -226,6 +226,11 @@ def harmless(text: str) -> str:
     return _UNSAFE.sub("?", text[:_MAX_CHARS])
 
 
+def cleaned(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a line as they may be shown: harmless, and none of them endless."""
+    return {_clean(str(key), 0): _clean(item, _MAX_DEPTH) for key, item in values.items()}
+
+
 class _StandardError:
     """Prints to standard error. A reader that went away, or a full disk behind it, ends nothing."""
 
@@ -312,7 +317,7 @@ def _stamp(_logger: Any, _method: str, values: Any) -> Any:
 
 def _harmless(_logger: Any, _method: str, values: Any) -> Any:
     """No control or direction-changing character of the far side's words reaches a terminal; no value is endless."""
-    return {key: _clean(value, _MAX_DEPTH) for key, value in values.items()}
+    return cleaned(values)
 
 
 def _clean(value: Any, depth: int) -> Any:

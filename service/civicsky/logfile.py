@@ -42,7 +42,7 @@ class LogFile(RotatingFileHandler):
     def write(self, line: str) -> str:
         """Write a line; why it could not be, or nothing. Never raises: a log must not end what it tells of."""
         self._why = ""
-        if self.stream is not None and not self._is_there():
+        if self.stream is not None and not self._is_there(self.stream.fileno()):
             self._let_go()
         self.handle(makeLogRecord({"msg": line}))
         return self._why
@@ -59,15 +59,15 @@ class LogFile(RotatingFileHandler):
         _end_torn_line(file)
         return os.fdopen(file, "a", encoding=self.encoding, errors=self.errors)
 
-    def _is_there(self) -> bool:
+    def _is_there(self, file: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(self.stream.fileno()), os.stat(self.baseFilename))  # noqa: PTH116
+            return os.path.samestat(os.fstat(file), Path(self.baseFilename).stat())
         except OSError:
             return False
 
     def _let_go(self) -> None:
         """Without what a full disk did not take: it would be written later, in the midst of others."""
-        stream, self.stream = self.stream, None  # type: ignore[assignment]
+        stream, self.stream = self.stream, None
         if stream is not None:
             with suppress(OSError, ValueError):
                 stream.close()
