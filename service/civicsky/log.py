@@ -312,7 +312,8 @@ class _Now:
 
 def _stamp(_logger: Any, _method: str, values: Any) -> Any:
     """When it happened, which is not always when it is written."""
-    return {"timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z")} | values
+    values.setdefault("timestamp", datetime.now(UTC).isoformat().replace("+00:00", "Z"))
+    return values
 
 
 def _harmless(_logger: Any, _method: str, values: Any) -> Any:

@@ -3,6 +3,7 @@
 Two processes must not rotate one file under one another: so each half has a file of its own, and holds its lock.
 """
 
+import errno
 import os
 import stat
 import sys
@@ -15,7 +16,7 @@ from typing import Final, Literal, TextIO
 HALVES: Final = ("both", "collect", "label")
 
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-"""Not blocking: a FIFO that nobody reads would hold us up for ever."""
+"""Not blocking: some devices would hold us up for ever."""
 
 
 def path_of(name: str, folder: Path, halves: Literal["both", "collect", "label"]) -> Path:
@@ -56,7 +57,11 @@ class LogFile(RotatingFileHandler):
     def _open(self) -> TextIO:  # type: ignore[override]
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = os.open(self.baseFilename, _FLAGS, 0o600)
-        _end_torn_line(file)
+        try:
+            _make_fit(file)
+        except OSError:
+            os.close(file)
+            raise
         return os.fdopen(file, "a", encoding=self.encoding, errors=self.errors)
 
     def _is_there(self, file: int) -> bool:
@@ -73,8 +78,10 @@ class LogFile(RotatingFileHandler):
                 stream.close()
 
 
-def _end_torn_line(file: int) -> None:
-    """A process that was killed, or a full disk, may have left half a line."""
+def _make_fit(file: int) -> None:
+    """Refuse a pipe, and end half a line that a process that was killed, or a full disk, may have left."""
     now = os.fstat(file)
+    if stat.S_ISFIFO(now.st_mode):
+        raise OSError(errno.EINVAL, "it is a pipe, which holds whoever writes up")
     if stat.S_ISREG(now.st_mode) and now.st_size and os.pread(file, 1, now.st_size - 1) != b"\n":
         os.write(file, b"\n")

@@ -158,8 +158,8 @@ def as_text(line: Line, *, colour: bool) -> str:
     level, stage, event = (_word(values.pop(name, "")) for name in ("level", "stage", "event"))
     head = f"{when:20} {level:7} {stage:7} "
     rest = " ".join(f"{_word(key)}={_word(value)}" for key, value in values.items())
-    room = MAX_CHARS - len(head) - len(event)
-    rest = rest if len(rest) <= room else rest[: max(0, room)] + "..."
+    room = max(0, MAX_CHARS - len(f"{head}{event:17} ..."))
+    rest = rest if len(rest) <= room else rest[:room] + "..."
     if not colour:
         return f"{head}{event:17} {rest}".rstrip()
     code = _COLOURS.get(level)
