@@ -35,6 +35,8 @@ class Led:
         self.pings = 0
         self.seq = 0
         self.ended = threading.Event()
+        self.deaf = False
+        """Whether nothing leaves it, no pong either, though the socket stands."""
         self._out: deque[bytes | str | None] = deque()
         self._news = threading.Event()
 
@@ -90,16 +92,22 @@ class Led:
 
 
 @contextmanager
-def led_relay() -> Iterator[Led]:
-    """A running one."""
-    led = Led()
+def led_relay(led: Led | None = None) -> Iterator[Led]:
+    """A running one; or one that ran before, again at its address."""
+    led = led or Led()
+    led.ended.clear()
 
     class Counting(ServerConnection):
         def process_event(self, event: Event) -> None:
             led.pings += isinstance(event, Frame) and event.opcode is Opcode.PING
             super().process_event(event)
 
-    with serve(led.play, "127.0.0.1", 0, compression=None, ping_interval=None, create_connection=Counting) as server:
+        def send_data(self) -> None:
+            if not led.deaf:
+                super().send_data()
+
+    port = int(led.url.rpartition(":")[2] or 0)
+    with serve(led.play, "127.0.0.1", port, compression=None, ping_interval=None, create_connection=Counting) as server:
         led.url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -114,6 +122,11 @@ def led_relay() -> Iterator[Led]:
 def moment(seq: int, at: int | None = None) -> str:
     """The time of an event: `at`, or some hours ago, a second after the one before."""
     return rfc3339(NOW - 36_000_000_000 + seq * 1_000_000 if at is None else at)
+
+
+def now_moment(age_seconds: float = 0) -> int:
+    """The time of an event that happens now, or did so many seconds ago."""
+    return int((time.time() - age_seconds) * 1_000_000)
 
 
 def did_of(n: int) -> str:
