@@ -74,6 +74,7 @@ case "$1" in
         command -v crontab >/dev/null || debian cron || true
         command -v systemd-analyze >/dev/null || debian systemd || true
         ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
+        command -v jq >/dev/null || debian jq || true
         command -v chromium >/dev/null || command -v google-chrome >/dev/null || debian chromium || true
         ;;
     fuzz)

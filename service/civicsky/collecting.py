@@ -14,7 +14,7 @@ from typing import Protocol
 
 from civicsky import faults, log
 from civicsky.errors import BadInput
-from civicsky.lifecycle import Stop, happened
+from civicsky.lifecycle import Every, Stop, happened
 from civicsky.metrics import Metrics
 from civicsky.model import (
     Arrival,
@@ -35,6 +35,8 @@ from civicsky.settings import Settings
 
 AHEAD_US = 5 * 60_000_000
 """How far a relay's clock may be ahead of ours."""
+FULL_SECONDS = 5.0
+"""How often room is looked for while the disk's bound is reached."""
 
 
 class GateShape(Protocol):
@@ -315,7 +317,11 @@ async def housekeep(
     stop: Stop,
 ) -> None:
     """Prune the journal now and then, more often while it is full, until `stop`."""
-    while not await happened(stop.requested, seconds if journal.room.is_set() else min(seconds, 5.0)):
+    regular = Every(seconds)
+    regular.is_due()
+    while not await happened(stop.requested, min(seconds, FULL_SECONDS)):
+        if journal.room.is_set() and not regular.is_due():
+            continue
         async with ledger() as reader:
             if reader is None:
                 await journal.prune(None, _nothing_settled)

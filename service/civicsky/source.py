@@ -111,7 +111,7 @@ class Source:
         self._recent: deque[int] = deque()
         self._seen: set[int] = set()
         self._floor = 0
-        self._at_once = self._dropped = False
+        self._at_once = self._dropped = self._silent = False
         self._patience: asyncio.Timeout | None = None
         self._too_large = 0
         self._up: bool | None = None
@@ -141,10 +141,11 @@ class Source:
                         yield arrival
                 await self._after_drop()
             except (OSError, TimeoutError, WebSocketException) as error:
+                error = TimeoutError() if self._silent else error
                 await (self._after_drop() if self._dropped else self._back_off(error))
 
     async def _connect(self) -> ClientConnection:
-        self._dropped = False
+        self._dropped = self._silent = False
         async with asyncio.timeout(None) as self._patience:  # ended by `stop`
             if self._stopping.is_set():
                 raise TimeoutError
@@ -339,6 +340,7 @@ class Source:
                     await (await socket.ping())
             except TimeoutError:
                 if self._waiting_since == since:
+                    self._silent = True
                     socket.transport.abort()
                     return
             except ConnectionClosed:

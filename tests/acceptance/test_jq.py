@@ -18,14 +18,15 @@ from conftest import Mongod, skip
 from docs.pages import rows, section
 from support import model_server
 from support.command import environment, finish, run, start
-from support.led import Led, led_relay, now_moment
+from support.led import led_relay, now_moment
 
 POISON = "zanzibar quagmire"
 SETTINGS: dict[str, Any] = {
-    "faults": f"worker.record:{POISON}",
+    "fault": f"worker.record:{POISON}",
     "source__backoff_seconds": 0.05, "source__backoff_max_seconds": 0.1, "source__liveness_seconds": 1,
-    "worker__batch_seconds": 0.05, "worker__processes": 1, "label__pause_seconds": 0.05, "label__pause_max_seconds": 0.1,
-    "sample__posts_per_day": 0, "store__timeout_seconds": 1, "store__retry_max_seconds": 0.2, "store__kind": "mongo",
+    "worker__batch_seconds": 0.05, "worker__processes": 1, "sample__posts_per_day": 0,
+    "label__pause_seconds": 0.05, "label__pause_max_seconds": 0.1,
+    "store__timeout_seconds": 1, "store__retry_max_seconds": 0.2, "store__kind": "mongo", "store__mongo_database": "jq",
     "health__quiet_seconds": 2, "health__behind_seconds": 60, "appview__recheck": "false",
     "journal__max_bytes": 1_000_000, "journal__post_days": 0, "log__minute_seconds": 1,
 }  # fmt: skip
@@ -40,7 +41,7 @@ def queries() -> dict[str, tuple[str, str]]:
 class Case:
     """One service, the four things that it needs, and its log."""
 
-    def __init__(self, folder: Path, mongod: Mongod, database: str) -> None:
+    def __init__(self, folder: Path, mongod: Mongod) -> None:
         self.folder, self.mongod = folder, mongod
         self.log = folder / "data" / "civicsky.log"
         self.model_port = 0
@@ -48,11 +49,10 @@ class Case:
         self.relay = self.stack.enter_context(led_relay())
         self.start_model()
         self.posts = 0
-        settings = {name: value for name, value in SETTINGS.items() if name != "faults"}
         self.process = start(
             "run", "--relay", self.relay.url, "--data-dir", folder / "data", "--log-file", self.log,
             "--model-url", f"http://127.0.0.1:{self.model_port}/v1", "--model", "mock",
-            store__mongo_uri=mongod.uri, store__mongo_database=database, fault=SETTINGS["faults"], **settings,
+            store__mongo_uri=mongod.uri, **SETTINGS,
         )  # fmt: skip
 
     def start_model(self) -> None:
@@ -195,7 +195,7 @@ def case(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 
 @contextmanager
 def _case(folder: Path, mongod: Mongod) -> Iterator[Case]:
-    made = Case(folder, mongod, "jq")
+    made = Case(folder, mongod)
     try:
         made.post()
         made.wait("label_up", 0)
@@ -226,10 +226,12 @@ def test_jq_over_the_log_alone_finds_each_of_ten_faults_and_its_end(case: Case) 
     assert [json.loads(line) for line in shown] == case.lines()
     for fault, (first, last) in parts.items():
         log = "\n".join(shown[first:last])
-        (began,), (ended,) = (jq(query, log) for query in asked[fault])
+        found = [jq(query, log) for query in asked[fault]]
+        assert [len(one) for one in found] == [1, 1], f"{fault}: {log}"
+        (began,), (ended,) = found
         assert began["timestamp"] <= ended["timestamp"], fault
-        quiet = [event for event in ("source_down", "label_down", "store_down") if f'"{event}"' in log]
-        assert set(quiet) <= {began["event"], "source_down"}, fault
+        others = [event for event in ("source_down", "label_down", "store_down") if f'"{event}"' in log]
+        assert set(others) <= {began["event"], "source_down"}, fault
     assert len(jq(asked["the relay was renumbered"][0], "\n".join(shown))) == 1
     for event in ("unready", "log_down"):
         assert jq(f'.event == "{event}"', "\n".join(shown)) == []

@@ -92,9 +92,9 @@ class Led:
 
 
 @contextmanager
-def led_relay(led: Led | None = None) -> Iterator[Led]:
+def led_relay(before: Led | None = None) -> Iterator[Led]:
     """A running one; or one that ran before, again at its address."""
-    led = led or Led()
+    led = before or Led()
     led.ended.clear()
 
     class Counting(ServerConnection):
