@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Protocol
 
 from civicsky import faults, log
+from civicsky.clock import Clock
 from civicsky.errors import BadInput
 from civicsky.lifecycle import Every, Stop, happened
 from civicsky.metrics import Metrics
@@ -157,6 +158,7 @@ class _Intake:
         self._sent_n = 0
         self._began = 0.0
         self._sending = asyncio.Lock()
+        self._clock = Clock("event", metrics.clock_doubts)
         self.group: asyncio.TaskGroup
 
     async def read(self) -> None:
@@ -207,6 +209,8 @@ class _Intake:
             self._source.settle_bad(digest)
             return Frame(arrival, Event("quarantined"), "quarantined", bad.reason)
         faults.point("decode.decoded")
+        if event.time:
+            self._clock.look(arrival.host, max(0, event.time - arrival.received_at) / 1e6)  # old ones are replayed
         # A clock that is ahead must not outrank all that comes later.
         event.time = min(event.time, arrival.received_at + AHEAD_US)
         judged = self._source.settle(event.seq)

@@ -7,11 +7,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
+from websockets.http11 import Request, Response
 from websockets.protocol import Event, State
 from websockets.sync.server import ServerConnection, serve
 
@@ -37,6 +40,10 @@ class Led:
         self.ended = threading.Event()
         self.deaf = False
         """Whether nothing leaves it, no pong either, though the socket stands."""
+        self.clock_ahead = 0.0
+        """Seconds by which the date in its handshakes is ahead."""
+        self.refusals = 0
+        """So many handshakes more are refused, with each header twice."""
         self._out: deque[bytes | str | None] = deque()
         self._news = threading.Event()
 
@@ -106,8 +113,20 @@ def led_relay(before: Led | None = None) -> Iterator[Led]:
             if not led.deaf:
                 super().send_data()
 
+    def shake(_connection: ServerConnection, request: Request, response: Response) -> Response | None:
+        response.headers.pop("Date", None)
+        response.headers["Date"] = formatdate(time.time() + led.clock_ahead, usegmt=True)
+        if not led.refusals:
+            return None
+        led.refusals -= 1
+        twice = [(name, value) for name in ("Retry-After", "Date") for value in ("0", "1")]
+        return Response(503, "Service Unavailable", Headers(twice), b"")
+
     port = int(led.url.rpartition(":")[2] or 0)
-    with serve(led.play, "127.0.0.1", port, compression=None, ping_interval=None, create_connection=Counting) as server:
+    with serve(
+        led.play, "127.0.0.1", port, compression=None, ping_interval=None, create_connection=Counting,
+        process_response=shake,
+    ) as server:  # fmt: skip
         led.url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
