@@ -416,6 +416,8 @@ async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: 
         except Refused as error:
             if strict:
                 raise
+            if not metrics.store_why:
+                log.event("store_parked", stage="store", why=str(error))
             metrics.store_why = str(error)
             return
         if last:

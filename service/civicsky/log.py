@@ -151,6 +151,7 @@ CHANGES: Final[Mapping[EventName, EventName]] = {
     "worker_restarted": "worker_up",
     "appview_down": "appview_up",
     "label_down": "label_up",
+    "model_ended": "model_started",
     "store_down": "store_up",
     "clock_off": "clock_right",
     "log_down": "log_up",

@@ -532,7 +532,7 @@ class Log(Group):
     `collect` and `label` alone have each their own beside it. Empty: standard error."""
     file_megabytes: float = Field(10, gt=0)
     """Size at which the file becomes `.1`, and a new one is begun."""
-    files: int = Field(5, ge=2, le=100)
+    files: int = Field(5, ge=2, le=1000)
     """How many there are at most, with the new one: 50 MB in all, which is some three months."""
 
 

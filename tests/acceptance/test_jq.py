@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from conftest import Mongod, skip
-from docs.pages import rows, section
+from docs.pages import named, rows, section
 from support import model_server
 from support.command import environment, finish, run, start
 from support.led import led_relay, now_moment
@@ -233,5 +233,10 @@ def test_jq_over_the_log_alone_finds_each_of_ten_faults_and_its_end(case: Case) 
         others = [event for event in ("source_down", "label_down", "store_down") if f'"{event}"' in log]
         assert set(others) <= {began["event"], "source_down"}, fault
     assert len(jq(asked["the relay was renumbered"][0], "\n".join(shown))) == 1
+    minutes = jq('.event == "minute"', "\n".join(shown))
+    told = {name for name, cells in named(section("docs/operations.md", "The `minute` line")).items() if cells}
+    fields = (told - {"ok", "degraded", "bad"}) | {"event", "level", "timestamp"}
+    assert len(minutes) > 5
+    assert all(minute.keys() == fields for minute in minutes), "a real line has the fields that are told, and no other"
     for event in ("unready", "log_down"):
         assert jq(f'.event == "{event}"', "\n".join(shown)) == []

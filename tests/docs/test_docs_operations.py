@@ -22,7 +22,7 @@ NO_SETTINGS = {
     "--from-local", "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
     "--counts", "--verify", "--authors",
     "--due", "--if-not-running", "--posts", "--cron", "--timer", "--keep-alive", "--print", "--origin",
-    "--format", "--table", "--level", "--prompt", "--key-file",
+    "--follow", "--stage", "--event", "--format", "--table", "--level", "--prompt", "--key-file",
 }  # fmt: skip
 
 OF_ITS_OWN = {("civicsky export", "--model")}
