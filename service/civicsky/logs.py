@@ -338,15 +338,9 @@ def _journal(*, follow: bool, since: int | None) -> Stream | None:
     program = shutil.which("journalctl")
     if program is None:
         return None
-    command = [
-        program,
-        "--user",
-        "--quiet",
-        "--no-pager",
-        "--all",
-        "--output=cat",
-        *(f"--unit={unit}" for unit in UNITS),
-    ]
+    # Not `--user`: that leaves out what lies in the machine's own files, as where the journal is lost at a reboot.
+    units = (f"--user-unit={unit}" for unit in UNITS)
+    command = [program, "--quiet", "--no-pager", "--all", "--output=cat", *units]
     if not subprocess.run([*command, "--lines=1"], capture_output=True, check=False).stdout:  # noqa: S603
         return None
     if follow:
