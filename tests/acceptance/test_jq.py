@@ -23,7 +23,7 @@ from support.led import led_relay, now_moment
 POISON = "zanzibar quagmire"
 SETTINGS: dict[str, Any] = {
     "fault": f"worker.record:{POISON}",
-    "source__backoff_seconds": 0.05, "source__backoff_max_seconds": 0.1, "source__liveness_seconds": 1,
+    "source__backoff_seconds": 0.05, "source__backoff_max_seconds": 0.1, "source__liveness_seconds": 4,
     "worker__batch_seconds": 0.05, "worker__processes": 1, "sample__posts_per_day": 0,
     "label__pause_seconds": 0.05, "label__pause_max_seconds": 0.1,
     "store__timeout_seconds": 1, "store__retry_max_seconds": 0.2, "store__kind": "mongo", "store__mongo_database": "jq",
@@ -212,6 +212,7 @@ def jq(query: str, log: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
 
+@pytest.mark.mongo
 def test_jq_over_the_log_alone_finds_each_of_ten_faults_and_its_end(case: Case) -> None:
     asked = queries()
     assert asked.keys() == FAULTS.keys()
