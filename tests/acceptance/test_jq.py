@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "worker__batch_seconds": 0.05, "worker__processes": 1, "sample__posts_per_day": 0,
     "label__pause_seconds": 0.05, "label__pause_max_seconds": 0.1,
     "store__timeout_seconds": 1, "store__retry_max_seconds": 0.2, "store__kind": "mongo", "store__mongo_database": "jq",
-    "health__quiet_seconds": 2, "health__behind_seconds": 60, "appview__recheck": "false",
+    "health__quiet_seconds": 7, "health__behind_seconds": 60, "appview__recheck": "false",
     "journal__max_bytes": 1_000_000, "journal__post_days": 0, "log__minute_seconds": 1,
 }  # fmt: skip
 
