@@ -73,6 +73,8 @@ case "$1" in
         list model --no-deps
         command -v crontab >/dev/null || debian cron || true
         command -v systemd-analyze >/dev/null || debian systemd || true
+        command -v dbus-daemon >/dev/null || debian dbus-daemon || true
+        command -v nsenter >/dev/null || debian util-linux || true
         ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
         command -v jq >/dev/null || debian jq || true
         command -v chromium >/dev/null || command -v google-chrome >/dev/null || debian chromium || true

@@ -77,6 +77,12 @@ EventName = Literal[
     "clock_right",
     "log_down",
     "log_up",
+    "wedged",
+    "moving",
+    "notified",
+    "notify_down",
+    "notify_up",
+    "notify_unsaved",
     "drain_over",
     "failed",
 ]
@@ -135,6 +141,12 @@ EVENTS: Final[dict[EventName, str]] = {
     "clock_right": "info: it does not differ any more",
     "log_down": "warning: log.file cannot be written; lines go to standard error meanwhile; why=",
     "log_up": "info: it can be written again",
+    "wedged": "error: a loop stands still with work in hand, and the service is ended soon; loop=, seconds=",
+    "moving": "info: what stood still moves again",
+    "notified": "info: a message for people is to be sent; kind=, problem=, id=",
+    "notify_down": "warning: messages for people cannot be sent; why=, and given_up= once some are given up",
+    "notify_up": "info: they can be sent again; given_up=",
+    "notify_unsaved": "warning: what was told cannot be written down; after a restart it may be told again; why=",
     "drain_over": "warning: the time to finish was over; what was in flight waits on disk for the next start",
     "failed": "error: the service ends because of this; why=",
 }
@@ -155,6 +167,8 @@ CHANGES: Final[Mapping[EventName, EventName]] = {
     "store_down": "store_up",
     "clock_off": "clock_right",
     "log_down": "log_up",
+    "wedged": "moving",
+    "notify_down": "notify_up",
 }
 """Changes of state: what tells that something is wrong, and what tells that it is over."""
 CHANGES_A_MINUTE: Final = 10

@@ -13,6 +13,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final, Literal, TextIO
 
+PATIENCE: Final = 1.0
+"""Seconds that a thread waits for another one that writes."""
 HALVES: Final = ("both", "collect", "label")
 
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -42,11 +44,18 @@ class LogFile(RotatingFileHandler):
 
     def write(self, line: str) -> str:
         """Write a line; why it could not be, or nothing. Never raises: a log must not end what it tells of."""
-        self._why = ""
-        if self.stream is not None and not self._is_there(self.stream.fileno()):
-            self._let_go()
-        self.handle(makeLogRecord({"msg": line}))
-        return self._why
+        assert self.lock is not None
+        # A disk that hangs holds up whoever writes, but not the thread that is to end a process that hangs.
+        if not self.lock.acquire(timeout=PATIENCE):
+            return "another thread hangs in it"
+        try:
+            self._why = ""
+            if self.stream is not None and not self._is_there(self.stream.fileno()):
+                self._let_go()
+            self.handle(makeLogRecord({"msg": line}))
+            return self._why
+        finally:
+            self.lock.release()
 
     def handleError(self, record: LogRecord) -> None:  # noqa: ARG002, N802  (logging's own)
         """What `logging` calls while it handles an exception."""

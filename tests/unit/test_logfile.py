@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -145,6 +146,25 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up(tmp_path: Path, capsys: pytest
     with to_file(path, Log()):
         event("minute", n=1)
     assert events(capsys.readouterr().err.splitlines()) == [("log_down", None), ("minute", 1)]
+
+
+def test_a_thread_that_hangs_in_the_file_holds_no_other_one_up(tmp_path: Path, files: Files) -> None:
+    file = files(tmp_path / "civicsky.log", 1000, 2)
+    hangs, over = Event(), Event()
+
+    def hang() -> None:
+        assert file.lock is not None
+        with file.lock:
+            hangs.set()
+            over.wait()
+
+    thread = Thread(target=hang)
+    thread.start()
+    hangs.wait()
+    assert file.write("x") == "another thread hangs in it"
+    over.set()
+    thread.join()
+    assert file.write("x") == ""
 
 
 # ---- reading while it is written -------------------------------------------------------------------------------------
