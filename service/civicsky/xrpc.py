@@ -16,13 +16,13 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from time import time
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
 
 from civicsky import __version__, log
-from civicsky.errors import BadInput, Refused, Transient
+from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient
+from civicsky.model import is_loopback
 from civicsky.settings import AppView as AppViewSettings
 
 MAX_ANSWER_BYTES: Final = 32_000_000
@@ -87,11 +87,14 @@ class Client:
         self._settings, self._atproto, self._network_error = settings, atproto, NetworkError
         self._protocol_error = AtProtocolError
         self._url, self._setting = getattr(settings, which), f"appview.{which}"
-        request = atproto.AsyncRequest(
-            timeout=settings.request_seconds,
-            trust_env=not _is_loopback(self._url),
-            event_hooks={"response": [self._take_over]},
-        )
+        try:
+            request = atproto.AsyncRequest(
+                timeout=settings.request_seconds,
+                trust_env=not is_loopback(self._url),
+                event_hooks={"response": [self._take_over]},
+            )
+        except (ValueError, httpx.InvalidURL):  # its text may quote the address, which may hold a password
+            raise Refused(f"appview: {BAD_PROXY}") from None
         contact = f" ({settings.contact})" if settings.contact else ""
         request.add_additional_header("User-Agent", f"civicsky/{__version__}{contact}")
         request.add_additional_header("Accept-Encoding", "gzip")
@@ -226,8 +229,3 @@ def _wait(headers: httpx.Headers, code: int) -> float | None:
 
 def _bearer(token: SecretStr | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return host in {"localhost", "::1"} or host.startswith("127.")
