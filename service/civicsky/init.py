@@ -95,7 +95,7 @@ class Answers:
 def init(wanted: Wanted, terminal: Terminal) -> bool:
     """Ask, write, try out; whether all that was tried is well.
 
-    Raises `Usage` or `Failed`, and then nothing was written.
+    Raises `Usage` or `Failed`, and then nothing was written, though the data directory may have been made.
     """
     config = target(wanted.config)
     files = (config, secrets_file(config))
@@ -103,13 +103,12 @@ def init(wanted: Wanted, terminal: Terminal) -> bool:
         _refuse_there(*files)
     _check_flags(wanted)
     asking = _Asking(wanted, terminal)
-    asking.data_dir()
-    asking.relays()
-    asking.store()
-    asking.model()
+    questions = [asking.data_dir, asking.relays, asking.store, asking.model]
+    for question in questions if asking.asks else reversed(questions):  # a folder is made only when nothing is missing
+        question()
     answers = asking.answers
     texts = (settings_text(answers.chosen, files[1].name), secrets_text(answers.secrets))
-    datadir.prepare(Path(answers.chosen["data_dir"]))
+    terminal.say("")
     for former in write(dict(zip(files, texts, strict=True)), force=wanted.force):
         terminal.say(f"the former one is kept: {_shown(former)}")
     terminal.say(f"written: {_shown(config)}")
@@ -146,7 +145,7 @@ class _Asking:
 
     def __init__(self, wanted: Wanted, terminal: Terminal) -> None:
         self._wanted, self._terminal = wanted, terminal
-        self._asks = terminal.asks and not wanted.defaults
+        self.asks = terminal.asks and not wanted.defaults
         flags = {"source.relays": wanted.relays, "store.kind": wanted.store, "label.model_url": wanted.model_url}
         self._given = load_without_file(flags)
         self.answers = Answers()
@@ -163,13 +162,13 @@ class _Asking:
                 folder = _local(named)
             except Usage as error:
                 raise Usage(f"{error}{_fit(found)}") from None
-        elif self._asks:
-            self._say("Where the databases go: a folder on a local disk, never on a network file system.")
+        elif self.asks:
+            self._say("\nWhere the databases go: a folder on a local disk, never on a network file system.")
             for place in found:
-                self._terminal.say(f"  {place}")
+                self._terminal.say(f"  {log.harmless(str(place))}")
             folder = self._answered("Data directory", str(found[0].folder) if found else "", _local)
         elif found and found[0].folder.is_relative_to(Path.home()):
-            folder = found[0].folder
+            folder = _local(str(found[0].folder))
         else:
             raise Usage(f"--data-dir is missing: your home is not on a local disk{_fit(found)}")
         self.answers.chosen["data_dir"] = str(folder)
@@ -177,17 +176,16 @@ class _Asking:
     def relays(self) -> None:
         """One or several."""
         relays = self._given.source.relays
-        if self._asks and not self._wanted.relays and "CIVICSKY_SOURCE__RELAYS" not in os.environ:
-            relays = self._answered("Relays, best first", " ".join(relays), _relays)
+        if self.asks and not self._wanted.relays and "CIVICSKY_SOURCE__RELAYS" not in os.environ:
+            self._say("\nWhere the stream comes from: relays, best first, with blanks between them.")
+            relays = self._answered("Relays", " ".join(relays), _relays)
         self.answers.chosen["source.relays"] = relays
 
     def store(self) -> None:
         """Which one, and MongoDB's address."""
         kind: str = self._given.store.chosen
-        if self._asks and not self._wanted.store:
-            self._terminal.say(
-                "Where you read the posts: mongo (a MongoDB server), or sqlite (a file beside the others)."
-            )
+        if self.asks and not self._wanted.store:
+            self._say("\nWhere you read the posts: mongo (a MongoDB server), or sqlite (a file beside the others).")
             kind = self._answered("Store", kind, _store)
         self.answers.chosen["store.kind"] = kind
         if kind == "mongo":
@@ -198,7 +196,7 @@ class _Asking:
         if uri:
             self._terminal.say(f"MongoDB's address is taken from {MONGO}")
             return _mongo(uri)
-        if not self._asks:
+        if not self.asks:
             raise Usage(f"MongoDB's address is missing: set {MONGO} in the environment (it is a secret, so no flag)")
         self._say("Its address, as in mongodb://NAME:PASSWORD@HOST:27017/?authSource=admin")
         return self._answered("MongoDB's address (not shown)", None, _mongo)
@@ -206,9 +204,9 @@ class _Asking:
     def model(self) -> None:
         """Which one, where, and its key; or none yet."""
         url, name = self._given.label.model_url, self._wanted.model or self._given.label.model
-        if self._asks and not name and not url:
+        if self.asks and not name and not url:
             self._say(
-                "The model that labels: the address of an OpenAI-compatible server, with its /v1; or local, a small "
+                "\nThe model that labels: the address of an OpenAI-compatible server, with its /v1; or local, a small "
                 "one for trials; or none, to collect now and label later."
             )
             answer = self._answered("Model's address", NONE, _address)
@@ -229,16 +227,17 @@ class _Asking:
         key = self._given.label.api_key.get_secret_value()
         if key:
             self._terminal.say(f"the server's key is taken from {KEY}")
-        elif self._asks:
+        elif self.asks:
             key = self._answered("The server's key (not shown; empty: it wants none)", None, _key)
         if key:
             self.answers.secrets[KEY] = _key(key)
 
     def _say(self, text: str) -> None:
-        self._terminal.say(_wrapped("", text, self._terminal.width))
+        blank, text = ("\n", text[1:]) if text.startswith("\n") else ("", text)
+        self._terminal.say(blank + _wrapped("", text, self._terminal.width))
 
     def _missing(self, question: str, flag: str, read: Callable[[str], T]) -> T:
-        if not self._asks:
+        if not self.asks:
             raise Usage(f"{flag} is missing, and has no default")
         return self._answered(question, "", read)
 
@@ -251,17 +250,17 @@ class _Asking:
             except CivicskyError as error:
                 if isinstance(error, Failed):
                     raise
-                self._say(log.harmless(str(error)))
+                self._say(log.harmless(str(error).removeprefix("flag or setting: ")))
         raise Usage(f"{question}: no answer that can be used; nothing was written")
 
 
 def _local(answer: str) -> Path:
-    """A folder by its name, looked at as far as can be done without making it."""
+    """A folder by its name, which is made at once: only so it is certain that it can be."""
     if not answer:
         raise Usage("a data directory is needed")
     folder = Path(answer).expanduser().absolute()
     places.check(folder)
-    return folder
+    return datadir.prepare(folder)
 
 
 def _relays(answer: str) -> tuple[str, ...]:
@@ -304,7 +303,7 @@ def _key(answer: str) -> str:
 
 
 def _fit(found: list[places.Place]) -> str:
-    return f"; fit here: {', '.join(map(str, found[:4]))}" if found else ""
+    return f"; fit here: {log.harmless(', '.join(map(str, found[:4])))}" if found else ""
 
 
 def _user() -> str:
@@ -339,8 +338,8 @@ def write(texts: Mapping[Path, str], *, force: bool) -> list[Path]:
             file.unlink(missing_ok=True)
         for file, former in kept.items():
             former.rename(file)
-        if isinstance(error, FileExistsError):
-            raise Usage(f"{error.filename2 or error.filename} is there already; somebody was faster") from None
+        if isinstance(error, FileExistsError) and error.filename2:
+            raise Usage(f"{error.filename2} is there already; somebody was faster") from None
         where = error.filename or next(iter(texts))
         raise Usage(f"{where} cannot be written: {error.strerror}; name another with --config") from None
     finally:

@@ -70,7 +70,7 @@ def _bases(environment: Mapping[str, str], user: str) -> Iterator[tuple[Path, Pa
         yield shared / user, shared / user / NAME
         yield shared, shared / f"{NAME}-{user}"
     job, own = environment.get("SLURM_JOB_ID", ""), environment.get("TMPDIR", "")
-    if own and not (job and job in own):  # else it goes with the job
+    if own and own.rstrip("/") != "/tmp" and not (job and job in own):  # noqa: S108  (it goes with a start, or a job)
         yield Path(own), Path(own) / f"{NAME}-{user}"
 
 
