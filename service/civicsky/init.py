@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
-from civicsky import datadir, doctor, log, places
+from civicsky import datadir, log, places
 from civicsky.errors import CivicskyError, Failed, Usage
 from civicsky.model import format_time, now_us
 from civicsky.settings import (
@@ -376,6 +376,8 @@ def _tell_unwritten(answers: Answers, terminal: Terminal) -> None:
 
 def _tried(settings: Settings, terminal: Terminal) -> bool:
     """Whether the far sides can be had, a line each."""
+    from civicsky import doctor  # noqa: PLC0415  (heavy: what is missing is told without)
+
     terminal.say("\ntrying out:")
     found = asyncio.run(doctor.far_sides(settings))
     for one in found:

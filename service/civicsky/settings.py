@@ -540,6 +540,27 @@ class Log(Group):
     can be read, and 5 MB a day for each event can be kept, whatever a relay sends."""
 
 
+class Health(Group):
+    """When what is wrong is told, and from when on the service is unready. All in seconds."""
+
+    relay_seconds: float = Field(120, ge=0)
+    """No relay is connected for so long: unready. Reconnecting takes seconds. Before the first connection it is unready
+    from the start."""
+    behind_seconds: float = Field(60, gt=0)
+    """What is committed is so old: `behind` in the log. It ends below half of it."""
+    lag_seconds: float = Field(1800, gt=0)
+    """What is committed is so old: unready. Above what a restart with its replay takes; the relay keeps 72 h."""
+    model_seconds: float = Field(600, ge=0)
+    """The model, or what stands around posts, cannot be had for so long: unready. Posts wait on disk meanwhile."""
+    store_seconds: float = Field(600, ge=0)
+    """The store cannot be used for so long: unready. Documents wait in the ledger meanwhile."""
+    disk_seconds: float = Field(60, ge=0)
+    """The journal's disk bound is reached for so long: unready."""
+    quiet_seconds: float = Field(60, gt=0)
+    """A connected relay sends nothing for so long: `source_quiet` in the log. The whole network is never quiet, a small
+    relay may be; the service stays ready."""
+
+
 class Limits(Group):
     """When `run` and `collect` end by themselves, and how long they may take to finish what they hold."""
 
@@ -583,6 +604,7 @@ class Settings(BaseSettings):
     feeds: Feeds = Feeds()
     authors: Authors = Authors()
     log: Log = Log()
+    health: Health = Health()
     limits: Limits = Limits()
 
     @classmethod
@@ -613,11 +635,7 @@ def load_without_file(flags: Mapping[str, Any] | None = None) -> Settings:
 
 def _loaded(file: Path | None, flags: Mapping[str, Any] | None) -> Settings:
     _check_environment()
-    values = _read_file(file) if file else {}
-    if file:
-        for variable, secret in read_secrets(secrets_file(file)).items():
-            group, _, field = SECRETS[variable].partition(".")
-            values.setdefault(group, {})[field] = secret
+    values = _with_secrets(_read_file(file), file) if file else {}
     try:
         settings = Settings(**values)
         return _with_flags(settings, flags or {})
@@ -655,6 +673,14 @@ def read_secrets(file: Path) -> dict[str, str]:
     if mode & 0o077:
         raise Usage(f"file of secrets {file}: others can read or write it; make it yours alone: chmod 600 {file}")
     return _secrets_in(text, file)
+
+
+def _with_secrets(values: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The values of a settings file, with those of the file of secrets beside it in their places."""
+    for variable, secret in read_secrets(secrets_file(file)).items():
+        group, _, field = SECRETS[variable].partition(".")
+        values.setdefault(group, {})[field] = secret
+    return values
 
 
 def _secrets_in(text: str, file: Path) -> dict[str, str]:
