@@ -72,6 +72,7 @@ case "$1" in
         list mongod --no-deps
         list model --no-deps
         command -v crontab >/dev/null || debian cron || true
+        command -v shellcheck >/dev/null || debian shellcheck || true
         command -v systemd-analyze >/dev/null || debian systemd || true
         ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
         command -v chromium >/dev/null || command -v google-chrome >/dev/null || debian chromium || true

@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / ".config" / "civicsky" / "civicsky.toml"
 
 
-def init(*args: str | Path, **settings: str) -> Ended:
+def init(*args: str | Path, **settings: Any) -> Ended:
     """Without a terminal; everything but the data directory and the model is given."""
     return run("init", *args, **settings)
 
@@ -272,7 +273,7 @@ def test_odd_names_of_folders_and_models_are_written_right_and_shown_harmless(
 # ---- network file systems --------------------------------------------------------------------------------------------
 
 
-def mounted(command: list[str | Path], mount: Path, **more: str) -> "subprocess.CompletedProcess[str]":
+def mounted(command: Sequence[str | Path], mount: Path, **more: str) -> "subprocess.CompletedProcess[str]":
     """Run a command where a network file system that never answers lies on a folder; needs a namespace of its own."""
     unshare = ["unshare", "-m", "--propagation", "private", sys.executable, "-c", HANGING_MOUNT, mount, *command]
     return subprocess.run(
@@ -293,7 +294,7 @@ def far(tmp_path: Path) -> Path:
 def test_a_network_file_system_is_refused_and_local_folders_are_offered(far: Path, tmp_path: Path) -> None:
     local = tmp_path / "scratch"
     local.mkdir()
-    command = [CIVICSKY, "init", "--model", "none", "--offline", "--data-dir", far / "data"]
+    command: list[str | Path] = [CIVICSKY, "init", "--model", "none", "--offline", "--data-dir", far / "data"]
     ended = mounted(command, far, SCRATCH=str(local))
     assert ended.returncode == EXIT_USAGE, ended.stderr
     assert "is on a network file system (fuse.sshfs)" in ended.stderr
@@ -305,7 +306,7 @@ def test_a_home_on_a_network_file_system_is_no_default_for_data(far: Path, tmp_p
     local = tmp_path / "scratch"
     local.mkdir()
     config = tmp_path / "c.toml"
-    command = [CIVICSKY, "init", "--model", "none", "--offline", "--config", config]
+    command: list[str | Path] = [CIVICSKY, "init", "--model", "none", "--offline", "--config", config]
     ended = mounted(command, far, HOME=str(far), SCRATCH=str(local))
     assert ended.returncode == EXIT_USAGE
     assert "--data-dir is missing: your home is not on a local disk; fit here: " in ended.stderr

@@ -10,6 +10,7 @@ import subprocess
 import termios
 import time
 from pathlib import Path
+from typing import Self
 
 from support.command import CIVICSKY
 
@@ -38,7 +39,7 @@ class Typed:
         )  # fmt: skip
         os.close(theirs)
 
-    def __enter__(self) -> "Typed":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

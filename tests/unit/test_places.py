@@ -55,7 +55,7 @@ def test_a_folder_that_goes_with_the_job_or_the_next_start_is_not_offered(tmp_pa
     folder = tmp_path / "job42"
     assert folder / "civicsky-me" not in offered(tmp_path, TMPDIR=str(folder), SLURM_JOB_ID="42")
     assert folder / "civicsky-me" in offered(tmp_path, TMPDIR=str(folder), SLURM_JOB_ID="43")
-    assert Path("/tmp/civicsky-me") not in offered(tmp_path, TMPDIR="/tmp/")
+    assert Path("/tmp/civicsky-me") not in offered(tmp_path, TMPDIR="/tmp/")  # noqa: S108
 
 
 def test_each_is_told_with_its_kind_and_room(tmp_path: Path) -> None:

@@ -15,7 +15,20 @@ from civicsky.errors import Usage
 from civicsky.settings import SECRETS, Settings, documented, effective, load, read_secrets, secrets_file
 from civicsky.settings_file import SHOWN, described, secrets_text, settings_text
 
-HOSTILE = ["a\"b'c", '"""', "'''", "a\nb", "\\", "\\u0000", "# no comment", "] [x", "é 日本", "\x7f\x01", "\u2028\u202e", " "]
+HOSTILE = [
+    "a\"b'c",
+    '"""',
+    "'''",
+    "a\nb",
+    "\\",
+    "\\u0000",
+    "# no comment",
+    "] [x",
+    "é 日本",
+    "\x7f\x01",
+    "\u2028\u202e",
+    " ",
+]
 PLAIN = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1)
 
 
@@ -71,7 +84,9 @@ def test_no_secret_is_among_the_settings_of_a_new_file() -> None:
         for part in ast.parse(Path(str(settings.__file__)).read_text(encoding="utf-8")).body
         if isinstance(part, ast.ClassDef)
         for line in part.body
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and "SecretStr" in ast.dump(line.annotation)
+        if isinstance(line, ast.AnnAssign)
+        and isinstance(line.target, ast.Name)
+        and "SecretStr" in ast.dump(line.annotation)
     }
     assert annotations == set(SECRETS.values())
     assert {variable for name, _, variable in documented() if name in annotations} == set(SECRETS)
