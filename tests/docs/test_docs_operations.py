@@ -22,7 +22,7 @@ NO_SETTINGS = {
     "--from-local", "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
     "--counts", "--verify", "--authors",
     "--due", "--if-not-running", "--posts", "--cron", "--timer", "--keep-alive", "--print", "--origin",
-    "--format", "--table", "--level", "--prompt", "--key-file",
+    "--yes", "--force", "--format", "--table", "--level", "--prompt", "--key-file",
 }  # fmt: skip
 
 OF_ITS_OWN = {("civicsky export", "--model")}
@@ -123,7 +123,7 @@ def test_every_file_of_the_data_directory_is_told() -> None:
 
 
 def test_every_page_of_the_documentation_is_led_to_by_another() -> None:
-    pages = ["architecture", "configuration", "operations", "codebook", "research", "development"]
+    pages = ["architecture", "configuration", "operations", "cluster", "codebook", "research", "development"]
     everything = "\n".join(page(f"docs/{name}.md") for name in pages) + page("README.md") + page("CONTRIBUTING.md")
     for name in pages:
         assert f"{name}.md" in everything
