@@ -89,7 +89,7 @@ def test_every_command_that_a_script_calls_is_there_with_its_flags(name: str) ->
 def test_calls_are_found_and_a_wrong_one_is_told() -> None:
     assert len(typed(fenced("docs/cluster.md"))) > 12
     assert len(typed(page("deploy/slurm/civicsky.sbatch"))) == 3
-    assert len(typed(fenced("docs/operations.md"))) > 25
+    assert len(typed(fenced("docs/operations.md"))) > 14
     told = "$ civicsky run \\\n   --data-dir x  # why\nA=b /x/civicsky status --json && civicsky collect\n"
     told += "*/5 * * * * /x/civicsky label\n"
     assert typed(told) == [["run", "--data-dir", "x"], ["status", "--json"], ["collect"], ["label"]]

@@ -14,6 +14,7 @@ from civicsky.errors import CivicskyError, Refused, Transient
 from civicsky.label import Slot
 from civicsky.settings import AppView as AppViewSettings, Label as LabelSettings, Source as SourceSettings
 from civicsky.source import reach
+from support.appview_server import appview_server
 from support.command import query, run
 from support.proxy import Proxy, certificate, running
 
@@ -70,6 +71,16 @@ async def test_relay_and_model_are_reached_through_the_proxy_that_the_environmen
     assert (await reach(relay_there, SETTINGS, 5)).first
     assert await models(model_there) == {"mock"}
     assert proxy.targets == [urlsplit(relay_there).netloc, urlsplit(model_there).netloc]
+
+
+async def test_the_public_api_is_reached_through_the_proxy_too(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    with appview_server() as server:
+        proxy, (there,) = behind(server.url)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        api = AppView(AppViewSettings(url=there, request_seconds=5))
+        await api.accounts(["did:plc:a"])
+        await api.close()
+    assert proxy.targets == [urlsplit(there).netloc]
 
 
 async def test_a_relay_without_tls_is_reached_through_the_proxy_too(
