@@ -77,10 +77,10 @@ def test_a_person_is_asked_and_what_was_answered_works(
         terminal.until(" GB free)").answer("Data directory [", str(tmp_path / "my data"))
         terminal.answer("Relays [wss://bsky.network]", relay)
         terminal.answer("Store [sqlite]", "mongo")
-        terminal.answer("MongoDB's address", mongod.uri)
+        terminal.answer("MongoDB's address", mongod.uri, unseen=True)
         terminal.answer("Model's address [none]", url)
         terminal.answer("Model's name", "mock")
-        terminal.answer("The server's key", SECRET)
+        terminal.answer("The server's key", SECRET, unseen=True)
         assert terminal.end() == 0, terminal.shown
         shown = terminal.shown
         assert re.findall(r"^ok +(relay|model|store) ", shown, re.MULTILINE) == ["relay", "model", "store"]
@@ -113,9 +113,11 @@ def test_a_bad_answer_is_told_and_asked_again_in_lines_that_fit(relay: str, tmp_
         terminal.answer("Relays [", f"{relay}, wss://b.example")
         terminal.answer("Store [", "oracle").until("mongo or sqlite")
         terminal.answer("Store [", "mongo")
-        terminal.answer("MongoDB's address", f"http://me:{SECRET}@x").until("is not a MongoDB connection string")
-        terminal.answer("MongoDB's address", f"mongodb://me:{SECRET}'@h/").until("write them as %27")
-        terminal.answer("MongoDB's address", f"mongodb://me:{SECRET}%27@h/")
+        terminal.answer("MongoDB's address", f"http://me:{SECRET}@x", unseen=True).until(
+            "is not a MongoDB connection string"
+        )
+        terminal.answer("MongoDB's address", f"mongodb://me:{SECRET}'@h/", unseen=True).until("write them as %27")
+        terminal.answer("MongoDB's address", f"mongodb://me:{SECRET}%27@h/", unseen=True)
         terminal.answer("Model's address", f"http://me:{SECRET}@h/v1").until("put the key into")
         terminal.answer("Model's address", "local")
         assert terminal.end() == 0, terminal.shown
@@ -134,9 +136,8 @@ def test_a_bad_answer_is_told_and_asked_again_in_lines_that_fit(relay: str, tmp_
 @pytest.mark.parametrize("keys", [b"\x03", b"\x04"])
 def test_who_breaks_off_has_written_nothing(tmp_path: Path, config: Path, keys: bytes) -> None:
     with Typed("init", HOME=str(tmp_path)) as terminal:
-        terminal.answer("Data directory [", "").until("Relays [").until(": ")
-        terminal.press(keys)
-        assert terminal.end() == EXIT_FAILED
+        terminal.answer("Data directory [", "").until("Relays [").until("]: ")
+        assert terminal.end(pressing=keys) == EXIT_FAILED
         assert "civicsky: ended before all was answered; nothing was written" in terminal.shown
         assert "Traceback" not in terminal.shown
     assert not config.parent.exists()

@@ -56,24 +56,37 @@ class Typed:
         self._seen = self.shown.index(text, self._seen) + len(text)
         return self
 
-    def answer(self, question: str, text: str) -> "Typed":
-        """Type a line once a question is there."""
-        self.until(question).until(": ")
+    def answer(self, question: str, text: str, *, unseen: bool = False) -> "Typed":
+        """Type a line once a question is there, and the terminal shows or hides what is typed."""
+        self.until(question)
+        end = time.monotonic() + 60
+        while not self.shown.endswith(": ") or bool(termios.tcgetattr(self._ours)[3] & termios.ECHO) == unseen:
+            assert time.monotonic() < end, f"nothing may be typed:\n{self.shown}"
+            self._read(0.02)
         self.press(text.encode() + b"\n")
         return self
 
     def press(self, keys: bytes) -> None:
         os.write(self._ours, keys)
 
-    def end(self, seconds: float = 60) -> int:
-        """Its exit code; all that it showed is in `shown` then."""
+    def end(self, seconds: float = 60, pressing: bytes = b"") -> int:
+        """Its exit code; all that it showed is in `shown` then.
+
+        `pressing`: keys that are pressed, and again while nothing happens, as people do: a signal that comes just before
+        a program waits for input does not wake it.
+        """
         until = time.monotonic() + seconds
-        while self._read():
+        self.press(pressing)
+        before = self.shown
+        while self._read(3):
             assert time.monotonic() < until, f"it does not end:\n{self.shown}"
+            if self.shown == before and self._process.poll() is None:
+                self.press(pressing)
+            before = self.shown
         return self._process.wait(seconds)
 
-    def _read(self) -> bool:
-        if not select.select([self._ours], [], [], 1)[0]:
+    def _read(self, seconds: float = 1) -> bool:
+        if not select.select([self._ours], [], [], seconds)[0]:
             return True
         try:
             data = os.read(self._ours, 65536)
