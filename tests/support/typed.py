@@ -72,8 +72,8 @@ class Typed:
     def end(self, seconds: float = 60, pressing: bytes = b"") -> int:
         """Its exit code; all that it showed is in `shown` then.
 
-        `pressing`: keys that are pressed, and again while nothing happens, as people do: a signal that comes just before
-        a program waits for input does not wake it.
+        `pressing`: keys that are pressed, and again while nothing happens, as people do: a signal that comes just
+        before a program waits for input does not wake it.
         """
         until = time.monotonic() + seconds
         self.press(pressing)
