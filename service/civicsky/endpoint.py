@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import httpx
 
-from civicsky import log, pace
+from civicsky import log, pace, pulse
 from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient, Usage
 from civicsky.lifecycle import happened
 from civicsky.model import Spend, is_loopback
@@ -326,6 +326,7 @@ class Line:
             raise self._left_out(server, error) from None
         finally:
             server.over(call, headers, tokens)
+            pulse.moved()
         server.succeeded()
         if body is not None:
             server.well_at = clock()

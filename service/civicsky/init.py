@@ -12,7 +12,7 @@ import shlex
 import shutil
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field as made_by
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
@@ -35,7 +35,7 @@ from civicsky.store import MongoStore
 
 NONE: Final = "none"
 """The model's name of those who want none yet."""
-KEY, MONGO, APP_PASSWORD = SECRETS
+KEY, MONGO, *OTHERS = SECRETS
 _TRIES: Final = 5
 """Bad answers to one question in a row after which it ends: whatever answers may be no person."""
 
@@ -82,9 +82,9 @@ class Wanted(NamedTuple):
 class Answers:
     """What is to be written down."""
 
-    chosen: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, Any] = made_by(default_factory=dict)
     """Settings by dotted name."""
-    secrets: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = made_by(default_factory=dict)
     """By variable."""
 
     def settings(self) -> Settings:
@@ -149,9 +149,10 @@ class _Asking:
         flags = {"source.relays": wanted.relays, "store.kind": wanted.store, "label.model_url": wanted.model_url}
         self._given = load_without_file(flags)
         self.answers = Answers()
-        password = self._given.appview.app_password.get_secret_value()
-        if password:
-            self.answers.secrets[APP_PASSWORD] = password
+        for variable in OTHERS:  # not asked for, but kept where they are set
+            group, _, field = SECRETS[variable].partition(".")
+            if secret := getattr(getattr(self._given, group), field).get_secret_value():
+                self.answers.secrets[variable] = secret
 
     def data_dir(self) -> None:
         """A folder on a local disk, which is there or can be made."""

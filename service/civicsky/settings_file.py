@@ -62,6 +62,8 @@ _WHY: Final = {
     "label.api_key": "The key of the model's server.",
     "store.mongo_uri": "MongoDB's connection string. A user with the role readWrite on the database is enough.",
     "appview.app_password": "The app password of the account that fetches feeds which want a login.",
+    "notify.url": "The webhook's address; many hold a token.",
+    "notify.token": "The webhook's token, sent as a Bearer.",
 }
 
 

@@ -17,7 +17,7 @@ from docs.test_docs_operations import commands
 PAGES = ["README.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
 SCRIPTS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "deploy" / "slurm").iterdir())
 COMING_COMMANDS = {"backup", "restore"}
-COMING_FLAGS = {"--systemd", "--http"}
+COMING_FLAGS = {"--http"}
 """Documented before they are there."""
 PROGRAM = re.compile(r"(?:\S*/)?civicsky|\$CIVICSKY")
 BEFORE = re.compile(r"\w+=\S*|exec|nohup|env|\*/?\S*|\d+|@\w+")
