@@ -18,14 +18,15 @@ from contextlib import suppress
 from importlib.util import find_spec
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 
 from civicsky import log, pace, pulse
 from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient, Usage
 from civicsky.lifecycle import happened
-from civicsky.model import Spend, is_loopback
-from civicsky.settings import Label as LabelSettings
+from civicsky.model import Spend
+from civicsky.settings import Label as LabelSettings, is_loopback
 
 MAX_ANSWER_BYTES: Final = 1_000_000
 MAX_RAW_CHARS: Final = 10_000
@@ -367,7 +368,7 @@ class Line:
             raise BadInput("bad_response") from error
 
     def _client(self, address: str) -> httpx.AsyncClient:
-        near = is_loopback(address)
+        near = is_loopback(urlsplit(address).hostname or "")
         if near not in self._clients:
             key = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
             own = {"User-Agent": "civicsky", "Content-Type": "application/json", "Accept-Encoding": "identity"}

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b, sha256
 from typing import Any, Final, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 POSTS = "app.bsky.feed.post"
 _FEEDS = "app.bsky.feed.generator"
@@ -117,12 +116,6 @@ def format_time(micros: int) -> str:
     """Microseconds since 1970 UTC as RFC 3339 with milliseconds: 2026-11-22T13:12:25.063Z."""
     moment = datetime.fromtimestamp(micros // 1000 / 1000, UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{micros // 1000 % 1000:03d}Z"
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is on this machine: then no proxy is asked, whatever the environment says."""
-    host = urlsplit(url).hostname or ""
-    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def post_uri(did: str, rkey: str) -> str:

@@ -31,9 +31,9 @@ from websockets.frames import CloseCode
 from civicsky import faults, log
 from civicsky.errors import Transient
 from civicsky.metrics import Metrics
-from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Opened, Position, is_loopback, now_us
+from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Opened, Position, now_us
 from civicsky.opening import Gate
-from civicsky.settings import Source as SourceSettings
+from civicsky.settings import Source as SourceSettings, is_loopback
 
 PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
 WINDOW: Final = 0
@@ -445,7 +445,7 @@ def _proxy(url: str) -> str | Literal[True] | None:
     It does not read ALL_PROXY, as httpx and most programs do; one who sets only that means the relay, too.
     """
     parts = urlsplit(url)
-    if is_loopback(url):
+    if is_loopback(parts.hostname or ""):
         return None
     proxies = getproxies()
     known = {parts.scheme, "socks", "https"} | ({"http"} if parts.scheme == "ws" else set())

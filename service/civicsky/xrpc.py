@@ -16,14 +16,14 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from time import time
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
 
 from civicsky import __version__, log
 from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient
-from civicsky.model import is_loopback
-from civicsky.settings import AppView as AppViewSettings
+from civicsky.settings import AppView as AppViewSettings, is_loopback
 
 MAX_ANSWER_BYTES: Final = 32_000_000
 """Bytes of one answer at most, packed or not. 25 posts are 100 kB. A post alone always fits: a record is at most 1 MB,
@@ -90,7 +90,7 @@ class Client:
         try:
             request = atproto.AsyncRequest(
                 timeout=settings.request_seconds,
-                trust_env=not is_loopback(self._url),
+                trust_env=not is_loopback(urlsplit(self._url).hostname or ""),
                 event_hooks={"response": [self._take_over]},
             )
         except (ValueError, httpx.InvalidURL):  # its text may quote the address, which may hold a password
