@@ -14,7 +14,8 @@ debian() {
         return 1
     fi
     echo "setup: installing $1" >&2
-    $as apt-get update -qq >/dev/null 2>&1 || true
+    [ -n "${updated-}" ] || $as apt-get update -qq >/dev/null 2>&1 || true
+    updated=yes
     $as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null
 }
 
@@ -88,6 +89,7 @@ case "$1" in
         list model --no-deps
         command -v crontab >/dev/null || debian cron || true
         checker || true
+        command -v shellcheck >/dev/null || debian shellcheck || true
         command -v systemd-analyze >/dev/null || debian systemd || true
         command -v dbus-daemon >/dev/null || debian dbus-daemon || true
         command -v nsenter >/dev/null || debian util-linux || true

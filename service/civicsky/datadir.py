@@ -47,7 +47,7 @@ def prepare(folder: Path) -> Path:
     Raises `Usage` when it cannot be written or lies on a network file system.
     """
     folder = folder.expanduser().absolute()
-    _refuse_network(folder)  # before it is touched: a network mount that hangs would hang us
+    refuse_network(folder)  # before it is touched: a network mount that hangs would hang us
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = folder / f".write-test-{os.getpid()}"
@@ -57,7 +57,7 @@ def prepare(folder: Path) -> Path:
         raise Usage(
             f"data directory {folder} cannot be written: {error.strerror}; name another with --data-dir"
         ) from None
-    _refuse_network(folder.resolve())
+    refuse_network(folder.resolve())
     return folder
 
 
@@ -69,7 +69,8 @@ def existing(folder: Path) -> Path:
     return folder
 
 
-def _refuse_network(folder: Path) -> None:
+def refuse_network(folder: Path) -> None:
+    """Raises `Usage` when a folder lies on a network file system. The folder itself is not touched."""
     kind = kind_of(folder)
     if kind in NETWORK:
         raise Usage(
@@ -154,7 +155,7 @@ def running(folder: Path, roles: tuple[Role, ...]) -> Held | None:
     Raises `Usage` when the folder lies on a network file system.
     """
     folder = folder.expanduser().absolute()
-    _refuse_network(folder)  # before it is touched, as in `prepare`
+    refuse_network(folder)  # before it is touched, as in `prepare`
     for role in roles:
         found = holding(folder, role)
         if found.held and not (held := _held(folder, role, found.holder)).brief:
