@@ -89,6 +89,8 @@ case "$1" in
         command -v crontab >/dev/null || debian cron || true
         checker || true
         command -v systemd-analyze >/dev/null || debian systemd || true
+        command -v dbus-daemon >/dev/null || debian dbus-daemon || true
+        command -v nsenter >/dev/null || debian util-linux || true
         ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
         command -v chromium >/dev/null || command -v google-chrome >/dev/null || debian chromium || true
         ;;

@@ -41,8 +41,10 @@ from civicsky.settings import Label, Settings, effective
 from civicsky.source import Source
 from civicsky.status import unbalanced
 from civicsky.store import Collection, Store, open_store
+from civicsky.systemd import Manager
 from civicsky.task import Task, load_tasks
 from civicsky.telling import Notifier, telling
+from civicsky.watchdog import Watchdog
 from civicsky.worker import Pool
 
 HOUSEKEEPING_SECONDS = 60.0
@@ -103,18 +105,22 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
         datadir.existing(settings.data_dir)
     folder = datadir.prepare(settings.data_dir)
     stop = Stop()
+    metrics.pulse.bound = settings.limits.wedged_seconds
+    watchdog = Watchdog(Manager.from_environment(os.environ), metrics, stop, endless=halves == "label")
     try:
-        with signals(stop), ExitStack() as locks:
-            await _lock(locks, folder, datadir.roles_of(halves), stop)
-            async with (
-                telling(settings, folder, "run" if halves == "both" else halves, metrics) as notifier,
-                AsyncExitStack() as stack,
-            ):
-                beside = await _prepare_http(stack, settings, metrics, stop)
-                works = await _prepare(stack, folder, settings, halves, metrics, stop)
-                log.event("started", halves=halves, version=__version__, data_dir=str(folder))
-                await _run(works, beside, folder, settings, metrics, stop, notifier, drain=drain)
-            waiting = await _waiting(folder) if halves != "collect" else 0
+        async with watchdog.on_duty():
+            with signals(stop), ExitStack() as locks:
+                await _lock(locks, folder, datadir.roles_of(halves), stop)
+                async with (
+                    telling(settings, folder, "run" if halves == "both" else halves, metrics) as notifier,
+                    AsyncExitStack() as stack,
+                ):
+                    beside = await _prepare_http(stack, settings, metrics, stop)
+                    works = await _prepare(stack, folder, settings, halves, metrics, stop)
+                    log.event("started", halves=halves, version=__version__, data_dir=str(folder))
+                    watchdog.started()
+                    await _run(works, beside, folder, settings, metrics, stop, notifier, watchdog.heed, drain=drain)
+                waiting = await _waiting(folder) if halves != "collect" else 0
     except asyncio.CancelledError:
         raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
     except BaseExceptionGroup as group:
@@ -180,13 +186,14 @@ async def _run(
     metrics: Metrics,
     stop: Stop,
     notifier: Notifier | None,
+    heed: Callable[[Look], None],
     *,
     drain: bool,
 ) -> None:
     """Run the halves to their end; when one fails, all stop."""
     async with asyncio.TaskGroup() as group:
         names = dict(works)
-        listeners = [*beside.listeners, *([notifier.heed] if notifier else [])]
+        listeners = [heed, *beside.listeners, *([notifier.heed] if notifier else [])]
         health = Health(settings.health, metrics, collects="collect" in names, labels="label" in names)
         regular = [
             group.create_task(_minutes(settings, metrics), name="minute"),
@@ -217,7 +224,7 @@ async def _prepare_http(stack: AsyncExitStack, settings: Settings, metrics: Metr
     from civicsky.monitor import Monitor  # noqa: PLC0415
 
     monitor = Monitor(settings, metrics, lambda: stop.why)
-    answers = web.Answers(monitor.stuck, monitor.readiness, monitor.exposition)
+    answers = web.Answers(metrics.pulse.stuck, monitor.readiness, monitor.exposition)
     server = await stack.enter_async_context(web.serving(web.listen(settings.http), settings.http, answers))
 
     async def serve_on() -> None:
@@ -241,7 +248,7 @@ async def _prepare_collect(
     folder: Path, settings: Settings, journal: Journal, metrics: Metrics, stop: Stop, wake: Callable[[], None]
 ) -> Callable[[], Coroutine[Any, Any, None]]:
     await begin_run(folder, settings, journal)
-    pool = Pool(settings.worker, settings.filter)
+    pool = Pool(settings.worker, settings.filter, metrics.pulse)
     await pool.start()
     positions = await journal.positions(settings.source.relays)
     source = Source(settings.source, positions, metrics, await journal.opened(), await journal.held_until())

@@ -6,13 +6,15 @@ It knows model, ledger, rounds and contexts only by the small shapes declared he
 import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_args
 
 from civicsky import faults, log
+from civicsky.endpoint import PATIENCE
 from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.model import Answer, Asked, Attempts, Job, LabelRow, Question, Spend, now_us, post_uri
+from civicsky.prompt import Way
 from civicsky.record import readable
 from civicsky.settings import Label as LabelSettings
 from civicsky.task import Task
@@ -70,6 +72,11 @@ class Item(NamedTuple):
     """Of the post, as `record.extract` or the store's document has them."""
 
 
+def longest(settings: LabelSettings) -> float:
+    """Seconds that a slot may wait for one call: its own, or another slot's that finds out how each server is asked."""
+    return (1 + len(settings.more_urls)) * len(get_args(Way)) * (settings.request_seconds + PATIENCE)
+
+
 def requests_of(items: Sequence[Item]) -> list[list[Item]]:
     """The posts that share a request: of one task. One that came back is asked alone: it may be what spoilt others'."""
     shared: dict[tuple[str, int], list[Item]] = {}
@@ -98,6 +105,7 @@ class Asking:
         self._was_spent = False
         self._remembered: dict[str, str] = {}
         metrics.labels.update({(task, what): 0 for task in tasks for what in ("labelled", "failed")})
+        self._longest = longest(settings)
 
     @property
     def has_answers(self) -> bool:
@@ -127,7 +135,13 @@ class Asking:
         """
         asked = await self._asked(task, items)
         left = await self._from_cache(slot.question(task), asked)
-        if not left or not await self._is_free(slot) or await self.is_spent():
+        if not left or not await self._is_free(slot):
+            return
+        with self._metrics.pulse.work("label", self._longest):
+            await self._ask_model(slot, task, left)
+
+    async def _ask_model(self, slot: SlotShape, task: str, left: Sequence[tuple[Job, Asked]]) -> None:
+        if await self.is_spent():
             return
         # Its turn may have come hours later: what its author took back meanwhile is sent to nobody.
         wanted = await self._ledger.still_due([job for job, _ in left])
@@ -152,7 +166,7 @@ class Asking:
                 await self._refuse(job, answer)
             else:
                 self._note_up()
-                faults.point("label.answer")
+                await faults.stage("label.answer")
                 await self._keep(job, answer)
         await self._remember(slot, slot.question(task).model)
 

@@ -605,12 +605,15 @@ def config(
 
 Cron = Annotated[bool, typer.Option("--cron", help="Lines in your crontab.")]
 Timer = Annotated[bool, typer.Option("--timer", help="The daily fetch as a timer of your systemd.")]
+Systemd = Annotated[bool, typer.Option("--systemd", help="The service as a unit of your systemd.")]
 
 
 @service.command("install")
 def service_install(
+    systemd: Systemd = False,
     cron: Cron = False,
     timer: Timer = False,
+    split: Annotated[bool, typer.Option("--split", help="With --systemd: a unit for each half.")] = False,
     keep_alive: Annotated[
         bool, typer.Option("--keep-alive", help="With --cron: start the service again whenever it does not run.")
     ] = False,
@@ -620,19 +623,22 @@ def service_install(
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """Start the daily fetch by itself, at the time of the settings."""
+    """Have the machine start the service, and the daily fetch at the time of the settings."""
     from civicsky import service as installed  # noqa: PLC0415
 
-    installed.check_wanted(cron=cron, timer=timer, keep_alive=keep_alive)
+    installed.check_wanted(cron=cron, timer=timer, systemd=systemd, keep_alive=keep_alive, split=split)
     place = installed.place_of(load(config, {"data_dir": data_dir}), file_of(config))
     if cron:
         installed.install_cron(place, print, keep_alive=keep_alive, only_print=only_print)
     if timer:
         installed.install_timer(place, print, only_print=only_print)
+    if systemd:
+        installed.install_systemd(place, print, split=split, only_print=only_print)
 
 
 @service.command("uninstall")
 def service_uninstall(
+    systemd: Systemd = False,
     cron: Cron = False,
     timer: Timer = False,
     data_dir: DataDir = None,
@@ -641,12 +647,14 @@ def service_uninstall(
     """Take out what `install` wrote for a data directory, and nothing else."""
     from civicsky import service as installed  # noqa: PLC0415
 
-    installed.check_wanted(cron=cron, timer=timer)
+    installed.check_wanted(cron=cron, timer=timer, systemd=systemd)
     place = installed.place_of(load(config, {"data_dir": data_dir}), file_of(config))
     if cron:
         installed.uninstall_cron(place, print)
     if timer:
         installed.uninstall_timer(print)
+    if systemd:
+        installed.uninstall_systemd(place, print)
 
 
 @dev.command("serve-frames")

@@ -121,6 +121,7 @@ async def collect(
                 stop.request("the stream ended", drain=True)
     finally:
         metrics.in_hand = 0
+        metrics.pulse.frames.clear()
         stop.collected.set()
         wake()
 
@@ -270,7 +271,8 @@ async def _commit(
             metrics.settle(len(sent.batch.frames))
             continue
         left = None if limit is None else limit - metrics.counts["kept"]
-        committed = await journal.commit(sent.batch, verdicts, sent.received, kept_limit=left)
+        with metrics.pulse.work("journal"):
+            committed = await journal.commit(sent.batch, verdicts, sent.received, kept_limit=left)
         for (unit, outcome, reason), n in committed.counts.items():
             if (unit, outcome) == ("post", "quarantined"):
                 log.event("quarantined", stage="worker", reason=reason, n=n)

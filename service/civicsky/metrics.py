@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from civicsky.model import now_us
+from civicsky.pulse import Pulse
 
 
 @dataclass
@@ -61,6 +62,8 @@ class Metrics:
     """Frames that were taken in and are not committed yet."""
     moved_at: float = 0.0
     """When frames were last committed, or the first was taken in hand: by `time.monotonic`."""
+    pulse: Pulse = field(default_factory=Pulse)
+    """Whether the flow moves."""
     _began: float = field(default_factory=monotonic)
     _marks: dict[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -74,10 +77,12 @@ class Metrics:
         if not self.in_hand:
             self.moved_at = monotonic()
         self.in_hand += 1
+        self.pulse.frames.take()
 
     def settle(self, frames: int, event_at: int | None = None) -> None:
         """So many frames are committed, or dropped on purpose; `event_at` is the newest time in them, if any."""
         self.in_hand -= frames
+        self.pulse.frames.give(frames)
         self.moved_at = monotonic()
         if event_at is not None:
             self.behind_seconds = max(0.0, (now_us() - event_at) / 1e6)

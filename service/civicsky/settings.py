@@ -1,6 +1,8 @@
 """All settings: one frozen group a stage, and under each field its meaning, unit, and why this default.
 
-Sources, in rising precedence: the defaults here, a TOML file, the environment (`CIVICSKY_STAGE__FIELD`), flags.
+Sources, in rising precedence: the defaults here, a TOML file, for secrets a file named like the setting
+(`label.api_key`) in $CREDENTIALS_DIRECTORY, which systemd sets (LoadCredential=), the environment
+(`CIVICSKY_STAGE__FIELD`), flags.
 """
 
 import json
@@ -23,6 +25,7 @@ from civicsky.model import feed_place
 
 ENV_PREFIX: Final = "CIVICSKY_"
 CONFIG_VARIABLE: Final = "CIVICSKY_CONFIG"
+CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 _WORDS: Final = {
     "missing": "is missing; add it",
     "string_pattern_mismatch": "three capital letters are needed, such as USD",
@@ -678,7 +681,7 @@ def listening_at(listen: str) -> tuple[str, int]:
 
 
 class Limits(Group):
-    """When `run` and `collect` end by themselves, and how long they may take to finish what they hold."""
+    """When `run` and `collect` end by themselves; how long they may take to finish what they hold, or stand still."""
 
     max_frames: int | None = Field(None, ge=1)
     """Frames taken in."""
@@ -690,6 +693,9 @@ class Limits(Group):
     """Minutes since the start."""
     drain_seconds: float = Field(60, gt=0)
     """Seconds to finish what is held, after a limit or a signal to stop."""
+    wedged_seconds: float = Field(600, gt=0)
+    """Seconds that work in hand may stand still, beyond its own limits, before the service counts as wedged and is
+    ended. Long, since a disk may be slow, and a large journal be pruned; what comes meanwhile is read afterwards."""
 
 
 class Settings(BaseSettings):
@@ -745,7 +751,7 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     """
     _check_environment()
     file = file_of(config)
-    values = _read_file(file) if file else {}
+    values = _with_credentials(_read_file(file) if file else {})
     try:
         settings = Settings(**values)
         return _with_flags(settings, flags or {})
@@ -772,6 +778,25 @@ def documented() -> list[tuple[str, str, str]]:
     return [
         (_dotted(*path), str(_at(shown, *path)), _variable(*path)) for path, _ in _defaults(Settings.model_construct())
     ]
+
+
+def secrets() -> list[str]:
+    """Names of the settings that are secrets: those may be credentials."""
+    return [_dotted(*path) for path, default in _defaults(Settings.model_construct()) if isinstance(default, SecretStr)]
+
+
+def _with_credentials(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a settings file, with those of secrets from the credentials in their places."""
+    folder = os.environ.get(CREDENTIALS_VARIABLE)
+    for name in secrets() if folder else ():
+        file, (group, field) = Path(str(folder)) / name, name.split(".")
+        try:
+            if file.exists():
+                values.setdefault(group, {})[field] = file.read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise Usage(f"credential {file}: {why}; it must be a readable text") from None
+    return values
 
 
 def _with_flags(settings: Settings, flags: Mapping[str, Any]) -> Settings:

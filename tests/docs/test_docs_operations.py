@@ -25,7 +25,8 @@ NO_SETTINGS = {
     "--json", "--drain", "--limit", "--offline", "--seconds", "--verbose",
     "--from-local", "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
     "--counts", "--verify", "--authors",
-    "--due", "--if-not-running", "--posts", "--cron", "--timer", "--keep-alive", "--print", "--origin",
+    "--due", "--if-not-running", "--posts", "--origin",
+    "--cron", "--timer", "--systemd", "--split", "--keep-alive", "--print",
     "--format", "--table", "--level", "--prompt", "--key-file", "--live", "--url",
 }  # fmt: skip
 

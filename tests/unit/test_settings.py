@@ -85,6 +85,32 @@ def test_a_value_at_the_top_follows_the_same_order(file: Path, monkeypatch: pyte
     assert load(file, {"data_dir": Path("/from/flag")}).data_dir == Path("/from/flag")
 
 
+def test_a_credential_beats_the_file_and_the_environment_beats_it(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = tmp_path / "credentials"
+    given.mkdir()
+    file.write_text('[label]\napi_key = "of the file"\nslots = 7\n', encoding="utf-8")
+    (given / "label.api_key").write_text("of systemd\n", encoding="utf-8")
+    (given / "store.mongo_uri").write_text("mongodb://a\n", encoding="utf-8")
+    (given / "label.slots").write_text("9", encoding="utf-8")
+    assert load(file).label.api_key.get_secret_value() == "of the file", "nobody named the folder"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
+    settings = load(file)
+    assert settings.label.api_key.get_secret_value() == "of systemd"
+    assert settings.store.mongo_uri.get_secret_value() == "mongodb://a", "also of a group that the file does not have"
+    assert settings.label.slots == 7, "only secrets are looked for there"
+    monkeypatch.setenv("CIVICSKY_LABEL__API_KEY", "of the environment")
+    assert load(file).label.api_key.get_secret_value() == "of the environment"
+    assert load(file, {"label.slots": 3}).label.api_key.get_secret_value() == "of the environment"
+
+
+def test_a_credential_that_is_no_text_is_named_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "label.api_key").write_bytes(b"\xffkey")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert complaint() == f"credential {tmp_path}/label.api_key: not UTF-8; it must be a readable text"
+
+
 def test_a_flag_that_was_not_given_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIVICSKY_LABEL__SLOTS", "6")
     monkeypatch.setenv("CIVICSKY_SOURCE__RELAYS", '["wss://a.example", "ws://b.example/"]')
