@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 from itertools import starmap
@@ -31,6 +31,7 @@ from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger, LedgerReader
 from civicsky.lifecycle import Stop, happened, signals
 from civicsky.local import JSON_TOKENS, WORD_TOKENS, LocalServer, find_weights, threads
+from civicsky.logfile import path_of
 from civicsky.metrics import Metrics
 from civicsky.model import Spend, format_time, now_us
 from civicsky.prompt import prompt_hash
@@ -111,22 +112,37 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
         async with watchdog.on_duty():
             with signals(stop), ExitStack() as locks:
                 await _lock(locks, folder, datadir.roles_of(halves), stop)
-                async with (
-                    telling(settings, folder, "run" if halves == "both" else halves, metrics) as notifier,
-                    AsyncExitStack() as stack,
-                ):
-                    beside = await _prepare_http(stack, settings, metrics, stop)
-                    works = await _prepare(stack, folder, settings, halves, metrics, stop)
-                    log.event("started", halves=halves, version=__version__, data_dir=str(folder))
-                    watchdog.started()
-                    await _run(works, beside, folder, settings, metrics, stop, notifier, watchdog.heed, drain=drain)
-                waiting = await _waiting(folder) if halves != "collect" else 0
+                if settings.log.file:  # not before the lock: another process may rotate it
+                    locks.enter_context(log.to_file(path_of(settings.log.file, folder, halves), settings.log))
+                return await _serve_locked(folder, settings, halves, metrics, stop, watchdog, drain=drain)
     except asyncio.CancelledError:
         raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
+
+
+async def _serve_locked(
+    folder: Path, settings: Settings, halves: datadir.Halves, metrics: Metrics, stop: Stop, watchdog: Watchdog,
+    *, drain: bool,
+) -> Summary:  # fmt: skip
+    try:
+        async with (
+            telling(settings, folder, "run" if halves == "both" else halves, metrics) as notifier,
+            AsyncExitStack() as stack,
+        ):
+            served = await _prepare_http(stack, settings, metrics, stop)
+            works = await _prepare(stack, folder, settings, halves, metrics, stop)
+            log.event("started", halves=halves, version=__version__, data_dir=str(folder))
+            watchdog.started()
+            told = _prepare_notify(notifier, folder, settings, halves)
+            await _run(
+                works, [Beside((_settle_log, watchdog.heed)), served, told], settings, metrics, stop, drain=drain
+            )
+        waiting = await _waiting(folder) if halves != "collect" else 0
     except BaseExceptionGroup as group:
         error = first_of(group)
+        log.settle(at_once=True)
         log.event("failed", why=str(error) or type(error).__name__)
         raise error from group
+    log.settle(at_once=True)
     return _summary(metrics, stop, waiting)
 
 
@@ -179,32 +195,18 @@ async def _prepare(
 
 
 async def _run(
-    works: list[Work],
-    beside: Beside,
-    folder: Path,
-    settings: Settings,
-    metrics: Metrics,
-    stop: Stop,
-    notifier: Notifier | None,
-    heed: Callable[[Look], None],
-    *,
-    drain: bool,
+    works: list[Work], beside: Sequence[Beside], settings: Settings, metrics: Metrics, stop: Stop, *, drain: bool
 ) -> None:
     """Run the halves to their end; when one fails, all stop."""
     async with asyncio.TaskGroup() as group:
         names = dict(works)
-        listeners = [heed, *beside.listeners, *([notifier.heed] if notifier else [])]
+        listeners = [listener for one in beside for listener in one.listeners]
         health = Health(settings.health, metrics, collects="collect" in names, labels="label" in names)
         regular = [
             group.create_task(_minutes(settings, metrics), name="minute"),
             group.create_task(health.watch(listeners), name="health"),
-            *(group.create_task(work(), name=name) for name, work in beside.works),
+            *(group.create_task(work(), name=name) for one in beside for name, work in one.works),
         ]
-        if notifier:
-            regular.append(group.create_task(notifier.watch(), name="notify"))
-        if notifier and "collect" in names:
-            told = _tell_of_journal(folder, notifier, settings.notify.journal_seconds)
-            regular.append(group.create_task(told, name="notify-journal"))
         if settings.limits.max_minutes:
             regular.append(group.create_task(_end_after(settings.limits.max_minutes, stop), name="max-minutes"))
         if "collect" not in names:
@@ -223,14 +225,24 @@ async def _prepare_http(stack: AsyncExitStack, settings: Settings, metrics: Metr
     from civicsky import web  # noqa: PLC0415  (whoever serves nothing does without: 4 MB)
     from civicsky.monitor import Monitor  # noqa: PLC0415
 
-    monitor = Monitor(settings, metrics, lambda: stop.why)
-    answers = web.Answers(metrics.pulse.stuck, monitor.readiness, monitor.exposition)
+    monitor = Monitor(settings, metrics, lambda: stop.why, metrics.pulse.stuck)
+    answers = web.Answers(monitor.stuck, monitor.readiness, monitor.exposition)
     server = await stack.enter_async_context(web.serving(web.listen(settings.http), settings.http, answers))
 
     async def serve_on() -> None:
         await asyncio.shield(server)
 
     return Beside((monitor.heed,), (("http", serve_on), ("loop", monitor.watch_loop)))
+
+
+def _prepare_notify(notifier: Notifier | None, folder: Path, settings: Settings, halves: datadir.Halves) -> Beside:
+    if notifier is None:
+        return Beside()
+    works: list[Work] = [("notify", notifier.watch)]
+    if halves != "label":
+        journal = partial(_tell_of_journal, folder, notifier, settings.notify.journal_seconds)
+        works.append(("notify-journal", journal))
+    return Beside((notifier.heed,), tuple(works))
 
 
 async def _tell_of_journal(folder: Path, notifier: Notifier, seconds: float) -> None:
@@ -471,6 +483,8 @@ async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: 
         except Refused as error:
             if strict:
                 raise
+            if not metrics.store_why:
+                log.event("store_parked", stage="store", why=str(error))
             metrics.store_why = metrics.store_parked = str(error)
             return
         if last:
@@ -494,6 +508,10 @@ async def _minutes(settings: Settings, metrics: Metrics) -> None:
     while True:
         await asyncio.sleep(settings.log.minute_seconds)
         log.event("minute", **minute_line(metrics))
+
+
+def _settle_log(_look: Look) -> None:
+    log.settle()
 
 
 def minute_line(metrics: Metrics) -> dict[str, Any]:

@@ -104,8 +104,8 @@ class Asking:
         self._unusable = 0
         self._was_spent = False
         self._remembered: dict[str, str] = {}
-        metrics.labels.update({(task, what): 0 for task in tasks for what in ("labelled", "failed")})
         self._longest = longest(settings)
+        metrics.labels.update({(task, what): 0 for task in tasks for what in ("labelled", "failed")})
 
     @property
     def has_answers(self) -> bool:

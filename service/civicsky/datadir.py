@@ -19,6 +19,8 @@ LEDGER: Final = "ledger.db"
 POSTS: Final = "posts.db"
 CRON_LOG: Final = "cron.log"
 """Both outputs of what cron starts."""
+LOG: Final = "civicsky.log"
+"""Where the service that cron keeps alive logs, unless the settings name another file."""
 
 Role = Literal["collect", "label", "fetch", "counts", "verify"]
 Halves = Literal["both", "collect", "label"]

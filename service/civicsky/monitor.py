@@ -36,10 +36,18 @@ _NO_POSTS: Final[Samples] = {
 
 
 class Monitor:
-    """Of one running service. `stopping` says why it ends, once it does."""
+    """Of one running service. `stopping` says why it ends, once it does; `stuck` why its flow no longer moves."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, stopping: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        stopping: Callable[[], str],
+        stuck: Callable[[], str] = str,
+    ) -> None:
         self._settings, self._metrics, self._stopping = settings, metrics, stopping
+        self.stuck = stuck
+        """For `/livez`, beside the fact that the loop turns or nobody would answer. The default: never."""
         self._stalls = Stalls()
         self._look: Look | None = None
         self._looked_at = 0.0

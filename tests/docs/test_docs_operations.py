@@ -27,7 +27,7 @@ NO_SETTINGS = {
     "--counts", "--verify", "--authors",
     "--due", "--if-not-running", "--posts", "--origin",
     "--cron", "--timer", "--systemd", "--split", "--keep-alive", "--print",
-    "--format", "--table", "--level", "--prompt", "--key-file", "--live", "--url",
+    "--format", "--table", "--level", "--prompt", "--key-file", "--live", "--url", "--follow", "--stage", "--event",
 }  # fmt: skip
 
 OF_ITS_OWN = {("civicsky export", "--model")}
