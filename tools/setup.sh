@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make the environment in .venv: tools/setup.sh demo|test|fuzz. Asks for nothing; names what it could not do in one line.
+# Make the environment in .venv: tools/setup.sh demo|test|fuzz|image. Asks for nothing; names what it could not do in one line.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -80,6 +80,10 @@ case "$1" in
         list base
         list fuzz
         ;;
-    *) echo "usage: tools/setup.sh demo|test|fuzz" >&2; exit 2 ;;
+    image)
+        list dev
+        command -v mmdebstrap >/dev/null || debian mmdebstrap || true
+        ;;
+    *) echo "usage: tools/setup.sh demo|test|fuzz|image" >&2; exit 2 ;;
 esac
 package
