@@ -24,6 +24,7 @@ from civicsky.document import Document, hour_document
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Held, Refused, Transient, Usage
 from civicsky.feeds import Feeds, watch
+from civicsky.health import Health, Look
 from civicsky.journal import Journal, JournalReader, Numbered
 from civicsky.label import Slot, ways_of
 from civicsky.labelling import Labelling
@@ -52,6 +53,15 @@ PUBLISH_DOCUMENTS = 500
 
 Work = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 """A half's name and what runs it."""
+
+
+class Beside(NamedTuple):
+    """What runs beside the halves, and ends with them."""
+
+    listeners: tuple[Callable[[Look], None], ...] = ()
+    """Whom each look at the health is told."""
+    works: tuple[Work, ...] = ()
+
 
 NO_MODEL = (
     "no model chosen: give --model-url URL --model NAME for an OpenAI-compatible server "
@@ -95,9 +105,10 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
         with signals(stop), ExitStack() as locks:
             await _lock(locks, folder, datadir.roles_of(halves), stop)
             async with AsyncExitStack() as stack:
+                beside = await _prepare_http(stack, settings, metrics, stop)
                 works = await _prepare(stack, folder, settings, halves, metrics, stop)
                 log.event("started", halves=halves, version=__version__, data_dir=str(folder))
-                await _run(works, settings, metrics, stop, drain=drain)
+                await _run(works, beside, settings, metrics, stop, drain=drain)
             waiting = await _waiting(folder) if halves != "collect" else 0
     except asyncio.CancelledError:
         raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
@@ -156,19 +167,44 @@ async def _prepare(
     return works
 
 
-async def _run(works: list[Work], settings: Settings, metrics: Metrics, stop: Stop, *, drain: bool) -> None:
+async def _run(
+    works: list[Work], beside: Beside, settings: Settings, metrics: Metrics, stop: Stop, *, drain: bool
+) -> None:
     """Run the halves to their end; when one fails, all stop."""
     async with asyncio.TaskGroup() as group:
-        regular = [group.create_task(_minutes(settings, metrics), name="minute")]
+        names = dict(works)
+        health = Health(settings.health, metrics, collects="collect" in names, labels="label" in names)
+        regular = [
+            group.create_task(_minutes(settings, metrics), name="minute"),
+            group.create_task(health.watch(beside.listeners), name="health"),
+            *(group.create_task(work(), name=name) for name, work in beside.works),
+        ]
         if settings.limits.max_minutes:
             regular.append(group.create_task(_end_after(settings.limits.max_minutes, stop), name="max-minutes"))
-        if "collect" not in dict(works):
+        if "collect" not in names:
             regular.append(group.create_task(_nothing_collected(stop), name="no-collect"))
         if drain:
             stop.request("all labelled (--drain)", drain=True)
         await asyncio.wait([group.create_task(work(), name=name) for name, work in works])
         for task in regular:
             task.cancel()
+
+
+async def _prepare_http(stack: AsyncExitStack, settings: Settings, metrics: Metrics, stop: Stop) -> Beside:
+    """Answer over HTTP from now on, if the settings say where: also while databases are opened, and to the end."""
+    if not settings.http.listen:
+        return Beside()
+    from civicsky import web  # noqa: PLC0415  (whoever serves nothing does without: 10 MB)
+    from civicsky.monitor import Monitor  # noqa: PLC0415
+
+    monitor = Monitor(settings, metrics, lambda: stop.why)
+    answers = web.Answers(monitor.stuck, monitor.readiness, monitor.exposition)
+    server = await stack.enter_async_context(web.serving(web.listen(settings.http), settings.http, answers))
+
+    async def serve_on() -> None:
+        await asyncio.shield(server)
+
+    return Beside((monitor.heed,), (("http", serve_on), ("loop", monitor.watch_loop)))
 
 
 async def _prepare_collect(
@@ -398,7 +434,7 @@ async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: 
         except Refused as error:
             if strict:
                 raise
-            metrics.store_why = str(error)
+            metrics.store_why, metrics.store_parked = str(error), True
             return
         if last:
             return

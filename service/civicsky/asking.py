@@ -97,6 +97,7 @@ class Asking:
         self._unusable = 0
         self._was_spent = False
         self._remembered: dict[str, str] = {}
+        metrics.labels.update({(task, what): 0 for task in tasks for what in ("labelled", "failed")})
 
     @property
     def has_answers(self) -> bool:
@@ -225,14 +226,13 @@ class Asking:
             attempts=sum(job.attempts) + 1,
             answer=answer,
         )
-        self._metrics.add("calls", answer.calls)
-        self._metrics.add("tokens_in", answer.tokens_in)
-        self._metrics.add("tokens_out", answer.tokens_out)
+        self._note_spend(answer.calls, answer.tokens_in, answer.tokens_out, answer.cost or 0.0)
         if job.is_probe:
             await self._rounds.probed(job, answer)
             return
         wanted = await self._ledger.answered(job, label)
         self._metrics.add("labelled" if wanted else "unwanted")
+        self._metrics.labels[job.task, "labelled"] += wanted
         if wanted and self._settings.anchors:
             await self._rounds.anchor(label, self._settings.anchors)
 
@@ -259,10 +259,13 @@ class Asking:
         *, dead: bool, spend: Spend | None, raw: str = "",
     ) -> None:  # fmt: skip
         log.event("label_failed", stage="label", uri=post_uri(job.did, job.rkey), reason=reason, dead=dead)
+        if spend:
+            self._note_spend(spend.calls, spend.tokens_in, spend.tokens_out, spend.cost)
         is_post = not job.is_probe
         kept = await self._ledger.put_off(job, reason, seconds, attempts, dead=dead and is_post, spend=spend, raw=raw)
         if dead and kept and is_post:
             self._metrics.add("failed")
+            self._metrics.labels[job.task, "failed"] += 1
         elif dead and kept:
             await self._rounds.probed(job, None, reason)
 
@@ -288,6 +291,11 @@ class Asking:
             or attempts.transport >= bounds.transport_attempts
             or attempts.overload >= bounds.overload_attempts
         )
+
+    def _note_spend(self, calls: int, tokens_in: int, tokens_out: int, cost: float) -> None:
+        for name, n in (("calls", calls), ("tokens_in", tokens_in), ("tokens_out", tokens_out)):
+            self._metrics.add(name, n)
+        self._metrics.cost += cost
 
     def _note_contexts(self, why: str) -> None:
         if bool(why) != bool(self._metrics.context_why):

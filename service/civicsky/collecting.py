@@ -74,6 +74,8 @@ class JournalShape(Protocol):
 
     @property
     def shedding(self) -> bool: ...
+    @property
+    def size(self) -> int: ...
     async def commit(
         self, batch: Batch, verdicts: Sequence[Verdict], received: Counter[str], *, kept_limit: int | None = None
     ) -> Committed: ...
@@ -118,6 +120,7 @@ async def collect(
             if not stop.requested.is_set():
                 stop.request("the stream ended", drain=True)
     finally:
+        metrics.in_hand = 0
         stop.collected.set()
         wake()
 
@@ -183,7 +186,7 @@ class _Intake:
             self._began = monotonic()
         batch.frames.append(frame)
         batch.size += len(arrival.data)
-        self._metrics.add("frames")
+        self._metrics.take()
         if frame.outcome == "commit":
             self._posts_in_batch += len(frame.event.posts)
             self._metrics.add("posts", frame.event.new_posts)
@@ -264,6 +267,7 @@ async def _commit(
         verdicts = await sent.verdicts if sent.verdicts else []
         opening = sent.batch.frames[0].arrival.opening
         if opening is not None and opening.opened == over:
+            metrics.settle(len(sent.batch.frames))
             continue
         left = None if limit is None else limit - metrics.counts["kept"]
         committed = await journal.commit(sent.batch, verdicts, sent.received, kept_limit=left)
@@ -271,7 +275,12 @@ async def _commit(
             if (unit, outcome) == ("post", "quarantined"):
                 log.event("quarantined", stage="worker", reason=reason, n=n)
         metrics.add("kept", committed.counts["post", "kept", ""])
+        metrics.outcomes.update({what: n for what, n in committed.counts.items() if what[0] in {"frame", "post"}})
+        metrics.gaps.update(committed.gaps)
         metrics.event_at = committed.position.event_at
+        metrics.settle(
+            len(sent.batch.frames), max((frame.event.time for frame in sent.batch.frames), default=0) or None
+        )
         if committed.resume:
             at = committed.position
             log.event("source_resumed", stage="source", host=at.host, epoch=at.epoch, resume=committed.resume)
@@ -294,6 +303,7 @@ async def _hang_up(source: SourceShape, stop: Stop) -> None:
 
 def _note_room(journal: JournalShape, metrics: Metrics) -> None:
     """Say when the disk's bound is reached, and when it is over."""
+    metrics.journal_bytes = journal.size
     paused = not journal.room.is_set()
     why = "the disk bound is reached: reading pauses" if paused else ""
     why = why or ("the disk bound is reached: new posts are shed" if journal.shedding else "")

@@ -64,6 +64,7 @@ class LedgerShape(asking.LedgerShape, Protocol):
     ) -> None: ...
     async def due(self, tasks: Sequence[str], held: Iterable[int], limit: int) -> list[Job]: ...
     async def waiting(self, tasks: Sequence[str]) -> int: ...
+    async def unstored(self) -> int: ...
     async def backlog(self, before: int) -> int: ...
     async def spent_a_post(self) -> tuple[int, Spend]: ...
     async def prune(self, context_days: float, raw_days: float) -> None: ...
@@ -307,7 +308,7 @@ class Labelling:
     def _park_model(self, why: str) -> None:
         if self._metrics.model_why != why:
             log.event("label_parked", stage="label", why=why)
-        self._metrics.model_why = why
+        self._metrics.model_why, self._metrics.model_parked = why, True
 
     async def _keep_house(self, slots: Sequence[SlotShape]) -> None:
         """Once a day the anchors are asked again; what has a short retention goes. Until cancelled."""
@@ -348,7 +349,7 @@ class Labelling:
             except Refused as error:
                 if self._strict:
                     raise
-                self._metrics.store_why = str(error)
+                self._metrics.store_why, self._metrics.store_parked = str(error), True
                 log.event("store_parked", stage="store", why=str(error))
                 return
             if self._metrics.store_why:
@@ -435,8 +436,9 @@ class Labelling:
         await happened(self._changed, self._settings.ledger.poll_seconds)
 
     async def _count(self) -> None:
-        """Keep the number of waiting posts fresh, spending at most a tenth of the time on it, until cancelled."""
+        """Keep the numbers of what waits fresh, spending at most a tenth of the time on it, until cancelled."""
         while True:
             began = monotonic()
             self._metrics.waiting = await self._ledger.waiting(self._tasks)
+            self._metrics.unstored = await self._ledger.unstored()
             await asyncio.sleep(max(self._settings.ledger.poll_seconds, 10 * (monotonic() - began)))

@@ -13,7 +13,16 @@ class Metrics:
 
     started_at: int = field(default_factory=now_us)
     counts: Counter[str] = field(default_factory=Counter)
-    """frames (arrived), posts (new ones seen), kept, labelled, failed, stored, calls, tokens_in, tokens_out."""
+    """frames (arrived), posts (new ones seen), kept, labelled, failed, stored, connections, connect_failures; and what
+    the model was asked, whether its answers were of use or not: calls, tokens_in, tokens_out."""
+    outcomes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """By (unit, outcome, reason) what was committed; the units are those of `Committed.counts`."""
+    gaps: Counter[str] = field(default_factory=Counter)
+    """By `GapCause` the gaps that were recorded."""
+    labels: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By (task, `labelled` | `failed`)."""
+    cost: float = 0.0
+    """What the calls cost, in `label.currency`; 0 for a model without a price."""
     host: str = ""
     connected: bool = False
     relay_why: str = ""
@@ -34,16 +43,44 @@ class Metrics:
     """Why what stands around posts cannot be fetched; empty when it can."""
     authors_why: str = ""
     """Why authors cannot be looked up; empty when they can."""
+    model_parked: bool = False
+    """Whether the model refuses us, so that labelling stands still until a restart."""
+    store_parked: bool = False
+    """The same of the store."""
     waiting: int = 0
     """Posts on disk or in the queue that have no label yet."""
+    unstored: int = 0
+    """Documents in the ledger of which the store knows an older version, or nothing."""
+    journal_bytes: int = 0
+    """Bytes of the journal in use, as of its last commit or pruning."""
     event_at: int | None = None
     """Time of the last frame that was committed."""
+    behind_seconds: float = 0.0
+    """How old the last committed frame was when it was committed. Unlike `lag_seconds` it does not grow in silence."""
+    in_hand: int = 0
+    """Frames that were taken in and are not committed yet."""
+    moved_at: float = 0.0
+    """When frames were last committed, or the first was taken in hand: by `time.monotonic`."""
     _began: float = field(default_factory=monotonic)
     _marks: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, name: str, n: int = 1) -> None:
         """Count."""
         self.counts[name] += n
+
+    def take(self) -> None:
+        """A frame was taken in."""
+        self.add("frames")
+        if not self.in_hand:
+            self.moved_at = monotonic()
+        self.in_hand += 1
+
+    def settle(self, frames: int, event_at: int | None = None) -> None:
+        """So many frames are committed, or dropped on purpose; `event_at` is the newest time in them, if any."""
+        self.in_hand -= frames
+        self.moved_at = monotonic()
+        if event_at is not None:
+            self.behind_seconds = max(0.0, (now_us() - event_at) / 1e6)
 
     @property
     def lag_seconds(self) -> float | None:

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import time
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
@@ -36,6 +37,7 @@ _TABLES: Final = {
     "authors.lists": '{"NAME": "FILE.csv"}',
 }
 """What a setting that is a table looks like in the environment."""
+_LAST_PORT: Final = 65_535
 _OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_FAULT", "CIVICSKY_CLOCK"})
 
 
@@ -529,6 +531,84 @@ class Log(Group):
     can be read, and 5 MB a day for each event can be kept, whatever a relay sends."""
 
 
+class Health(Group):
+    """When what is wrong is told, and from when on the service is unready. All in seconds."""
+
+    relay_seconds: float = Field(120, ge=0)
+    """No relay is connected for so long: unready. Reconnecting takes seconds; before the first connection it is 0."""
+    behind_seconds: float = Field(60, gt=0)
+    """What is committed is so old: `behind` in the log. It ends below half of it."""
+    lag_seconds: float = Field(1800, gt=0)
+    """What is committed is so old: unready. Above what a restart with its replay takes; the relay keeps 72 h."""
+    model_seconds: float = Field(600, ge=0)
+    """The model, or what stands around posts, cannot be had for so long: unready. Posts wait on disk meanwhile."""
+    store_seconds: float = Field(600, ge=0)
+    """The store cannot be used for so long: unready. Documents wait in the ledger meanwhile."""
+    disk_seconds: float = Field(60, ge=0)
+    """The journal's disk bound is reached for so long: unready."""
+    quiet_seconds: float = Field(60, gt=0)
+    """A connected relay sends nothing for so long: `source_quiet` in the log. The whole network is never quiet, a small
+    relay may be; the service stays ready."""
+
+
+class Http(Group):
+    """Health over HTTP: /livez, /readyz and /metrics."""
+
+    listen: str = ""
+    """HOST:PORT to listen on; empty: nowhere. HOST is an IP address, IPv6 in brackets, or localhost; PORT alone means
+    127.0.0.1. Beyond loopback only with a token."""
+    token: SecretStr = SecretStr("")
+    """What every request must bring as `Authorization: Bearer TOKEN`; at least 16 characters. Empty: on loopback
+    everybody on this machine may ask. Never a flag: set CIVICSKY_HTTP__TOKEN."""
+    names: tuple[str, ...] = ()
+    """Further names under which clients may ask, such as a container's. Loopback and the address itself always may; any
+    other is refused, so that no web page can ask through a visitor's browser."""
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _number(cls, listen: Any) -> Any:
+        return str(listen) if type(listen) is int else listen  # TOML's form of a port alone
+
+    @field_validator("listen")
+    @classmethod
+    def _place(cls, listen: str) -> str:
+        if listen:
+            listening_at(listen)
+        return listen
+
+    @field_validator("token")
+    @classmethod
+    def _sendable(cls, token: SecretStr) -> SecretStr:
+        if token.get_secret_value() and not re.fullmatch(r"[!-~]{16,200}", token.get_secret_value()):
+            raise ValueError("a token is 16 to 200 printable ASCII characters without spaces: openssl rand -hex 32")
+        return token
+
+    @field_validator("names")
+    @classmethod
+    def _hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", name):
+                raise ValueError(f"{name[:50]!r} is no name of a host: write it without a port")
+        return tuple(name.lower() for name in names)
+
+
+def listening_at(listen: str) -> tuple[str, int]:
+    """(IP address, port) of `http.listen`. Raises `ValueError`, which says what is wrong with it."""
+    host, colon, port = listen.rpartition(":")
+    host = (host if colon else "") or "127.0.0.1"
+    host = "127.0.0.1" if host.lower() == "localhost" else host
+    if re.fullmatch(r"[0-9]{1,5}", port) is None or int(port) > _LAST_PORT:
+        raise ValueError(f"{listen[:80]!r} has no port: write HOST:PORT, such as 127.0.0.1:9464 or [::1]:9464")
+    in_brackets = host.startswith("[") and host.endswith("]")
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        raise ValueError(f"{listen[:80]!r}: HOST is an IP address or localhost") from None
+    if in_brackets != (address.version == 6):  # noqa: PLR2004
+        raise ValueError(f"{listen[:80]!r}: write an IPv6 address in brackets, such as [::1]:9464, and no other")
+    return str(address), int(port)
+
+
 class Limits(Group):
     """When `run` and `collect` end by themselves, and how long they may take to finish what they hold."""
 
@@ -572,6 +652,8 @@ class Settings(BaseSettings):
     feeds: Feeds = Feeds()
     authors: Authors = Authors()
     log: Log = Log()
+    health: Health = Health()
+    http: Http = Http()
     limits: Limits = Limits()
 
     @classmethod
