@@ -50,9 +50,12 @@ class Image:
             text=True,
         )
         try:
-            yield First(process)
+            first = First(process)
+            yield first
         finally:
-            process.kill()
+            # The kernel forgets --kill-child when the user changes. Children of `unshare` are nobody else's.
+            if process.poll() is None:
+                os.kill(first.pid, signal.SIGKILL)
             process.communicate()
 
     def ended(self, first: First, how: signal.Signals | None = None) -> Ended:
