@@ -66,11 +66,23 @@ class Look(NamedTuple):
     """Those that went beyond their bound since the look before."""
     falling: bool = False
     """Behind, and less so than before; told once for each time that we are behind."""
+    met: bool = True
+    """Whether a relay was connected since the start, or none is needed now."""
+
+    @property
+    def over(self) -> tuple[Condition, ...]:
+        """What has lasted beyond its bound: a human should know."""
+        return tuple(one for one in self.conditions if one.over)
+
+    @property
+    def reasons(self) -> tuple[Condition, ...]:
+        """Why it is unready. Whoever never had a relay is that from the beginning, which nobody need be told yet."""
+        return tuple(one for one in self.conditions if one.over or (one.name == "relay_down" and not self.met))
 
     @property
     def ready(self) -> bool:
-        """Whether nothing is beyond its bound."""
-        return not any(one.over for one in self.conditions)
+        """Whether nothing speaks against it."""
+        return not self.reasons
 
 
 class Health:
@@ -83,7 +95,7 @@ class Health:
         self._bounds, self._metrics = bounds, metrics
         self._collects, self._labels = collects, labels
         self._since: dict[Name, float] = {}
-        self._connected_once = False
+        self._met = False
         self._heard = (-1, 0.0)
         self._behind = self._fell = False
         self._peak = 0.0
@@ -103,28 +115,26 @@ class Health:
     def look(self, now: float) -> Look:
         """Judge the facts of this moment; `now` is in seconds by a clock that never jumps."""
         before = {one.name: one for one in self.last.conditions}
-        conditions = tuple(self._conditions(now))
+        quiet = self._is_quiet(now)
+        conditions = tuple(self._conditions(now, quiet=quiet))
         present = {one.name for one in conditions}
         self.last = Look(
             conditions,
-            quiet=self._is_quiet(now),
+            quiet=quiet,
             began=tuple(one for one in conditions if one.name not in before),
             ended=tuple(one for name, one in before.items() if name not in present),
             passed=tuple(one for one in conditions if one.over and not (one.name in before and before[one.name].over)),
             falling=self._is_falling(),
+            met=self._met,
         )
         return self.last
 
-    def _conditions(self, now: float) -> list[Condition]:
+    def _conditions(self, now: float, *, quiet: bool) -> list[Condition]:
         facts, bounds = self._metrics, self._bounds
-        self._connected_once |= facts.connected
+        self._met |= facts.connected or not self._collects
         whys: dict[Name, tuple[str, float]] = {}
         if self._collects and not facts.window_why and not facts.connected:
-            # Whoever never had a relay is not ready from the beginning.
-            whys["relay_down"] = (
-                facts.relay_why or "relay: not connected yet",
-                bounds.relay_seconds if self._connected_once else 0.0,
-            )
+            whys["relay_down"] = (facts.relay_why or "relay: not connected yet", bounds.relay_seconds)
         whys["disk_full"] = (facts.journal_why, bounds.disk_seconds)
         if self._labels:
             whys["model_down"] = (facts.model_why, bounds.model_seconds)
@@ -132,17 +142,17 @@ class Health:
             whys["context_down"] = (facts.context_why, bounds.model_seconds)
         self._since = {name: self._since.get(name, now) for name, (why, _) in whys.items() if why}
         found = {name: Condition(name, whys[name][0], now - at, whys[name][1]) for name, at in self._since.items()}
-        lag = self._lag(now)
+        lag = self._lag(now, quiet=quiet)
         self._behind = lag >= bounds.behind_seconds * (_NEAR if self._behind else 1.0)
         self._peak = max(self._peak, lag) if self._behind else 0.0
         if self._behind:
             found["behind"] = Condition("behind", f"{lag:,.0f} s behind the stream", lag, bounds.lag_seconds)
         return [found[name] for name in MEANINGS if name in found]
 
-    def _lag(self, now: float) -> float:
-        """How far behind we are, in seconds. Does not grow by itself while nothing comes."""
+    def _lag(self, now: float, *, quiet: bool) -> float:
+        """How far behind we are, in seconds. It does not grow in silence: a quiet relay has no more to give."""
         facts = self._metrics
-        if not self._collects or facts.window_why:
+        if not self._collects or facts.window_why or (quiet and not facts.in_hand):
             return 0.0
         return facts.behind_seconds + (now - facts.moved_at if facts.in_hand else 0.0)
 
@@ -174,5 +184,5 @@ def _tell(before: Look, look: Look, host: str) -> None:
         log.event("unready", name=one.name, why=one.why, seconds=round(one.seconds), bound=one.bound)
     if any(one.name == "behind" for one in look.ended):
         log.event("caught_up", stage="source")
-    if look.ready and not before.ready:
+    if before.over and not look.over:
         log.event("recovered")

@@ -535,7 +535,8 @@ class Health(Group):
     """When what is wrong is told, and from when on the service is unready. All in seconds."""
 
     relay_seconds: float = Field(120, ge=0)
-    """No relay is connected for so long: unready. Reconnecting takes seconds; before the first connection it is 0."""
+    """No relay is connected for so long: unready. Reconnecting takes seconds. Before the first connection it is unready
+    from the start."""
     behind_seconds: float = Field(60, gt=0)
     """What is committed is so old: `behind` in the log. It ends below half of it."""
     lag_seconds: float = Field(1800, gt=0)

@@ -102,7 +102,7 @@ def test_every_flag_that_is_a_setting_is_told_with_its_commands() -> None:
 
 
 def test_every_message_with_a_remedy_is_one_that_we_give() -> None:
-    sources = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "service/civicsky").glob("*.py")]
+    sources = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "service/civicsky").rglob("*.py")]
     texts = [
         node.value
         for source in sources

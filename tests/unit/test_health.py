@@ -29,8 +29,11 @@ def test_whoever_was_never_connected_is_not_ready_and_then_has_the_bound() -> No
     one, facts = health()
     facts.connected = False
     first = one.look(0)
-    assert (names(first), first.ready) == (["relay_down"], False)
+    assert (names(first), first.ready, first.over, first.passed) == (["relay_down"], False, (), ())
+    assert [c.name for c in first.reasons] == ["relay_down"]
+    assert [c.name for c in one.look(120).passed] == ["relay_down"]
     facts.connected = True
+    one.look(0)
     assert one.look(1).ready
     facts.connected, facts.relay_why = False, "refused"
     assert one.look(2).ready
@@ -135,6 +138,18 @@ def test_silence_does_not_put_us_behind_but_frames_that_wait_here_do() -> None:
     assert not waiting.ready
     facts.settle(1, now_us())
     assert one.look(facts.moved_at + 5000).conditions == ()
+
+
+def test_a_quiet_relay_that_gave_all_it_had_leaves_us_ready_however_old_that_was() -> None:
+    one, facts = health()
+    one.look(0)
+    facts.take()
+    facts.settle(1, now_us())
+    facts.behind_seconds = 4 * 86400
+    assert [c.name for c in one.look(1).over] == ["behind"]
+    assert not one.look(60).ready
+    look = one.look(61)
+    assert (look.quiet, look.ready, [c.name for c in look.ended]) == (True, True, ["behind"])
 
 
 def test_catching_up_is_told_once_and_one_late_frame_is_no_change() -> None:
