@@ -19,7 +19,7 @@ debian() {
 }
 
 # Prometheus' checker alone, out of Debian's package: to install that would start a server.
-promtool() {
+checker() {
     if [ -x .venv/bin/promtool ] || command -v promtool >/dev/null; then return; fi
     echo "setup: fetching promtool" >&2
     if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
@@ -28,7 +28,7 @@ promtool() {
     fi
     mkdir -p .setup/promtool
     if [ "$(id -u)" = 0 ]; then apt-get update -qq >/dev/null 2>&1 || true; fi
-    (cd .setup/promtool && apt-get download -qq prometheus >/dev/null && dpkg-deb -x prometheus_*.deb .) || return 1
+    (cd .setup/promtool && apt-get download -qq -o APT::Sandbox::User=root prometheus >/dev/null && dpkg-deb -x prometheus_*.deb .) || return 1
     cp .setup/promtool/usr/bin/promtool .venv/bin/promtool
     rm -rf .setup/promtool
 }
@@ -87,7 +87,7 @@ case "$1" in
         list mongod --no-deps
         list model --no-deps
         command -v crontab >/dev/null || debian cron || true
-        promtool || true
+        checker || true
         command -v systemd-analyze >/dev/null || debian systemd || true
         ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
         command -v chromium >/dev/null || command -v google-chrome >/dev/null || debian chromium || true

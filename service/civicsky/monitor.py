@@ -29,7 +29,9 @@ _WHY_CHARS: Final = 300
 _REASONS: Final[dict[str, tuple[str, ...]]] = {
     "rejected": get_args(RejectReason), "quarantined": get_args(BadReason),
 }  # fmt: skip
-_NO_POSTS: Final = {(outcome, why): 0 for outcome in get_args(PostOutcome) for why in _REASONS.get(outcome, ("",))}
+_NO_POSTS: Final[Samples] = {
+    (outcome, why): 0.0 for outcome in get_args(PostOutcome) for why in _REASONS.get(outcome, ("",))
+}
 """What a counter is before it counts: one that only appears with its first event has not risen to Prometheus."""
 
 
@@ -66,11 +68,11 @@ class Monitor:
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether the service is ready, and what is to be said of it: each condition, over its bound or not yet."""
         look = self._look or Look()
-        reasons = [*self._own_reasons(), *(_reason(one) for one in look.conditions if one.over)]
+        reasons = [*self._own_reasons(), *map(_reason, look.reasons)]
         return not reasons, {
             "ready": not reasons,
             "reasons": reasons,
-            "pending": [_reason(one) for one in look.conditions if not one.over],
+            "pending": [_reason(one) for one in look.conditions if one not in look.reasons],
             "bounds": self._settings.health.model_dump(),
             "quiet": look.quiet,
             "window": log.harmless(self._metrics.window_why),
@@ -143,7 +145,7 @@ class Monitor:
             "civicsky_connect_failures_total": one(counts["connect_failures"]),
             "civicsky_frames_received_total": one(counts["frames"]),
             "civicsky_frames_total": _with_zeros("civicsky_frames_total", frames),
-            "civicsky_posts_total": _NO_POSTS | posts,
+            "civicsky_posts_total": {**_NO_POSTS, **posts},
             "civicsky_gaps_total": _with_zeros("civicsky_gaps_total", {(why,): n for why, n in metrics.gaps.items()}),
             "civicsky_labels_total": {(task,): float(metrics.labels[task, "labelled"]) for task in tasks},
             "civicsky_labels_failed_total": {(task,): float(metrics.labels[task, "failed"]) for task in tasks},

@@ -6,7 +6,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from ipaddress import ip_address
 from threading import Timer
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from civicsky.errors import Usage
 from civicsky.log import harmless
@@ -16,6 +16,7 @@ SECONDS: Final = 5.0
 """For all of it: a service whose loop stands still accepts a connection, and does not answer."""
 _MOST_BYTES: Final = 65_536
 _OK: Final = 200
+_BUSY: Final = 503
 _SHOWN: Final = 5
 
 
@@ -28,8 +29,7 @@ class Probed(NamedTuple):
 
 def probe(settings: Http, url: str, *, live: bool) -> Probed:
     """Ask `url`, else where the settings listen. Raises `Usage` when nobody says where that is."""
-    url = url or _own(settings)
-    parts = urlsplit(url)
+    parts = _split(url or own_url(settings))
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
         raise Usage("--url: an http:// or https:// address is needed, such as http://127.0.0.1:9464")
     connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
@@ -48,10 +48,13 @@ def probe(settings: Http, url: str, *, live: bool) -> Probed:
     finally:
         end.cancel()
         connection.close()
-    return Probed(answer.status == _OK, harmless(_line(answer.status, body, live=live)))
+    text = body.decode("utf-8", "replace").strip()
+    found = _of_livez(answer.status, text) if live else _of_readyz(answer.status, text)
+    return found._replace(line=harmless(found.line))
 
 
-def _own(settings: Http) -> str:
+def own_url(settings: Http) -> str:
+    """Where a service with these settings answers. Raises `Usage` when that cannot be known."""
     if not settings.listen:
         raise Usage("http.listen is not set, so nothing answers: give the service --http PORT, or this command --url")
     host, port = listening_at(settings.listen)
@@ -63,24 +66,43 @@ def _own(settings: Http) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _line(status: int, body: bytes, *, live: bool) -> str:
-    text = body.decode("utf-8", "replace").strip()
-    if live or status not in {_OK, 503}:
-        return text if status in {_OK, 503} else f"HTTP {status}: {text}"
+def _of_livez(status: int, text: str) -> Probed:
+    if status == _BUSY and text.startswith("stuck: "):
+        return Probed(good=False, line=text)
+    return Probed(good=True, line=text) if (status, text) == (_OK, "alive") else _stranger(status, text)
+
+
+def _of_readyz(status: int, text: str) -> Probed:
     found: Any = None
     with suppress(ValueError):
         found = json.loads(text)
-    if not isinstance(found, dict) or not isinstance(found.get("reasons"), list):
-        return f"HTTP {status}, and no answer of civicsky"
-    if status == _OK:
-        return "ready, and the stream is quiet" if found.get("quiet") else "ready"
-    return "not ready: " + "; ".join(_reason(one) for one in found["reasons"][:_SHOWN] if isinstance(one, dict))
+    told = found if isinstance(found, dict) and isinstance(found.get("reasons"), list) else {}
+    if status == _OK and told.get("ready") is True:
+        return Probed(good=True, line="ready, and the stream is quiet" if told.get("quiet") else "ready")
+    if status == _BUSY and told.get("ready") is False:
+        reasons = "; ".join(_reason(one) for one in told["reasons"][:_SHOWN] if isinstance(one, dict))
+        return Probed(good=False, line=f"not ready: {reasons}")
+    return _stranger(status, text)
+
+
+def _stranger(status: int, text: str) -> Probed:
+    what = ", and no answer of civicsky" if status in {_OK, _BUSY} else f": {text}"
+    return Probed(good=False, line=f"HTTP {status}{what}")
 
 
 def _reason(one: dict[str, Any]) -> str:
     seconds = one.get("seconds")
     lasted = f" for {seconds:.0f} s" if isinstance(seconds, int | float) else ""
     return f"{one.get('name')}{lasted} ({one.get('why')})"
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        int(parts.port or 0)  # one that is none raises only now
+    except ValueError:
+        return SplitResult("", "", "", "", "")
+    return parts
 
 
 def _end(connection: HTTPConnection) -> None:

