@@ -34,11 +34,13 @@ RUN groupadd --gid 10001 civicsky \
     && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --no-log-init --shell /usr/sbin/nologin civicsky \
     && install -d -o 10001 -g 10001 -m 0700 /data
 COPY --from=build /opt/civicsky /opt/civicsky
-# Nothing is written but /data and /tmp: what libraries keep in a home (matplotlib's fonts) is for a moment only.
+# Nothing is written but /data and /tmp: what libraries keep in a home (matplotlib's fonts) is for a moment only. What
+# SQLite puts aside while it sorts may be larger than a /tmp in memory.
 ENV PATH=/opt/civicsky/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     MALLOC_ARENA_MAX=2 \
     HOME=/tmp \
+    SQLITE_TMPDIR=/data \
     CREDENTIALS_DIRECTORY=/run/secrets \
     CIVICSKY_DATA_DIR=/data \
     CIVICSKY_HTTP__LISTEN=127.0.0.1:8900

@@ -82,6 +82,10 @@ def test_the_image_is_as_healthy_as_its_own_command_says(image: Stage) -> None:
 def test_the_image_keeps_what_libraries_write_in_the_folder_that_may_be_forgotten(image: Stage) -> None:
     assert environment(image)["HOME"] == "/tmp"  # noqa: S108
     assert environment(image)["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert environment(image)["SQLITE_TMPDIR"] == image.one("VOLUME")
+
+
+def test_the_image_takes_secrets_from_where_engines_mount_them(image: Stage) -> None:
     assert environment(image)["CREDENTIALS_DIRECTORY"] == "/run/secrets"
 
 

@@ -27,6 +27,16 @@ from support.recipe import health_command, stages
 
 ROOT = Path(__file__).parents[2]
 COMPILERS = {"cc", "gcc", "g++", "c++", "clang", "ld", "as", "make", "cmake", "cargo", "rustc", "go"}
+KEY = "key-of-the-model"
+SPILL = """
+import sqlite3
+db = sqlite3.connect("")
+db.execute("PRAGMA cache_size=10")
+n = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000)"
+db.execute(f"CREATE TABLE t AS {n} SELECT randomblob(100000) AS b FROM n")
+print(len(db.execute("SELECT b FROM t ORDER BY b").fetchall()))
+"""
+"""SQLite puts 100 MB aside, which a /tmp of 64 MB does not hold."""
 LABELS = 373
 """Posts of the sample that are there at its end, and all get a label."""
 
@@ -43,7 +53,7 @@ def main() -> int:
         image = built(folder, told.extras)
         sizes(folder / "base", image)
         nothing_to_build_with(folder / "base", image)
-        with sample_relay() as relay, model_server(folder / "asked") as model:
+        with sample_relay() as relay, model_server(folder / "asked", "--key", KEY) as model:
             lives(image, relay, model)
         if {"export", "research"} <= set(told.extras.split()):
             writes_reports(image)
@@ -73,6 +83,7 @@ def built(folder: Path, extras: str) -> Image:
     # A fresh volume has the owner and the mode of the folder in the image.
     subprocess.run(["cp", "--archive", made.root / "data", data], check=True)
     secrets.mkdir()
+    (secrets / "label.api_key").write_text(KEY + "\n")
     (made.root / "run/secrets").mkdir()
     return Image(made, data, secrets)
 
@@ -130,6 +141,8 @@ def lives(image: Image, relay: str, model: str) -> None:
         written = image.execute(first, ["find", "/tmp", "-mindepth", "1"], settings).out.split()  # noqa: S108
         refused = image.execute(first, ["touch", "/opt/civicsky/x", "/x", "/run/secrets/x"], settings).err
         assert refused.count("Read-only file system") == 3, refused
+        spilled = image.execute(first, ["python", "-c", SPILL], settings)
+        assert spilled.out == "1000\n", spilled.err
         ended = image.ended(first, signal.SIGTERM)
     assert ended.code == 0, ended.err
     assert re.search(r"1,649 frames, 601 posts, 416 kept, \d+ labelled$", ended.out.strip()), ended.out
