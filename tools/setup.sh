@@ -75,17 +75,24 @@ package() {
     touch "$stamp"
 }
 
+# What the local model's engine is linked with; a compiler brings it, a slim system lacks it.
+engine() {
+    ldconfig -p | grep -q 'libgomp\.so\.1' || debian libgomp1 || true
+}
+
 make_venv
 list build
 case "$1" in
     demo)
         list local
         list model --no-deps
+        engine
         ;;
     test)
         list dev
         list mongod --no-deps
         list model --no-deps
+        engine
         command -v crontab >/dev/null || debian cron || true
         checker || true
         command -v systemd-analyze >/dev/null || debian systemd || true
