@@ -14,6 +14,7 @@ from civicsky.settings import (
     CONFIG_VARIABLE,
     AppView,
     Group,
+    Http,
     Label,
     Settings,
     Source,
@@ -453,9 +454,10 @@ def test_every_setting_that_may_hold_a_secret_is_of_the_secret_kind() -> None:
     assert type(Label().api_key) is SecretStr
     assert type(Store().mongo_uri) is SecretStr
     assert type(AppView().app_password) is SecretStr
+    assert type(Http().token) is SecretStr
     words = ("key", "password", "secret", "token", "uri")
     suspicious = [name for name, _, _ in documented() if name.rpartition(".")[2].split("_")[-1] in words]
-    assert suspicious == ["label.api_key", "store.mongo_uri", "appview.app_password"]
+    assert suspicious == ["label.api_key", "store.mongo_uri", "appview.app_password", "http.token"]
 
 
 @pytest.mark.parametrize(
@@ -507,7 +509,7 @@ def fields_of_source() -> dict[str, dict[str, str | None]]:
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
     groups = [type(group) for _, group in civicsky.settings._groups()]
-    assert len(groups) == 16
+    assert len(groups) == 18
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)
         assert (group.__doc__ or "").endswith(".")
@@ -559,6 +561,8 @@ OTHER_VALUES = {
     "keep": "all",
     "kind": "mongo",
     "label_all": "False",
+    "listen": "107",
+    "names": '["node17"]',
     "level": "debug",
     "login": "always",
     "login_url": "https://one.example",
@@ -580,6 +584,7 @@ OTHER_VALUES = {
     "start": "window",
     "tasks": '["civic", "toxicity.toml"]',
     "to": "23:00",
+    "token": "a-token-of-some-length",
     "unit": "thread",
     "url": "http://api.example",
     "way": "words",
@@ -599,8 +604,8 @@ def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch,
     if name == "feeds.at":
         monkeypatch.setenv("CIVICSKY_FEEDS__ZONE", OTHER_VALUES["zone"])  # one without the other is refused
     settings = load()
-    if field in {"api_key", "mongo_uri", "app_password"}:
-        assert getattr(getattr(settings, group), field).get_secret_value() == "107"
+    if field in {"api_key", "mongo_uri", "app_password", "token"}:
+        assert getattr(getattr(settings, group), field).get_secret_value() == value
         return
     changed = leaves(effective(settings))[name]
     assert changed != (leaves(effective(Settings.model_construct()))[name] if group else "civicsky-data")
