@@ -75,7 +75,7 @@ def test_the_image_runs_as_a_fixed_user_and_hands_signals_to_the_command(image: 
 
 def test_the_image_is_as_healthy_as_its_own_command_says(image: Stage) -> None:
     assert health_command(image.one("HEALTHCHECK")) == ["civicsky", "health", "--live"]
-    assert environment(image)["CIVICSKY_HTTP__LISTEN"] == "127.0.0.1:8900"
+    assert environment(image)["CIVICSKY_HTTP__LISTEN"] == "127.0.0.1:9464"
     assert not image.values("EXPOSE")
 
 
