@@ -40,7 +40,8 @@ def services(compose: Any) -> dict[str, Any]:
 
 
 def valid(file: Path) -> "subprocess.CompletedProcess[str]":
-    command = [Path(sys.executable).parent / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", file]
+    program = str(Path(sys.executable).parent / "check-jsonschema")
+    command = [program, "--builtin-schema", "vendor.compose-spec", str(file)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 

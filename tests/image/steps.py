@@ -96,7 +96,7 @@ def megabytes(folder: Path, *, beside: Path | None = None) -> float:
 
 def sizes(base: Path, image: Image) -> None:
     root = image.made.root
-    pack = ["sh", "-c", 'tar -C "$1" -c opt/civicsky | gzip | wc -c', "sh", root]
+    pack = ["sh", "-c", 'tar -C "$1" -c opt/civicsky | gzip | wc -c', "sh", str(root)]
     packed = subprocess.run(pack, capture_output=True, check=True).stdout
     print(f"image: the environment /opt/civicsky: {megabytes(root / 'opt/civicsky'):.0f} MB (du)")
     print(f"image: packed by gzip: {int(packed) / 1e6:.0f} MB")
