@@ -17,7 +17,6 @@ from docs.test_docs_operations import commands
 PAGES = ["README.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
 SCRIPTS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "deploy" / "slurm").iterdir())
 COMING_COMMANDS = {"backup", "restore"}
-COMING_FLAGS = {"--http"}
 """Documented before they are there."""
 PROGRAM = re.compile(r"(?:\S*/)?civicsky|\$CIVICSKY")
 BEFORE = re.compile(r"\w+=\S*|exec|nohup|env|\*/?\S*|\d+|@\w+")
@@ -71,7 +70,7 @@ def fault(words: list[str]) -> str:
     if name is None:
         is_group = any(one.startswith(f"civicsky {words[0]} ") for one in known)
         return "" if is_group and len(words) == 1 else f"no command: {words}"
-    flags = {re.split("[=|]", word)[0] for word in words if word.startswith("--")} - {"--help"} - COMING_FLAGS
+    flags = {re.split("[=|]", word)[0] for word in words if word.startswith("--")} - {"--help"}
     return f"{name} has no {flags - known[name]}" if flags - known[name] else ""
 
 
