@@ -13,14 +13,17 @@ from typing import Any, Final, Literal, NamedTuple
 
 from civicsky.errors import Held, Usage
 from civicsky.model import format_time, now_us
+from civicsky.settings import expanded
 
 JOURNAL: Final = "journal.db"
 LEDGER: Final = "ledger.db"
 POSTS: Final = "posts.db"
 CRON_LOG: Final = "cron.log"
 """Both outputs of what cron starts."""
+RESTORING: Final = ".restoring"
+"""The folder in a data directory that is being restored; it goes when all is in its place."""
 
-Role = Literal["collect", "label", "fetch", "counts", "verify"]
+Role = Literal["collect", "label", "fetch", "counts", "verify", "backup"]
 Halves = Literal["both", "collect", "label"]
 """What a command runs."""
 _TRIES: Final = 4
@@ -42,9 +45,9 @@ _ESCAPED: Final = re.compile(r"\\(040|011|012|134)")
 def prepare(folder: Path) -> Path:
     """Make the data directory if need be; the absolute path.
 
-    Raises `Usage` when it cannot be written or lies on a network file system.
+    Raises `Usage` when it cannot be written, lies on a network file system or is being restored.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder)
     _refuse_network(folder)  # before it is touched: a network mount that hangs would hang us
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -56,15 +59,25 @@ def prepare(folder: Path) -> Path:
             f"data directory {folder} cannot be written: {error.strerror}; name another with --data-dir"
         ) from None
     _refuse_network(folder.resolve())
+    _refuse_half_restored(folder)
     return folder
 
 
 def existing(folder: Path) -> Path:
-    """The data directory that must be there already. Raises `Usage` when it holds no journal."""
-    folder = folder.expanduser().absolute()
+    """The data directory that must be there already. Raises `Usage` when it holds no journal, or is being restored."""
+    folder = expanded(folder)
+    _refuse_half_restored(folder)
     if not (folder / JOURNAL).is_file():
         raise Usage(f"data directory {folder} holds no {JOURNAL}; name the right one with --data-dir")
     return folder
+
+
+def _refuse_half_restored(folder: Path) -> None:
+    if (folder / RESTORING).exists():
+        raise Usage(
+            f"data directory {folder} is being restored, or a restore was interrupted there; "
+            "if none is at work, remove the folder and restore again"
+        )
 
 
 def _refuse_network(folder: Path) -> None:
@@ -151,7 +164,7 @@ def running(folder: Path, roles: tuple[Role, ...]) -> Held | None:
 
     Raises `Usage` when the folder lies on a network file system.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder)
     _refuse_network(folder)  # before it is touched, as in `prepare`
     for role in roles:
         found = holding(folder, role)

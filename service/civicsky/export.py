@@ -26,7 +26,7 @@ from civicsky.manifest import CODEBOOK, MANIFEST, Asked, Tally, codebook_text, m
 from civicsky.methods import METHODS, methods_text
 from civicsky.model import now_us, parse_moment, parse_time
 from civicsky.pseudonyms import KEY, Pseudonyms, pseudonyms
-from civicsky.settings import Settings
+from civicsky.settings import Settings, expanded
 from civicsky.store import Collection, Store, open_existing
 from civicsky.task import Task, file_hash, load_tasks
 from civicsky.writers import Writer, whole_folder
@@ -85,7 +85,7 @@ async def export(settings: Settings, wanted: Wanted, say: Callable[[str], None])
     """
     since, until = _checked(wanted)
     writers.check(wanted.form)
-    out = (wanted.out or Path(f"export-{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}")).expanduser().absolute()
+    out = expanded(wanted.out or Path(f"export-{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}"))
     for part in writers.leftovers(out.parent):
         say(f"{part} was left by an export that was killed; nobody needs it: remove it")
     own = {task.name: (task, file_hash(text)) for task, text in load_tasks(settings.label.tasks)}

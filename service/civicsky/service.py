@@ -19,7 +19,7 @@ from civicsky.crontab import KINDS, Kind, line, merged
 from civicsky.errors import Failed, Usage
 from civicsky.model import now_us
 from civicsky.schedule import NO_TIME, last_due
-from civicsky.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings
+from civicsky.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings, expanded
 
 KEEP_ALIVE: Final = "*/5 * * * *"
 _FLAGS: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_DATA_DIR"})
@@ -59,9 +59,7 @@ def place_of(settings: Settings, config: Path | None) -> Place:
     found = str(beside) if beside.is_file() else shutil.which("civicsky")
     if found is None:
         raise Usage(f"there is no command civicsky beside {sys.executable}, nor in PATH; install the package")
-    return Place(
-        settings, Path(found).absolute(), config and config.absolute(), settings.data_dir.expanduser().absolute()
-    )
+    return Place(settings, Path(found).absolute(), config and config.absolute(), expanded(settings.data_dir))
 
 
 # ---- cron ------------------------------------------------------------------------------------------------------------
@@ -244,7 +242,7 @@ def uninstall_timer(say: Say) -> None:
 
 
 def _units() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser().absolute() / "systemd" / "user"
+    return expanded(Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config")) / "systemd" / "user"
 
 
 def _refuse_foreign(file: Path) -> None:

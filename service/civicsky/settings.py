@@ -515,6 +515,14 @@ class Authors(Group):
     their posts, or leave them out."""
 
 
+class Backup(Group):
+    """What civicsky itself leaves beside a database before it brings it up to a new format."""
+
+    upgrade_days: float = Field(14, gt=0)
+    """Days after which such a copy is removed: long enough to see that all is well, and short, since it holds texts
+    that their authors delete meanwhile."""
+
+
 class Log(Group):
     """The log, on standard error."""
 
@@ -571,6 +579,7 @@ class Settings(BaseSettings):
     appview: AppView = AppView()
     feeds: Feeds = Feeds()
     authors: Authors = Authors()
+    backup: Backup = Backup()
     log: Log = Log()
     limits: Limits = Limits()
 
@@ -585,6 +594,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment beats the file, which `load` passes as initial values."""
         return env_settings, init_settings
+
+
+def expanded(path: Path) -> Path:
+    """A path without a `~`, absolute. Raises `Usage` when nobody knows the home that is meant."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise Usage(f"{path}: there is no such home folder here; write the path in full, without ~") from None
 
 
 def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
