@@ -137,4 +137,5 @@ def as_text(done: Restored) -> str:
 
 def as_json(done: Restored) -> dict[str, Any]:
     """For programs."""
-    return {"data_dir": str(done.folder), "backup": str(done.backup), "erased_again": len(done.erased), **done.told}
+    told = {**done.told, "of_data_dir": done.told.get("data_dir"), "data_dir": str(done.folder)}
+    return {**told, "backup": str(done.backup), "erased_again": len(done.erased)}

@@ -62,7 +62,7 @@ def written(files: list[Path]) -> Iterator[None]:
 def test_files_that_feed_one_another_are_seen_as_of_one_moment(files: list[Path]) -> None:
     position = 0
     with written(files):
-        for _ in range(40):
+        for _ in range(25):
             until(partial(query, files[1], "SELECT n FROM position WHERE n > ?", position), "the writer to go on")
             with copies.one_moment(lambda: files) as pinned:
                 journal, ledger, store = pinned.values()
