@@ -1,7 +1,6 @@
 """Backups, while the service runs or not, and what is restored from them goes on as if nothing had happened."""
 
 import json
-import os
 import random
 import shutil
 import sqlite3
@@ -16,7 +15,6 @@ import pytest
 
 from civicsky import datadir
 from civicsky.model import POSTS
-from conftest import skip
 from support.command import Ended, cursor, end_when, model_server, query, run, start, until
 from support.converge import cursors, differences, documents, get, has_converged, post
 from support.inboxed import item, leave
@@ -239,17 +237,6 @@ def test_all_but_the_newest_of_this_directory_are_removed_and_nothing_else(folde
 
 
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        skip("mounting needs root")
-    place = tmp_path / "small"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", place], check=True)
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 def test_without_room_it_ends_before_it_begins_with_the_figures(folder: Path, small_disk: Path) -> None:
