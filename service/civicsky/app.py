@@ -25,6 +25,7 @@ from civicsky.document import Document, hour_document
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Held, Refused, Transient, Usage
 from civicsky.feeds import Feeds, watch
+from civicsky.health import Health
 from civicsky.journal import Journal, JournalReader, Numbered
 from civicsky.label import Slot, ways_of
 from civicsky.labelling import Labelling
@@ -161,10 +162,15 @@ async def _prepare(
 async def _run(works: list[Work], settings: Settings, metrics: Metrics, stop: Stop, *, drain: bool) -> None:
     """Run the halves to their end; when one fails, all stop."""
     async with asyncio.TaskGroup() as group:
-        regular = [group.create_task(_minutes(settings, metrics), name="minute")]
+        names = dict(works)
+        health = Health(settings.health, metrics, collects="collect" in names, labels="label" in names)
+        regular = [
+            group.create_task(_minutes(settings, metrics), name="minute"),
+            group.create_task(health.watch(()), name="health"),
+        ]
         if settings.limits.max_minutes:
             regular.append(group.create_task(_end_after(settings.limits.max_minutes, stop), name="max-minutes"))
-        if "collect" not in dict(works):
+        if "collect" not in names:
             regular.append(group.create_task(_nothing_collected(stop), name="no-collect"))
         if drain:
             stop.request("all labelled (--drain)", drain=True)

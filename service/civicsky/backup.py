@@ -20,8 +20,8 @@ from typing import Any, Final, NamedTuple
 from civicsky import __version__, backups, copies, datadir, faults, inbox, ledger, store, tables
 from civicsky.beside import bars
 from civicsky.errors import Failed, Usage
+from civicsky.export.pseudonyms import KEY
 from civicsky.model import format_time, now_us
-from civicsky.pseudonyms import KEY
 from civicsky.settings import Settings, expanded
 from civicsky.sqlite import UPGRADES, Schema, explain
 

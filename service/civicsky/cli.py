@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from civicsky import __version__, datadir, log
-from civicsky.columns import Level
 from civicsky.errors import EXIT_FAILED, CivicskyError, Held, Usage
+from civicsky.export.columns import Level
 from civicsky.model import format_time, now_us
 from civicsky.settings import Settings, documented, effective, file_of, load
 
@@ -420,7 +420,7 @@ def evaluate(
     config: Config = None,
 ) -> None:
     """Hold models' labels against people's, and write a report."""
-    from civicsky.evaluate import Wanted, evaluate as evaluated  # noqa: PLC0415
+    from civicsky.research.evaluate import Wanted, evaluate as evaluated  # noqa: PLC0415
 
     settings = load(config, {"data_dir": data_dir, **_label_flags(store, model_url, None)})
     log.configure(settings.log)
@@ -449,7 +449,7 @@ def estimate(
     config: Config = None,
 ) -> None:
     """Estimate which share of the posts has which label, with intervals."""
-    from civicsky.estimate import Wanted, as_json as in_json, as_text, estimate as estimated  # noqa: PLC0415
+    from civicsky.research.estimate import Wanted, as_json as in_json, as_text, estimate as estimated  # noqa: PLC0415
 
     settings = load(config, {"data_dir": data_dir, **_label_flags(store, None, None)})
     log.configure(settings.log)
@@ -471,8 +471,8 @@ def report(
     config: Config = None,
 ) -> None:
     """Make a page of a period: posts, shares, gaps, breaks, cost."""
-    from civicsky.period import Wanted  # noqa: PLC0415
-    from civicsky.period_report import report as reported  # noqa: PLC0415
+    from civicsky.research.period import Wanted  # noqa: PLC0415
+    from civicsky.research.period_report import report as reported  # noqa: PLC0415
 
     settings = load(config, {"data_dir": data_dir, **_label_flags(store, None, None)})
     log.configure(settings.log)
@@ -521,7 +521,7 @@ def export(
     config: Config = None,
 ) -> None:
     """Write the dataset as Parquet, CSV or JSONL, with manifest and codebook."""
-    from civicsky.export import Wanted, export as exported  # noqa: PLC0415
+    from civicsky.export.dataset import Wanted, export as exported  # noqa: PLC0415
 
     settings = load(config, {"data_dir": data_dir, **_label_flags(store, None, None)})
     log.configure(settings.log)
@@ -715,7 +715,7 @@ def capture(
 @dev.command("sample-gold")
 def sample_gold(file: Annotated[Path, typer.Argument(help="File to write (JSONL).")]) -> None:
     """Write the packaged sample's own labels as a GOLD file for `civicsky evaluate`."""
-    from civicsky.gold import sample_rows  # noqa: PLC0415
+    from civicsky.research.gold import sample_rows  # noqa: PLC0415
 
     rows = sample_rows()
     try:

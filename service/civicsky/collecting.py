@@ -118,6 +118,7 @@ async def collect(
             if not stop.requested.is_set():
                 stop.request("the stream ended", drain=True)
     finally:
+        metrics.in_hand = 0
         stop.collected.set()
         wake()
 
@@ -183,7 +184,7 @@ class _Intake:
             self._began = monotonic()
         batch.frames.append(frame)
         batch.size += len(arrival.data)
-        self._metrics.add("frames")
+        self._metrics.take()
         if frame.outcome == "commit":
             self._posts_in_batch += len(frame.event.posts)
             self._metrics.add("posts", frame.event.new_posts)
@@ -264,6 +265,7 @@ async def _commit(
         verdicts = await sent.verdicts if sent.verdicts else []
         opening = sent.batch.frames[0].arrival.opening
         if opening is not None and opening.opened == over:
+            metrics.settle(len(sent.batch.frames))
             continue
         left = None if limit is None else limit - metrics.counts["kept"]
         committed = await journal.commit(sent.batch, verdicts, sent.received, kept_limit=left)
@@ -272,6 +274,9 @@ async def _commit(
                 log.event("quarantined", stage="worker", reason=reason, n=n)
         metrics.add("kept", committed.counts["post", "kept", ""])
         metrics.event_at = committed.position.event_at
+        metrics.settle(
+            len(sent.batch.frames), max((frame.event.time for frame in sent.batch.frames), default=0) or None
+        )
         if committed.resume:
             at = committed.position
             log.event("source_resumed", stage="source", host=at.host, epoch=at.epoch, resume=committed.resume)

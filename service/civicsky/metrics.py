@@ -38,12 +38,32 @@ class Metrics:
     """Posts on disk or in the queue that have no label yet."""
     event_at: int | None = None
     """Time of the last frame that was committed."""
+    behind_seconds: float = 0.0
+    """How old the last committed frame was when it was committed. Unlike `lag_seconds` it does not grow in silence."""
+    in_hand: int = 0
+    """Frames that were taken in and are not committed yet."""
+    moved_at: float = 0.0
+    """When frames were last committed, or the first was taken in hand: by `time.monotonic`."""
     _began: float = field(default_factory=monotonic)
     _marks: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, name: str, n: int = 1) -> None:
         """Count."""
         self.counts[name] += n
+
+    def take(self) -> None:
+        """A frame was taken in."""
+        self.add("frames")
+        if not self.in_hand:
+            self.moved_at = monotonic()
+        self.in_hand += 1
+
+    def settle(self, frames: int, event_at: int | None = None) -> None:
+        """So many frames are committed, or dropped on purpose; `event_at` is the newest time in them, if any."""
+        self.in_hand -= frames
+        self.moved_at = monotonic()
+        if event_at is not None:
+            self.behind_seconds = max(0.0, (now_us() - event_at) / 1e6)
 
     @property
     def lag_seconds(self) -> float | None:

@@ -537,6 +537,27 @@ class Log(Group):
     can be read, and 5 MB a day for each event can be kept, whatever a relay sends."""
 
 
+class Health(Group):
+    """When what is wrong is told, and from when on the service is unready. All in seconds."""
+
+    relay_seconds: float = Field(120, ge=0)
+    """No relay is connected for so long: unready. Reconnecting takes seconds. Before the first connection it is unready
+    from the start."""
+    behind_seconds: float = Field(60, gt=0)
+    """What is committed is so old: `behind` in the log. It ends below half of it."""
+    lag_seconds: float = Field(1800, gt=0)
+    """What is committed is so old: unready. Above what a restart with its replay takes; the relay keeps 72 h."""
+    model_seconds: float = Field(600, ge=0)
+    """The model, or what stands around posts, cannot be had for so long: unready. Posts wait on disk meanwhile."""
+    store_seconds: float = Field(600, ge=0)
+    """The store cannot be used for so long: unready. Documents wait in the ledger meanwhile."""
+    disk_seconds: float = Field(60, ge=0)
+    """The journal's disk bound is reached for so long: unready."""
+    quiet_seconds: float = Field(60, gt=0)
+    """A connected relay sends nothing for so long: `source_quiet` in the log. The whole network is never quiet, a small
+    relay may be; the service stays ready."""
+
+
 class Limits(Group):
     """When `run` and `collect` end by themselves, and how long they may take to finish what they hold."""
 
@@ -581,6 +602,7 @@ class Settings(BaseSettings):
     authors: Authors = Authors()
     backup: Backup = Backup()
     log: Log = Log()
+    health: Health = Health()
     limits: Limits = Limits()
 
     @classmethod

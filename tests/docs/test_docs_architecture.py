@@ -35,14 +35,14 @@ def test_every_test_that_the_readme_names_exists() -> None:
 def test_every_stage_has_its_word_its_file_and_its_settings() -> None:
     told = named(section(ARCHITECTURE, "The flow"))
     groups = {name for name, info in Settings.model_fields.items() if isinstance(info.default, Group)}
-    assert groups - {"log", "limits"} <= set(told)
+    assert groups - {"log", "limits", "health"} <= set(told)
     for word, (files, _) in told.items():
         assert f"{word}.py" in quoted(files)
 
 
 def test_every_file_of_the_package_is_named_and_no_other() -> None:
     told = {name for name in quoted(page(ARCHITECTURE)) if re.fullmatch(r"\w+\.py", name)}
-    assert told == {file.name for file in PACKAGE.glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert told == {file.name for file in PACKAGE.rglob("*.py")} - {"__init__.py", "__main__.py"}
 
 
 def test_every_crash_point_is_told() -> None:

@@ -9,8 +9,9 @@ from typing import Any, get_args
 import pytest
 
 from civicsky import app, filter as filters
-from civicsky.columns import Level, Table, columns_of
 from civicsky.document import author_document, hour_document, label_document, post_document, snapshot_document
+from civicsky.export.columns import Level, Table, columns_of
+from civicsky.export.pseudonyms import Pseudonyms
 from civicsky.journal import Journal, JournalReader
 from civicsky.model import (
     STREAM,
@@ -34,7 +35,6 @@ from civicsky.model import (
     Snapshot,
 )
 from civicsky.prompt import messages
-from civicsky.pseudonyms import Pseudonyms
 from civicsky.record import extract
 from civicsky.settings import Journal as JournalSettings
 from civicsky.store import SqliteStore

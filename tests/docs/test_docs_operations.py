@@ -8,6 +8,7 @@ import typer
 from civicsky import datadir, errors
 from civicsky.app import minute_line
 from civicsky.cli import app
+from civicsky.health import MEANINGS
 from civicsky.log import EVENTS
 from civicsky.login import SESSION
 from civicsky.metrics import Metrics
@@ -43,6 +44,15 @@ def commands(group: typer.core.TyperGroup, name: str = "civicsky") -> dict[str, 
 def test_every_event_is_told_with_its_level() -> None:
     told = {name: cells[0] for name, cells in named(section(OPERATIONS, "Events")).items()}
     assert told == {name: meaning.partition(":")[0] for name, meaning in EVENTS.items()}
+
+
+def test_every_condition_is_told_with_its_bound_and_its_meaning() -> None:
+    told = {name: cells for name, cells in named(section(OPERATIONS, "Health")).items() if len(cells) == 2}
+    assert set(told) == set(MEANINGS)
+    known = {name for name, _, _ in documented()}
+    for name, meaning in MEANINGS.items():
+        assert told[name][0].strip("`") in known, name
+        assert told[name][1].startswith(meaning), name
 
 
 def test_every_field_of_the_minute_line_is_told() -> None:
@@ -92,7 +102,7 @@ def test_every_flag_that_is_a_setting_is_told_with_its_commands() -> None:
 
 
 def test_every_message_with_a_remedy_is_one_that_we_give() -> None:
-    sources = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "service/civicsky").glob("*.py")]
+    sources = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "service/civicsky").rglob("*.py")]
     texts = [
         node.value
         for source in sources

@@ -9,8 +9,8 @@ import pytest
 
 from civicsky.document import Document
 from civicsky.errors import Usage
-from civicsky.estimate import Table, Wanted, as_json, as_text, estimate
-from civicsky.measure import Figure
+from civicsky.research.estimate import Table, Wanted, as_json, as_text, estimate
+from civicsky.research.measure import Figure
 from civicsky.settings import load
 from civicsky.store import SqliteStore
 from support import command

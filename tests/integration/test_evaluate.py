@@ -34,7 +34,7 @@ from typing import Any
 
 import pytest
 
-from civicsky.gold import read_gold, sample_rows
+from civicsky.research.gold import read_gold, sample_rows
 from civicsky.task import load_task
 from support.appview_server import AppViewServer, Trouble, appview_server
 from support.command import Ended, model_server, run, start, until

@@ -16,15 +16,15 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from civicsky.columns import TABLES
 from civicsky.document import Document
 from civicsky.errors import Usage
-from civicsky.export import PAGE, Wanted, export
+from civicsky.export.columns import TABLES
+from civicsky.export.dataset import PAGE, Wanted, export
+from civicsky.export.pseudonyms import KEY, Pseudonyms
+from civicsky.export.writers import unguarded
 from civicsky.model import format_time
-from civicsky.pseudonyms import KEY, Pseudonyms
 from civicsky.settings import Settings, load
 from civicsky.store import Collection, Store, open_store
-from civicsky.writers import unguarded
 from conftest import Mongod
 
 MARKED, KNOWN, UNKNOWN = "did:plc:marked", "did:plc:known", "did:web:un-known.example"

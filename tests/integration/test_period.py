@@ -10,7 +10,7 @@ from civicsky.document import Document
 from civicsky.errors import Failed, Usage
 from civicsky.ledger import Ledger
 from civicsky.model import format_time, now_us, parse_time
-from civicsky.period import DAY_US, TOP, Wanted, domain, gather
+from civicsky.research.period import DAY_US, TOP, Wanted, domain, gather
 from civicsky.settings import Settings, load
 from civicsky.store import Collection, SqliteStore, Store, open_store
 from conftest import Mongod

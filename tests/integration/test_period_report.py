@@ -11,8 +11,8 @@ from civicsky.document import Document
 from civicsky.errors import Usage
 from civicsky.ledger import Ledger
 from civicsky.model import format_time, now_us
-from civicsky.period import DAY_US, Wanted, gather
-from civicsky.period_report import GENERATOR, report, text_table
+from civicsky.research.period import DAY_US, Wanted, gather
+from civicsky.research.period_report import GENERATOR, report, text_table
 from civicsky.sample import HOUR_US
 from civicsky.settings import load
 from civicsky.store import Collection, SqliteStore

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from civicsky.answers import LONGEST_WAIT, Asking, Kept
 from civicsky.errors import BadInput, Failed, Refused, Transient, Usage
 from civicsky.model import Answer, Asked, FieldLabel, Question, Spend
+from civicsky.research.answers import LONGEST_WAIT, Asking, Kept
 from civicsky.settings import Label
 
 SETTINGS = Label(model="m", attempts=2, transport_attempts=3, overload_attempts=4)

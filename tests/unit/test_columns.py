@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from civicsky.columns import HOUR_US, TABLES, Column, Kind, Level, Row, Table, cells, columns_of, weight
-from civicsky.pseudonyms import Pseudonyms
+from civicsky.export.columns import HOUR_US, TABLES, Column, Kind, Level, Row, Table, cells, columns_of, weight
+from civicsky.export.pseudonyms import Pseudonyms
 
 NAMES = Pseudonyms(b"k" * 32)
 CIVIC = {"civic": ["civic", "lean"]}

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from civicsky.figures import (
+from civicsky.model import Answer, FieldLabel
+from civicsky.research.figures import (
     PAIRS,
     Said,
     cluster,
@@ -15,8 +16,7 @@ from civicsky.figures import (
     plain,
     truths,
 )
-from civicsky.gold import Item
-from civicsky.model import Answer, FieldLabel
+from civicsky.research.gold import Item
 from civicsky.task import Field
 
 CIVIC = Field(name="civic", values=("civic", "not civic"), description="?")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from civicsky.errors import Usage
-from civicsky.gold import CANNOT_TELL, MAX_BYTES, Gold, Item, Truth, read_gold, without_shown
+from civicsky.research.gold import CANNOT_TELL, MAX_BYTES, Gold, Item, Truth, read_gold, without_shown
 
 FIELDS = {
     "civic": ("civic", "not civic"),

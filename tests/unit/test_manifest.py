@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from civicsky.columns import Row
-from civicsky.manifest import DISTINCT, Asked, Maker, Tally, codebook_text, covered, manifest
-from civicsky.methods import methods_text
+from civicsky.export.columns import Row
+from civicsky.export.manifest import DISTINCT, Asked, Maker, Tally, codebook_text, covered, manifest
+from civicsky.export.methods import methods_text
 from civicsky.model import format_time
 from civicsky.task import Task, file_hash, load_task
 

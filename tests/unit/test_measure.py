@@ -12,8 +12,8 @@ from hypothesis import given, settings, strategies as st
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from civicsky import measure
-from civicsky.measure import Figure
+from civicsky.research import measure
+from civicsky.research.measure import Figure
 
 Floats = np.typing.NDArray[np.float64]
 

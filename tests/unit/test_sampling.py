@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from civicsky import measure
-from civicsky.measure import Share
+from civicsky.research import measure
+from civicsky.research.measure import Share
 from civicsky.sample import Hour, allowance, is_drawn, probability
 
 Floats = np.typing.NDArray[np.float64]

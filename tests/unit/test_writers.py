@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from pyarrow import parquet
 
-from civicsky import writers
-from civicsky.columns import Column, Format, Kind, clean
 from civicsky.errors import Usage
-from civicsky.writers import ROWS, Shuffled, guarded, leftovers, open_file, unguarded, whole_folder
+from civicsky.export import writers
+from civicsky.export.columns import Column, Format, Kind, clean
+from civicsky.export.writers import ROWS, Shuffled, guarded, leftovers, open_file, unguarded, whole_folder
 from support.command import until
 
 WIDE, SMALL = "\uff1d\uff0b\uff0d\uff20", "\ufe66\ufe62\ufe63\ufe6b"
@@ -181,7 +181,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_folder_of_an_export_that_was_killed_is_told_from_one_that_is_being_written(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from civicsky.writers import whole_folder\n"
+        "import sys, pathlib; from civicsky.export.writers import whole_folder\n"
         "with whole_folder(pathlib.Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

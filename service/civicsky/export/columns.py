@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from civicsky.document import Document
+from civicsky.export.pseudonyms import Pseudonyms
 from civicsky.model import parse_time
-from civicsky.pseudonyms import Pseudonyms
 
 Kind = Literal["text", "json", "time", "bool", "int", "float"]
 Table = Literal["posts", "labels", "snapshots", "authors"]

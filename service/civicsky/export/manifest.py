@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from civicsky import __version__
-from civicsky.columns import Column, Format, Level, Row, Table, feeds_of, is_from, weight
 from civicsky.coverage import Stretch, cover, rows_of
 from civicsky.document import Document
-from civicsky.methods import filled
+from civicsky.export.columns import Column, Format, Level, Row, Table, feeds_of, is_from, weight
+from civicsky.export.methods import filled
 from civicsky.model import format_time, parse_time
 from civicsky.task import Task, codebook
 
@@ -275,7 +275,7 @@ _CSV: Final = (
     "CSV: UTF-8, commas, quotes doubled (RFC 4180). Empty text and no value look the same. A text that a spreadsheet "
     "could take for a formula (its first visible character, apostrophes aside, is one of = + - @, or a tab or carriage "
     "return comes before it) has an apostrophe before it. To undo that, take one leading apostrophe away where the "
-    "same rule holds for what you read; `civicsky.writers.unguarded` does it. Numbers are as they are."
+    "same rule holds for what you read; `civicsky.export.writers.unguarded` does it. Numbers are as they are."
 )
 _NOTES: Final = (
     "Times are UTC. A list is JSON text. NUL characters and halves of surrogate pairs are replaced by U+FFFD. For "

@@ -19,16 +19,17 @@ from typing import Any, Final, NamedTuple, get_args
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from civicsky import __version__, datadir, evaluation_report, figures
-from civicsky.answers import Asking, Kept
+from civicsky import __version__, datadir
 from civicsky.app import model_slots
 from civicsky.appview import AppView
 from civicsky.context import Contexts, records_of, texts_of
 from civicsky.errors import BadInput, Failed, Usage
-from civicsky.gold import MAX_BYTES, Gold, Item, read_gold, without_shown
 from civicsky.local import find_weights
 from civicsky.model import Asked, Spend, format_time, now_us
 from civicsky.prompt import Way
+from civicsky.research import evaluation_report, figures
+from civicsky.research.answers import Asking, Kept
+from civicsky.research.gold import MAX_BYTES, Gold, Item, read_gold, without_shown
 from civicsky.settings import Label, Settings
 from civicsky.store import Store, open_store
 from civicsky.task import Field, Task, load_task

@@ -9,12 +9,12 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from civicsky import period_plots as plots
-from civicsky.drawing import day_of, figure_text, page
 from civicsky.errors import Usage
-from civicsky.estimate import note_of
-from civicsky.period import MIN_AUTHORS, Facts, Wanted, gather
 from civicsky.report import printable
+from civicsky.research import period_plots as plots
+from civicsky.research.drawing import day_of, figure_text, page
+from civicsky.research.estimate import note_of
+from civicsky.research.period import MIN_AUTHORS, Facts, Wanted, gather
 from civicsky.settings import Settings
 
 GENERATOR: Final = "civicsky report"

@@ -14,9 +14,9 @@ from typing import Any, Final, Literal, NamedTuple
 from civicsky import datadir, log
 from civicsky.document import Document
 from civicsky.errors import Usage
-from civicsky.gold import MAX_BYTES, Gold, Item, read_gold
-from civicsky.measure import Corrected, Figure, Share, corrected_share, weighted_share
 from civicsky.model import parse_moment, parse_time
+from civicsky.research.gold import MAX_BYTES, Gold, Item, read_gold
+from civicsky.research.measure import Corrected, Figure, Share, corrected_share, weighted_share
 from civicsky.settings import Settings
 from civicsky.store import Store, open_existing as open_existing_store
 from civicsky.task import Field, Task, load_task

@@ -18,18 +18,19 @@ from typing import Any, Final, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from civicsky import datadir, faults, writers
-from civicsky.columns import TABLES, Column, Format, Level, Row, Table, cells, columns_of, feeds_of, is_from
+from civicsky import datadir, faults
 from civicsky.document import Document
 from civicsky.errors import Failed, Usage
-from civicsky.manifest import CODEBOOK, MANIFEST, Asked, Tally, codebook_text, manifest
-from civicsky.methods import METHODS, methods_text
+from civicsky.export import writers
+from civicsky.export.columns import TABLES, Column, Format, Level, Row, Table, cells, columns_of, feeds_of, is_from
+from civicsky.export.manifest import CODEBOOK, MANIFEST, Asked, Tally, codebook_text, manifest
+from civicsky.export.methods import METHODS, methods_text
+from civicsky.export.pseudonyms import KEY, Pseudonyms, pseudonyms
+from civicsky.export.writers import Writer, whole_folder
 from civicsky.model import now_us, parse_moment, parse_time
-from civicsky.pseudonyms import KEY, Pseudonyms, pseudonyms
 from civicsky.settings import Settings, expanded
 from civicsky.store import Collection, Store, open_existing
 from civicsky.task import Task, file_hash, load_tasks
-from civicsky.writers import Writer, whole_folder
 
 PAGE: Final = 500
 """Posts that are looked at together: their labels, snapshots and authors are asked for in one query each."""

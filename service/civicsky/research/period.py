@@ -21,7 +21,9 @@ from civicsky import __version__, datadir, rounds
 from civicsky.coverage import Stretch, cover, rows_of
 from civicsky.document import Document
 from civicsky.errors import Failed
-from civicsky.estimate import (
+from civicsky.ledger import LedgerReader
+from civicsky.model import format_time, now_us, parse_time
+from civicsky.research.estimate import (
     FIREHOSE,
     Reading,
     Window,
@@ -34,11 +36,9 @@ from civicsky.estimate import (
     tables,
     window_of,
 )
-from civicsky.figures import cluster, plain, truths
-from civicsky.gold import Gold
-from civicsky.ledger import LedgerReader
-from civicsky.measure import scores
-from civicsky.model import format_time, now_us, parse_time
+from civicsky.research.figures import cluster, plain, truths
+from civicsky.research.gold import Gold
+from civicsky.research.measure import scores
 from civicsky.sample import HOUR_US
 from civicsky.settings import Settings
 from civicsky.share import Share

@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from civicsky.columns import Column, Format, Kind
 from civicsky.errors import Usage
+from civicsky.export.columns import Column, Format, Kind
 from civicsky.model import format_time
 
 TYPES: Final[dict[Kind, str]] = {

@@ -13,9 +13,18 @@ from itertools import combinations
 from statistics import fmean, median
 from typing import Any, Final, Literal, NamedTuple
 
-from civicsky.gold import ADJUDICATED, CANNOT_TELL, Item
-from civicsky.measure import Agreement, Calibration, Comparison, Scores, agreement, calibration, compare, scores
 from civicsky.model import Answer
+from civicsky.research.gold import ADJUDICATED, CANNOT_TELL, Item
+from civicsky.research.measure import (
+    Agreement,
+    Calibration,
+    Comparison,
+    Scores,
+    agreement,
+    calibration,
+    compare,
+    scores,
+)
 from civicsky.task import Field
 
 PAIRS: Final = 45

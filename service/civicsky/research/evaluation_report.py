@@ -6,8 +6,8 @@ Posts are hostile: every text is escaped by the template, its invisible characte
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from civicsky.drawing import ACCENT, INK, MAIN, SOFT, Markup, canvas, figure_text, page, svg
 from civicsky.report import printable
+from civicsky.research.drawing import ACCENT, INK, MAIN, SOFT, Markup, canvas, figure_text, page, svg
 
 Row = Mapping[str, Any]
 

@@ -10,7 +10,9 @@ from itertools import pairwise
 from math import ceil, floor, nan
 from typing import Final
 
-from civicsky.drawing import (
+from civicsky.model import format_time
+from civicsky.report import printable
+from civicsky.research.drawing import (
     INK,
     MAIN,
     MARKERS,
@@ -26,9 +28,7 @@ from civicsky.drawing import (
     time_axis,
     visible,
 )
-from civicsky.model import format_time
-from civicsky.period import DAY_US, Facts
-from civicsky.report import printable
+from civicsky.research.period import DAY_US, Facts
 
 HOURS_DRAWN: Final = 31 * 24
 """Above so many hours plots are by day."""

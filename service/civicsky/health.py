@@ -1,0 +1,188 @@
+"""What is wrong now, how long it has lasted, and whether that is beyond its bound. No network, no database.
+
+`Metrics` has the facts, `settings.health` the bounds. This is the one place that judges them: what is told over HTTP,
+to a service manager, in the log and to people rests on one `Look` a second. A quiet stream and a closed window are
+never wrong. What has lasted beyond its bound makes the service unready.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Final, Literal, NamedTuple, get_args
+
+from civicsky import log
+from civicsky.metrics import Metrics
+from civicsky.settings import Health as Bounds
+
+Name = Literal["relay_down", "behind", "disk_full", "model_down", "store_down", "context_down"]
+
+MEANINGS: Final[dict[Name, str]] = {
+    "relay_down": "No relay is connected, though hours are open: nothing is being collected.",
+    "behind": "What is committed is old: frames wait here, or the relay replays what was missed.",
+    "disk_full": "The journal's disk bound is reached: reading pauses, or posts are shed.",
+    "model_down": "The model cannot be used; posts wait for a label on disk.",
+    "store_down": "The store cannot be used; documents wait in the ledger.",
+    "context_down": "What stands around posts cannot be fetched; those posts wait for a label on disk.",
+}
+"""Every condition. The documentation's table is tested against this."""
+
+assert set(get_args(Name)) == set(MEANINGS)
+
+LOOK_SECONDS: Final = 1.0
+_NEAR: Final = 0.5
+"""Below this share of `behind_seconds` we are no longer behind: so one late frame is not a change each second."""
+_FALLEN: Final = 0.9
+"""A lag below this share of its highest is falling."""
+
+
+class Condition(NamedTuple):
+    """One thing that is wrong."""
+
+    name: Name
+    why: str
+    """Words of ours and of the far side, bounded; not yet made harmless for a terminal or a page."""
+    seconds: float
+    """How long it has lasted; of `behind` how far behind we are."""
+    bound: float
+    """Seconds from which on it is `over`."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it is beyond its bound: then the service is unready."""
+        return self.seconds >= self.bound
+
+
+class Look(NamedTuple):
+    """What one look saw, and what changed since the one before."""
+
+    conditions: tuple[Condition, ...] = ()
+    """In the order of `MEANINGS`, each name at most once."""
+    quiet: bool = False
+    """Connected, and nothing comes. Not wrong by itself."""
+    began: tuple[Condition, ...] = ()
+    ended: tuple[Condition, ...] = ()
+    """As they were when they were last seen."""
+    passed: tuple[Condition, ...] = ()
+    """Those that went beyond their bound since the look before."""
+    falling: bool = False
+    """Behind, and less so than before; told once for each time that we are behind."""
+    met: bool = True
+    """Whether a relay was connected since the start, or none is needed now."""
+
+    @property
+    def over(self) -> tuple[Condition, ...]:
+        """What has lasted beyond its bound: a human should know."""
+        return tuple(one for one in self.conditions if one.over)
+
+    @property
+    def reasons(self) -> tuple[Condition, ...]:
+        """Why it is unready. Whoever never had a relay is that from the beginning, which nobody need be told yet."""
+        return tuple(one for one in self.conditions if one.over or (one.name == "relay_down" and not self.met))
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.reasons
+
+
+class Health:
+    """Judges the facts of one running service; to be asked once a second or so.
+
+    `collects` and `labels` say which halves run: what the other half needs is no concern of ours.
+    """
+
+    def __init__(self, bounds: Bounds, metrics: Metrics, *, collects: bool, labels: bool) -> None:
+        self._bounds, self._metrics = bounds, metrics
+        self._collects, self._labels = collects, labels
+        self._since: dict[Name, float] = {}
+        self._met = False
+        self._heard = (-1, 0.0)
+        self._behind = self._fell = False
+        self._peak = 0.0
+        self.last = Look()
+        """What the newest look saw."""
+
+    async def watch(self, listeners: Sequence[Callable[[Look], None]]) -> None:
+        """Look regularly, say in the log what changed, and let the listeners know of each look. Until cancelled."""
+        while True:
+            before = self.last
+            look = self.look(monotonic())
+            _tell(before, look, self._metrics.host)
+            for listen in listeners:
+                listen(look)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def look(self, now: float) -> Look:
+        """Judge the facts of this moment; `now` is in seconds by a clock that never jumps."""
+        before = {one.name: one for one in self.last.conditions}
+        quiet = self._is_quiet(now)
+        conditions = tuple(self._conditions(now, quiet=quiet))
+        present = {one.name for one in conditions}
+        self.last = Look(
+            conditions,
+            quiet=quiet,
+            began=tuple(one for one in conditions if one.name not in before),
+            ended=tuple(one for name, one in before.items() if name not in present),
+            passed=tuple(one for one in conditions if one.over and not (one.name in before and before[one.name].over)),
+            falling=self._is_falling(),
+            met=self._met,
+        )
+        return self.last
+
+    def _conditions(self, now: float, *, quiet: bool) -> list[Condition]:
+        facts, bounds = self._metrics, self._bounds
+        self._met |= facts.connected or not self._collects
+        whys: dict[Name, tuple[str, float]] = {}
+        if self._collects and not facts.window_why and not facts.connected:
+            whys["relay_down"] = (facts.relay_why or "relay: not connected yet", bounds.relay_seconds)
+        whys["disk_full"] = (facts.journal_why, bounds.disk_seconds)
+        if self._labels:
+            whys["model_down"] = (facts.model_why, bounds.model_seconds)
+            whys["store_down"] = (facts.store_why, bounds.store_seconds)
+            whys["context_down"] = (facts.context_why, bounds.model_seconds)
+        self._since = {name: self._since.get(name, now) for name, (why, _) in whys.items() if why}
+        found = {name: Condition(name, whys[name][0], now - at, whys[name][1]) for name, at in self._since.items()}
+        lag = self._lag(now, quiet=quiet)
+        self._behind = lag >= bounds.behind_seconds * (_NEAR if self._behind else 1.0)
+        self._peak = max(self._peak, lag) if self._behind else 0.0
+        if self._behind:
+            found["behind"] = Condition("behind", f"{lag:,.0f} s behind the stream", lag, bounds.lag_seconds)
+        return [found[name] for name in MEANINGS if name in found]
+
+    def _lag(self, now: float, *, quiet: bool) -> float:
+        """How far behind we are, in seconds. It does not grow in silence: a quiet relay has no more to give."""
+        facts = self._metrics
+        if not self._collects or facts.window_why or (quiet and not facts.in_hand):
+            return 0.0
+        return facts.behind_seconds + (now - facts.moved_at if facts.in_hand else 0.0)
+
+    def _is_falling(self) -> bool:
+        if not self._behind:
+            self._fell = False
+            return False
+        told, self._fell = self._fell, self._fell or self._metrics.behind_seconds < self._peak * _FALLEN
+        return self._fell and not told
+
+    def _is_quiet(self, now: float) -> bool:
+        """Whether a connected relay has sent nothing for so long."""
+        frames = self._metrics.counts["frames"]
+        if frames != self._heard[0] or not self._metrics.connected or self._metrics.paused:
+            self._heard = (frames, now)
+        return now - self._heard[1] >= self._bounds.quiet_seconds
+
+
+def _tell(before: Look, look: Look, host: str) -> None:
+    """One line a change. What source, label and store say of themselves is not said again."""
+    if look.quiet != before.quiet:
+        log.event("source_quiet" if look.quiet else "source_heard", stage="source", host=host)
+    lag = next((round(one.seconds) for one in look.conditions if one.name == "behind"), 0)
+    if any(one.name == "behind" for one in look.began):
+        log.event("behind", stage="source", seconds=lag)
+    if look.falling:
+        log.event("catching_up", stage="source", seconds=lag)
+    for one in look.passed:
+        log.event("unready", name=one.name, why=one.why, seconds=round(one.seconds), bound=one.bound)
+    if any(one.name == "behind" for one in look.ended):
+        log.event("caught_up", stage="source")
+    if before.over and not look.over:
+        log.event("recovered")
