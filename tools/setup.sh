@@ -73,6 +73,7 @@ case "$1" in
         list model --no-deps
         command -v crontab >/dev/null || debian cron || true
         command -v systemd-analyze >/dev/null || debian systemd || true
+        command -v faketime >/dev/null || debian faketime || true
         ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
         command -v chromium >/dev/null || command -v google-chrome >/dev/null || debian chromium || true
         ;;

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from civicsky import __version__, datadir, log
-from civicsky.errors import EXIT_FAILED, CivicskyError, Held, Usage
+from civicsky.errors import EXIT_FAILED, FULL, CivicskyError, Held, Usage
 from civicsky.export.columns import Level
 from civicsky.model import format_time, now_us
 from civicsky.settings import Settings, documented, effective, file_of, load
@@ -752,6 +752,13 @@ def run_command() -> int:
         if end.code == _INTERRUPTED:
             return _complain("ended by Ctrl-C", EXIT_FAILED)
         return end.code if isinstance(end.code, int) else EXIT_FAILED
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = error.filename or "a file"
+        return _complain(
+            f"{where}: {error.strerror}; nothing is lost: make room on the disk and start again", EXIT_FAILED
+        )
     except sqlite3.Error as error:
         return _complain(f"a database could not be read: {error}", EXIT_FAILED)
     except KeyboardInterrupt:

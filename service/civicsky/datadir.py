@@ -11,7 +11,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any, Final, Literal, NamedTuple
 
-from civicsky.errors import Held, Usage
+from civicsky.errors import FULL, CivicskyError, Failed, Held, Usage
 from civicsky.model import format_time, now_us
 from civicsky.settings import expanded
 
@@ -45,7 +45,8 @@ _ESCAPED: Final = re.compile(r"\\(040|011|012|134)")
 def prepare(folder: Path) -> Path:
     """Make the data directory if need be; the absolute path.
 
-    Raises `Usage` when it cannot be written, lies on a network file system or is being restored.
+    Raises `Usage` when it cannot be written, lies on a network file system or is being restored, `Failed` when its disk
+    is full.
     """
     folder = expanded(folder)
     _refuse_network(folder)  # before it is touched: a network mount that hangs would hang us
@@ -55,9 +56,7 @@ def prepare(folder: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise Usage(
-            f"data directory {folder} cannot be written: {error.strerror}; name another with --data-dir"
-        ) from None
+        raise _unwritable(folder, error) from None
     _refuse_network(folder.resolve())
     _refuse_half_restored(folder)
     return folder
@@ -70,6 +69,15 @@ def existing(folder: Path) -> Path:
     if not (folder / JOURNAL).is_file():
         raise Usage(f"data directory {folder} holds no {JOURNAL}; name the right one with --data-dir")
     return folder
+
+
+def _unwritable(folder: Path, error: OSError) -> CivicskyError:
+    """A person must choose another place; but a full disk may have room again by itself."""
+    if error.errno in FULL:
+        return Failed(
+            f"data directory {folder}: {error.strerror}; nothing is lost: make room on the disk and start again"
+        )
+    return Usage(f"data directory {folder} cannot be written: {error.strerror}; name another with --data-dir")
 
 
 def _refuse_half_restored(folder: Path) -> None:
@@ -113,23 +121,35 @@ def roles_of(halves: Halves) -> tuple[Role, ...]:
 
 @contextmanager
 def locked(folder: Path, roles: tuple[Role, ...], *, brief: bool = False) -> Iterator[None]:
-    """Hold the locks of these roles. Raises `Held`, naming the holder, when another process has one.
+    """Hold the locks of these roles. Raises `Held`, naming the holder, when another process has one; as `prepare` does.
 
     The kernel lets go of a lock when its process ends, however it ends. `brief`: a service that starts meanwhile waits.
     """
     files = []
     try:
         for role in roles:
-            file = os.open(folder / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            files.append(file)
-            if not _taken(file):
-                raise _held(folder, role, os.pread(file, 500, 0).decode(errors="replace").strip())
-            os.ftruncate(file, 0)
-            os.pwrite(file, _holder(brief=brief).encode(), 0)
+            try:
+                files.append(_lock(folder, role, brief=brief))
+            except OSError as error:
+                raise _unwritable(folder, error) from None
         yield
     finally:
         for file in files:
             os.close(file)
+
+
+def _lock(folder: Path, role: Role, *, brief: bool) -> int:
+    """The file of a lock that is taken now. Raises `Held`."""
+    file = os.open(folder / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not _taken(file):
+            raise _held(folder, role, os.pread(file, 500, 0).decode(errors="replace").strip())
+        os.ftruncate(file, 0)
+        os.pwrite(file, _holder(brief=brief).encode(), 0)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
 
 
 class Holding(NamedTuple):

@@ -635,8 +635,10 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     file = file_of(config)
     values = _read_file(file) if file else {}
     try:
-        settings = Settings(**values)
-        return _with_flags(settings, flags or {})
+        settings = _with_flags(Settings(**values), flags or {})
+        if settings.data_dir.parts[:1] and settings.data_dir.parts[0].startswith("~"):
+            settings = settings.model_copy(update={"data_dir": expanded(settings.data_dir)})
+        return settings  # noqa: TRY300  (no error is expected of it alone)
     except SettingsError:
         raise Usage(_explain_no_json()) from None
     except ValidationError as error:

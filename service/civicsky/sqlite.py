@@ -210,8 +210,10 @@ def explain(error: sqlite3.Error, path: Path) -> Failed | Usage:
         return Failed(f"{path}: {text}; nothing is lost: make room on the disk and start again")
     if "malformed" in text or "not a database" in text:
         return Failed(f"{path} is damaged ({text}); restore a backup or move the file away, and start again")
-    if "unable to open" in text:
-        return Usage(f"{path} cannot be opened; look at the folder and its permissions, or name another --data-dir")
+    if "unable to open" in text or "readonly" in text:
+        return Usage(
+            f"{path} cannot be opened ({text}); look at the folder and its permissions, or name another --data-dir"
+        )
     return Failed(f"{path}: {text}")
 
 
