@@ -7,12 +7,14 @@ import typer
 
 from civicsky import datadir, errors
 from civicsky.app import minute_line
+from civicsky.backups import NOTES
 from civicsky.cli import app
 from civicsky.health import MEANINGS
 from civicsky.log import EVENTS
 from civicsky.login import SESSION
 from civicsky.metrics import Metrics
 from civicsky.settings import documented
+from civicsky.sqlite import UPGRADES
 from docs.pages import ROOT, named, page, quoted, rows, section
 
 OPERATIONS = "docs/operations.md"
@@ -22,7 +24,7 @@ NO_SETTINGS = {
     "--from-local", "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
     "--counts", "--verify", "--authors",
     "--due", "--if-not-running", "--posts", "--cron", "--timer", "--keep-alive", "--print", "--origin",
-    "--format", "--table", "--level", "--prompt", "--key-file",
+    "--format", "--table", "--level", "--prompt", "--key-file", "--keep",
 }  # fmt: skip
 
 OF_ITS_OWN = {("civicsky export", "--model")}
@@ -118,7 +120,18 @@ def test_every_message_with_a_remedy_is_one_that_we_give() -> None:
 
 def test_every_file_of_the_data_directory_is_told() -> None:
     told = quoted(section(OPERATIONS, "Files"))
-    for file in (datadir.JOURNAL, datadir.LEDGER, datadir.POSTS, "collect.lock", "label.lock", "fetch.lock", SESSION):
+    for file in (
+        datadir.JOURNAL,
+        datadir.LEDGER,
+        datadir.POSTS,
+        "collect.lock",
+        "label.lock",
+        "fetch.lock",
+        "backup.lock",
+        SESSION,
+        NOTES,
+        f"{UPGRADES}/",
+    ):
         assert file in told
 
 
