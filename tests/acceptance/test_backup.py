@@ -15,6 +15,7 @@ import pytest
 
 from civicsky import datadir
 from civicsky.model import POSTS
+from conftest import Client, Mongod
 from support.command import Ended, cursor, end_when, model_server, query, run, start, until
 from support.converge import cursors, differences, documents, get, has_converged, post
 from support.inboxed import item, leave
@@ -376,3 +377,43 @@ def test_an_earlier_format_is_backed_up_and_restored_as_it_is(tmp_path: Path) ->
     assert told["formats"] == {"journal.db": 1}
     restore(told["path"], back)
     assert query(back / "journal.db", "PRAGMA user_version") == [(1,)]
+
+
+# ---- MongoDB ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.mongo
+def test_a_mongodb_that_is_newer_than_the_backup_stays_as_it_is_and_holds_nothing_twice(
+    tmp_path: Path, mongod: Mongod, mongo_database: str, model: tuple[str, Path]
+) -> None:
+    folder, back = tmp_path / "data", tmp_path / "back"
+    store = {"store__mongo_uri": mongod.uri, "store__mongo_database": mongo_database}
+    with led_relay() as relay, Client(mongod.uri, tz_aware=True) as db:
+        three_posts(relay)
+        process = service(folder, relay, model, **store)
+        until(lambda: cursor(folder) == 3 and all_told(folder), "the first posts to be stored")
+        told = back_up(folder, tmp_path / "backups", **store)
+        assert f"--db={mongo_database} " in told["mongodump"]
+        relay.delete(FIRST, did=A)
+        relay.post("3bbbbbbbbbbbb", "A post that came after the backup", did=A)
+        ended = end_when(process, lambda: cursor(folder) == 5 and all_told(folder), "the rest to be stored")
+        assert ended.code == 0, ended.err
+        names = ("posts", "labels")
+        before = {name: {one["_id"]: one for one in db[mongo_database][name].find()} for name in names}
+        restore(told["path"], back)
+        relay.seq = 3
+        relay.delete(FIRST, did=A)  # what the relay replays
+        relay.post("3bbbbbbbbbbbb", "A post that came after the backup", did=A)
+        process = service(back, relay, model, **store)
+        ended = end_when(process, lambda: cursor(back) == 5 and all_told(back), "all to be stored again")
+        assert ended.code == 0, ended.err
+        after = {name: {one["_id"]: one for one in db[mongo_database][name].find()} for name in names}
+    for name in names:
+        assert before[name].keys() == after[name].keys()
+        assert {key: one["state"] for key, one in before[name].items()} == {
+            key: one["state"] for key, one in after[name].items()
+        }
+    gone = f"at://{A}/{POSTS}/{FIRST}"
+    assert after["posts"][gone].keys() == before["posts"][gone].keys()
+    assert "text" not in after["posts"][gone]
+    assert all(after["posts"][key]["v"] >= one["v"] for key, one in before["posts"].items()), "nothing moved back"

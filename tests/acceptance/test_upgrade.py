@@ -84,7 +84,8 @@ def brought_up(old: Path, model: tuple[str, Path], **settings: Any) -> Ended:
 
 def kept(folder: Path) -> dict[str, Path]:
     """The copies that were left, by the name of their file."""
-    found = sorted(path for path in (folder / "upgrades").iterdir())
+    found = sorted(folder.glob("upgrades/*"))
+    assert found, "none is there"
     assert len({path.name.partition("-")[0] for path in found}) == len(found), "one of each"
     return {path.name.partition("-")[0] + ".db": path for path in found}
 
