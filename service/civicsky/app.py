@@ -23,7 +23,7 @@ from civicsky.context import Contexts
 from civicsky.decode import decode
 from civicsky.document import Document, hour_document
 from civicsky.endpoint import open_endpoints
-from civicsky.errors import EXIT_DONE, EXIT_FAILED, CivicskyError, Failed, Held, Refused, Transient, Usage
+from civicsky.errors import EXIT_DONE, EXIT_FAILED, Failed, Held, Refused, Transient, Usage, first_of
 from civicsky.feeds import Feeds, watch
 from civicsky.health import Health
 from civicsky.journal import Journal, JournalReader, Numbered
@@ -40,8 +40,10 @@ from civicsky.rounds import Rounds
 from civicsky.sample import HOUR_US
 from civicsky.settings import Label, Settings, effective
 from civicsky.source import Source
+from civicsky.status import unbalanced
 from civicsky.store import Collection, Store, open_store
 from civicsky.task import Task, load_tasks
+from civicsky.telling import Notifier, telling
 from civicsky.worker import Pool
 
 HOUSEKEEPING_SECONDS = 60.0
@@ -97,15 +99,18 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
     try:
         with signals(stop), ExitStack() as locks:
             await _lock(locks, folder, datadir.roles_of(halves), stop)
-            async with AsyncExitStack() as stack:
+            async with (
+                telling(settings, folder, "run" if halves == "both" else halves, metrics) as notifier,
+                AsyncExitStack() as stack,
+            ):
                 works = await _prepare(stack, folder, settings, halves, metrics, stop)
                 log.event("started", halves=halves, version=__version__, data_dir=str(folder))
-                await _run(works, settings, metrics, stop, drain=drain)
+                await _run(works, folder, settings, metrics, stop, notifier, drain=drain)
             waiting = await _waiting(folder) if halves != "collect" else 0
     except asyncio.CancelledError:
         raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
     except BaseExceptionGroup as group:
-        error = _first(group)
+        error = first_of(group)
         log.event("failed", why=str(error) or type(error).__name__)
         raise error from group
     return _summary(metrics, stop, waiting)
@@ -159,15 +164,29 @@ async def _prepare(
     return works
 
 
-async def _run(works: list[Work], settings: Settings, metrics: Metrics, stop: Stop, *, drain: bool) -> None:
+async def _run(
+    works: list[Work],
+    folder: Path,
+    settings: Settings,
+    metrics: Metrics,
+    stop: Stop,
+    notifier: Notifier | None,
+    *,
+    drain: bool,
+) -> None:
     """Run the halves to their end; when one fails, all stop."""
     async with asyncio.TaskGroup() as group:
         names = dict(works)
         health = Health(settings.health, metrics, collects="collect" in names, labels="label" in names)
         regular = [
             group.create_task(_minutes(settings, metrics), name="minute"),
-            group.create_task(health.watch(()), name="health"),
+            group.create_task(health.watch([notifier.heed] if notifier else []), name="health"),
         ]
+        if notifier:
+            regular.append(group.create_task(notifier.watch(), name="notify"))
+        if notifier and "collect" in names:
+            told = _tell_of_journal(folder, notifier, settings.notify.journal_seconds)
+            regular.append(group.create_task(told, name="notify-journal"))
         if settings.limits.max_minutes:
             regular.append(group.create_task(_end_after(settings.limits.max_minutes, stop), name="max-minutes"))
         if "collect" not in names:
@@ -177,6 +196,17 @@ async def _run(works: list[Work], settings: Settings, metrics: Metrics, stop: St
         await asyncio.wait([group.create_task(work(), name=name) for name, work in works])
         for task in regular:
             task.cancel()
+
+
+async def _tell_of_journal(folder: Path, notifier: Notifier, seconds: float) -> None:
+    """Look regularly for new gaps, and for a balance that does not close. Until cancelled."""
+    reader = await JournalReader.open(folder / datadir.JOURNAL)
+    try:
+        while True:
+            notifier.journal(await reader.gaps(), unbalanced(await reader.counts()))
+            await asyncio.sleep(seconds)
+    finally:
+        await reader.close()
 
 
 async def _prepare_collect(
@@ -415,7 +445,7 @@ async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: 
         except Refused as error:
             if strict:
                 raise
-            metrics.store_why = str(error)
+            metrics.store_why = metrics.store_parked = str(error)
             return
         if last:
             return
@@ -521,19 +551,6 @@ def _summary(metrics: Metrics, stop: Stop, waiting: int) -> Summary:
     )
     log.event("summary", **{k: v for k, v in summary._asdict().items() if k != "exit_code"})
     return summary
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Of the exceptions with which the tasks ended the one to show: a defect first, then what is meant for the user."""
-    flat: list[BaseException] = []
-    todo: list[BaseException] = [group]
-    while todo:
-        error = todo.pop()
-        if isinstance(error, BaseExceptionGroup):
-            todo += error.exceptions
-        else:
-            flat.append(error)
-    return next((error for error in flat if not isinstance(error, CivicskyError)), flat[0])
 
 
 def _nobody() -> None:

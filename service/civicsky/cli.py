@@ -195,6 +195,18 @@ def doctor(
 
 
 @app.command()
+def notify(data_dir: DataDir = None, config: Config = None) -> None:
+    """Send a test message, and tell whether it arrived."""
+    from civicsky.notify import test  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir})
+    log.configure(settings.log)
+    code = asyncio.run(test(settings, print, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
 def rejects(
     data_dir: DataDir = None,
     limit: Annotated[int, typer.Option("--limit", help="Newest ones at most, of each kind.", min=1)] = 50,

@@ -60,6 +60,10 @@ class Transient(CivicskyError):
         """What was paid in vain, if anything (`model.Spend`)."""
 
 
+class Doubtful(Transient):
+    """As `Transient`, but what was sent may have arrived all the same: it is not to be sent again and again."""
+
+
 class BadInput(Exception):
     """One frame, record, or answer cannot be used: count it under `reason` and go on."""
 
@@ -70,3 +74,16 @@ class BadInput(Exception):
         """What was paid in vain, if anything (`model.Spend`)."""
         self.raw = ""
         """The answer as it came, bounded; it may quote the post, so it is for the ledger only."""
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of the exceptions with which the tasks ended the one to show: a defect first, then what is meant for the user."""
+    flat: list[BaseException] = []
+    todo: list[BaseException] = [group]
+    while todo:
+        error = todo.pop()
+        if isinstance(error, BaseExceptionGroup):
+            todo += error.exceptions
+        else:
+            flat.append(error)
+    return next((error for error in flat if not isinstance(error, CivicskyError)), flat[0])

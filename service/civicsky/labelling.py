@@ -307,7 +307,7 @@ class Labelling:
     def _park_model(self, why: str) -> None:
         if self._metrics.model_why != why:
             log.event("label_parked", stage="label", why=why)
-        self._metrics.model_why = why
+        self._metrics.model_why = self._metrics.model_parked = why
 
     async def _keep_house(self, slots: Sequence[SlotShape]) -> None:
         """Once a day the anchors are asked again; what has a short retention goes. Until cancelled."""
@@ -348,7 +348,7 @@ class Labelling:
             except Refused as error:
                 if self._strict:
                     raise
-                self._metrics.store_why = str(error)
+                self._metrics.store_why = self._metrics.store_parked = str(error)
                 log.event("store_parked", stage="store", why=str(error))
                 return
             if self._metrics.store_why:

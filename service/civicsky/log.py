@@ -67,6 +67,10 @@ EventName = Literal[
     "caught_up",
     "unready",
     "recovered",
+    "notified",
+    "notify_down",
+    "notify_up",
+    "notify_unsaved",
     "drain_over",
     "failed",
 ]
@@ -122,6 +126,10 @@ EVENTS: Final[dict[EventName, str]] = {
     "caught_up": "info: what is committed is fresh again",
     "unready": "warning: something has been wrong beyond its bound; name= the condition, why=, seconds=, bound=",
     "recovered": "info: nothing is wrong beyond its bound any more",
+    "notified": "info: a message for people is to be sent; kind=, problem=, id=",
+    "notify_down": "warning: messages for people cannot be sent; why=, and given_up= once some are given up",
+    "notify_up": "info: they can be sent again; given_up=",
+    "notify_unsaved": "warning: what was told cannot be written down; after a restart it may be told again; why=",
     "drain_over": "warning: the time to finish was over; what was in flight waits on disk for the next start",
     "failed": "error: the service ends because of this; why=",
 }

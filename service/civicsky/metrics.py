@@ -24,6 +24,10 @@ class Metrics:
     """Why the model cannot be used now; empty when it can."""
     store_why: str = ""
     """Why the store cannot be used now; empty when it can."""
+    model_parked: str = ""
+    """Why the model refuses us, which ends only with a restart; empty when it does not."""
+    store_parked: str = ""
+    """The same of the store."""
     journal_why: str = ""
     """What the disk's bound makes us do; empty while there is room."""
     paused: bool = False

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import time
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
@@ -391,7 +392,7 @@ class AppView(Group):
     def _private(cls, url: str) -> str:
         parts = _split(cls._http(url))
         host = parts.hostname or ""
-        if parts.scheme == "http" and host not in {"localhost", "::1"} and not host.startswith("127."):
+        if parts.scheme == "http" and not is_loopback(host):
             raise ValueError("an app password goes over https:// only")
         return url.rstrip("/")
 
@@ -558,6 +559,73 @@ class Health(Group):
     relay may be; the service stays ready."""
 
 
+class Notify(Group):
+    """Who is told of what wants a human, and how: a webhook, a command, or both. Neither by default."""
+
+    url: SecretStr = SecretStr("")
+    """Webhook that each message is sent to by POST. Its address is a password, so it is a secret: set
+    CIVICSKY_NOTIFY__URL or a settings file of mode 600."""
+    token: SecretStr = SecretStr("")
+    """Sent to the webhook as `Authorization: Bearer`, where it wants one, such as ntfy."""
+    format: Literal["json", "slack", "discord", "plain"] = "json"
+    """Body for the webhook. json: all fields. slack: {"text": ...}, which Mattermost, Rocket.Chat and Google Chat take,
+    too. discord: {"content": ...}. plain: the text alone, as ntfy takes it."""
+    command: tuple[str, ...] = ()
+    """Program and its arguments, run for each message without a shell, with the message as JSON on its standard input.
+    It gets a bare environment. Arguments can be read by everybody on the machine: no secret belongs there."""
+    name: str = ""
+    """What this instance is called in messages; empty: the host's name and the data directory."""
+    repeat_hours: float = Field(24, ge=0)
+    """Hours after which a problem that lasts is told again; 0: never."""
+    well_seconds: float = Field(120, ge=0)
+    """Seconds for which a problem must be gone until it counts as over. More than a hung call to the model takes, so
+    that a restart alone does not look like a recovery."""
+    per_hour: int = Field(12, ge=1)
+    """Messages in an hour at most, beside the first of each problem; what is left out is counted in a later one."""
+    timeout_seconds: float = Field(20, gt=0)
+    """Seconds for one call of the webhook, or one run of the command, which is then killed with all it started."""
+    journal_seconds: float = Field(60, gt=0)
+    """How often the journal is asked for new gaps, and whether its balances close."""
+
+    @property
+    def chosen(self) -> bool:
+        """Whether anybody is to be told."""
+        return bool(self.url.get_secret_value() or self.command)
+
+    @field_validator("url")
+    @classmethod
+    def _private(cls, url: SecretStr) -> SecretStr:
+        text = url.get_secret_value()
+        if not text:
+            return url
+        try:
+            parts = urlsplit(text)
+            known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # its message may quote the address
+            known = False
+        if not known or not re.fullmatch(r"[!-~]{1,2000}", text):
+            raise ValueError("the webhook's address is not an https:// address of plain characters")
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            raise ValueError("a webhook's address is a password, and goes over https:// only")
+        return url
+
+    @field_validator("token")
+    @classmethod
+    def _in_a_header(cls, token: SecretStr) -> SecretStr:
+        if not re.fullmatch(r"[!-~]{0,2000}", token.get_secret_value()):
+            raise ValueError("a token is at most 2,000 plain characters without spaces")
+        return token
+
+    @field_validator("command")
+    @classmethod
+    def _a_program(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        if words and not words[0].strip():
+            raise ValueError("the first word names the program")
+        if any("\0" in word for word in words):
+            raise ValueError("a word cannot hold a NUL character")
+        return words
+
+
 class Limits(Group):
     """When `run` and `collect` end by themselves, and how long they may take to finish what they hold."""
 
@@ -603,6 +671,7 @@ class Settings(BaseSettings):
     backup: Backup = Backup()
     log: Log = Log()
     health: Health = Health()
+    notify: Notify = Notify()
     limits: Limits = Limits()
 
     @classmethod
@@ -828,6 +897,14 @@ def _model_address(url: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{_shown(url)!r} must end before its ? or #: civicsky adds the rest")
     return url.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine: what is said to it leaves it not. A name that only looks like that is none."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _split(address: str) -> SplitResult:

@@ -53,6 +53,12 @@ def balance(counts: Counts, unit: str) -> Balance:
     return Balance(unit, totals["received"], {outcome: totals[outcome] for outcome in _OUTCOMES[unit]})
 
 
+def unbalanced(counts: Counts) -> str:
+    """The balances that do not close, in words; empty when all do."""
+    found = [balance(counts, unit) for unit in _OUTCOMES]
+    return "; ".join(str(one) for one in found if not one.closes)
+
+
 def reasons(counts: Counts, unit: str, outcome: str) -> dict[str, int]:
     """One outcome's reasons, the most frequent first."""
     found = Counter({reason: n for (of, what, reason), n in counts.items() if (of, what) == (unit, outcome) and reason})

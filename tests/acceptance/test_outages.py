@@ -14,6 +14,7 @@ from conftest import Client, Mongod, _loadable, skip
 from support import fake_relay, model_server
 from support.command import environment, finish, query, start, until
 from support.converge import cursors, differences, documents, ended, get, has_converged, post
+from support.webhook import webhook
 
 EVENTS = 1500
 QUICK: dict[str, Any] = {
@@ -131,8 +132,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_ends_with_1_and_the_next_start_goes_on(small_disk: Path, tmp_path: Path) -> None:
     folder, ballast = small_disk / "data", small_disk / "ballast"
-    with world(tmp_path) as (relay, control, model):
-        process = run(folder, relay, control, model)
+    with world(tmp_path) as (relay, control, model), webhook() as hook:
+        process = run(folder, relay, control, model, notify__url=hook.url)
         until(lambda: labelled(folder) >= 20, "some labels")
         with suppress(OSError), ballast.open("wb", buffering=0) as file:
             while True:
@@ -140,8 +141,11 @@ def test_a_full_disk_ends_with_1_and_the_next_start_goes_on(small_disk: Path, tm
         full = finish(process)
         assert full.code == 1, full.err
         assert "make room on the disk" in full.err.splitlines()[-1]
-        again = finish(run(folder, relay, control, model))
-        assert again.code == 1, "still no room"
+        for _ in range(2):
+            again = finish(run(folder, relay, control, model, notify__url=hook.url))
+            assert again.code == 1, "still no room"
+        assert [one for one in hook.told() if one[1] == "ended"] == [("problem", "ended")], "however often it starts"
+        assert any("make room on the disk" in one.values["why"] for one in hook.heard)
         ballast.unlink()
         ended(folder, control, [relay])
         process = run(folder, relay, control, model)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from typing import get_args
 
 import typer
 
@@ -13,9 +14,12 @@ from civicsky.health import MEANINGS
 from civicsky.log import EVENTS
 from civicsky.login import SESSION
 from civicsky.metrics import Metrics
+from civicsky.notices import ABOUT, Kind, Notice, Who, message as message_of
+from civicsky.notify import bare_environment
+from civicsky.outbox import file_of
 from civicsky.settings import documented
 from civicsky.sqlite import UPGRADES
-from docs.pages import ROOT, named, page, quoted, rows, section
+from docs.pages import ROOT, anchor, named, page, quoted, rows, section
 
 OPERATIONS = "docs/operations.md"
 IN_EVERY_COMMAND = {"--help"}
@@ -133,6 +137,18 @@ def test_every_file_of_the_data_directory_is_told() -> None:
         f"{UPGRADES}/",
     ):
         assert file in told
+    assert {file_of("collect"), file_of("label")} <= set(told)
+
+
+def test_every_problem_kind_and_field_of_a_message_is_told_and_its_section_is_there() -> None:
+    text = section(OPERATIONS, "Being told")
+    values = message_of(Notice("test", "test", "", 0, 0), Who("", "", "", "", ""), "")
+    in_first_cells = [name for first, *_ in rows(text) for name in quoted(first)]
+    assert in_first_cells == [*ABOUT, *values]
+    assert set(get_args(Kind)) <= set(quoted(" ".join(named(text)["kind"])))
+    assert {name for name in bare_environment(values) if name != "LANG"} <= set(quoted(text))
+    headings = {anchor(heading) for heading in re.findall(r"^#+ (.*)$", page(OPERATIONS), re.MULTILINE)}
+    assert {about.section for about in ABOUT.values()} <= headings
 
 
 def test_every_page_of_the_documentation_is_led_to_by_another() -> None:

@@ -1,11 +1,12 @@
 import ast
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 import civicsky.settings
 from civicsky.errors import Usage
@@ -15,6 +16,7 @@ from civicsky.settings import (
     AppView,
     Group,
     Label,
+    Notify,
     Settings,
     Source,
     Store,
@@ -160,6 +162,7 @@ BAD = [
     ("appview.per_second", "0", "greater than 0"),
     ("appview.login", '"never"', "'needed' or 'always'"),
     ("appview.login_url", '"http://bsky.social"', "https:// only"),
+    ("appview.login_url", '"http://127.0.0.1.bsky.social"', "https:// only"),
     ("feeds.attempts", "0", "greater than or equal to 1"),
     ("source.relays", "[]", "at least one relay is needed"),
     ("source.relays", '["https://bsky.network"]', "'https://bsky.network' is not a ws:// or wss:// address"),
@@ -453,9 +456,10 @@ def test_every_setting_that_may_hold_a_secret_is_of_the_secret_kind() -> None:
     assert type(Label().api_key) is SecretStr
     assert type(Store().mongo_uri) is SecretStr
     assert type(AppView().app_password) is SecretStr
+    assert type(Notify().url) is SecretStr
     words = ("key", "password", "secret", "token", "uri")
     suspicious = [name for name, _, _ in documented() if name.rpartition(".")[2].split("_")[-1] in words]
-    assert suspicious == ["label.api_key", "store.mongo_uri", "appview.app_password"]
+    assert suspicious == ["label.api_key", "store.mongo_uri", "appview.app_password", "notify.token"]
 
 
 @pytest.mark.parametrize(
@@ -504,10 +508,50 @@ def fields_of_source() -> dict[str, dict[str, str | None]]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("url", "http://chat.example/hunter2", "https:// only"),
+        ("url", "http://127.0.0.1.example/hunter2", "https:// only"),
+        ("url", "ftp://chat.example/hunter2", "not an https:// address"),
+        ("url", "hunter2", "not an https:// address"),
+        ("url", "https:///hunter2", "not an https:// address"),
+        ("url", "https://[hunter2/", "not an https:// address"),
+        ("url", "https://chat.example:hunter2/", "not an https:// address"),
+        ("url", "https://chat.example:0/hunter2", "not an https:// address"),
+        ("url", "https://chat.example/hunter2 x", "plain characters"),
+        ("url", "https://chat.example/hunter2\n", "plain characters"),
+        ("token", "hunter2 x", "without spaces"),
+        ("token", "hunter2\r\nX-A: b", "without spaces"),
+    ],
+)
+def test_a_webhook_that_would_not_be_private_is_refused_without_being_told(
+    name: str, value: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"CIVICSKY_NOTIFY__{name.upper()}", value)
+    with pytest.raises(Usage, match=re.escape(why)) as caught:
+        load()
+    assert f"CIVICSKY_NOTIFY__{name.upper()}" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://chat.example/a?b=c", "https://u:p@chat.example", "http://localhost:1/x"])
+def test_a_webhook_may_have_any_private_address(url: str) -> None:
+    assert Notify(url=SecretStr(url)).chosen
+
+
+@pytest.mark.parametrize("words", [("",), (" ",), ("tell", "a\0b")])
+def test_a_command_that_names_no_program_is_refused(words: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError):
+        Notify(command=words)
+    assert not Notify().chosen
+    assert Notify(command=("tell",)).chosen
+
+
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
     groups = [type(group) for _, group in civicsky.settings._groups()]
-    assert len(groups) == 16
+    assert len(groups) == 19
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)
         assert (group.__doc__ or "").endswith(".")
@@ -554,6 +598,7 @@ OTHER_VALUES = {
     "daily": '["week"]',
     "feeds.lists": json.dumps(dict.fromkeys(("today", "week"), "https://bsky.app/profile/one.example/feed/x")),
     "fetch": "True",
+    "command": '["/bin/tell", "me"]',
     "format": "json",
     "from": "07:00",
     "keep": "all",
@@ -565,6 +610,8 @@ OTHER_VALUES = {
     "margin": "0.125",
     "model_url": "http://one.example/v1",
     "more_urls": '["http://one.example/v1"]',
+    "notify.format": "slack",
+    "notify.url": "https://chat.example/hook",
     "parent": "True",
     "posts_per_request": "7",
     "prices": '{"m": {"input": 1.0, "output": 2.0, "cached": null}}',
@@ -599,8 +646,9 @@ def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch,
     if name == "feeds.at":
         monkeypatch.setenv("CIVICSKY_FEEDS__ZONE", OTHER_VALUES["zone"])  # one without the other is refused
     settings = load()
-    if field in {"api_key", "mongo_uri", "app_password"}:
-        assert getattr(getattr(settings, group), field).get_secret_value() == "107"
+    if field in {"api_key", "mongo_uri", "app_password", "token"} or name == "notify.url":
+        assert getattr(getattr(settings, group), field).get_secret_value() == value
+        assert leaves(effective(settings))[name] == "**********"
         return
     changed = leaves(effective(settings))[name]
     assert changed != (leaves(effective(Settings.model_construct()))[name] if group else "civicsky-data")
