@@ -75,6 +75,8 @@ def back_up(settings: Settings, place: Path, keep: int | None, say: Say) -> Done
             for former in removed:
                 backups.remove(former)
             backups.note(folder, path)
+        except sqlite3.Error as error:
+            raise Failed(f"a database of {folder} could not be read: {error}; see `civicsky doctor`") from None
         except OSError as error:
             raise Failed(
                 f"{error.filename or place}: {error.strerror}; there is no backup: mend it, or name another folder"

@@ -119,6 +119,12 @@ def write(source: sqlite3.Connection, target: Path, shown: Shown) -> None:
         raise Failed(f"{target.name} is damaged ({wrong}), and so is its copy; see `civicsky doctor`")
 
 
+def with_log(file: Path) -> None:
+    """Give a copy that lies on a local disk again its write-ahead log, so that readers and a writer can share it."""
+    with closing(_connect(file, "rw")) as copy:
+        copy.execute("PRAGMA journal_mode=WAL")
+
+
 def defects(file: Path) -> str:
     """What SQLite finds wrong with a copy, or nothing."""
     check = "integrity_check" if file.stat().st_size <= _THOROUGH_BYTES else "quick_check"

@@ -87,6 +87,8 @@ def _stage(backup: Path, staged: Path, files: dict[str, Any]) -> None:
             target.parent.mkdir(mode=0o700, exist_ok=True)
             if copies.copied(backup / name, target, show) != one["sha256"]:
                 raise Failed(f"{backup / name} is damaged (its SHA-256 is another); restore another backup")
+            if name in SCHEMAS:
+                copies.with_log(target)
             copies.synced(target.parent)
 
 

@@ -194,6 +194,8 @@ def test_a_backup_is_for_its_owner_alone_and_says_what_it_is(folder: Path, tmp_p
     }
     assert (told["posts"], told["labels"], told["stored"], told["followed"]) == (3, 3, 3, told["last_change"])
     assert set(told["files"]) == names - {"backup.json"}
+    assert restore(backup, tmp_path / "back")["posts"] == 3
+    assert query(tmp_path / "back" / "ledger.db", "PRAGMA journal_mode") == [("wal",)]
     for name, one in told["files"].items():
         digest = subprocess.run(["sha256sum", backup / name], capture_output=True, text=True, check=True).stdout[:64]
         assert (one["bytes"], one["sha256"]) == ((backup / name).stat().st_size, digest)
