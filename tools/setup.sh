@@ -18,6 +18,21 @@ debian() {
     $as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null
 }
 
+# Prometheus' checker alone, out of Debian's package: to install that would start a server.
+checker() {
+    if [ -x .venv/bin/promtool ] || command -v promtool >/dev/null; then return; fi
+    echo "setup: fetching promtool" >&2
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+        echo "setup: please put promtool into the PATH (Debian: prometheus)" >&2
+        return 1
+    fi
+    mkdir -p .setup/promtool
+    if [ "$(id -u)" = 0 ]; then apt-get update -qq >/dev/null 2>&1 || true; fi
+    (cd .setup/promtool && apt-get download -qq -o APT::Sandbox::User=root prometheus >/dev/null && dpkg-deb -x prometheus_*.deb .) || return 1
+    cp .setup/promtool/usr/bin/promtool .venv/bin/promtool
+    rm -rf .setup/promtool
+}
+
 find_python() {
     for python in python3.11 python3 python3.12 python3.13; do
         if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -72,8 +87,11 @@ case "$1" in
         list mongod --no-deps
         list model --no-deps
         command -v crontab >/dev/null || debian cron || true
+        checker || true
         command -v systemd-analyze >/dev/null || debian systemd || true
         command -v faketime >/dev/null || debian faketime || true
+        command -v dbus-daemon >/dev/null || debian dbus-daemon || true
+        command -v nsenter >/dev/null || debian util-linux || true
         ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
         command -v chromium >/dev/null || command -v google-chrome >/dev/null || debian chromium || true
         ;;

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +25,7 @@ from civicsky.document import Document, hour_document
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, Failed, Held, Refused, Transient, Usage, first_of
 from civicsky.feeds import Feeds, watch
-from civicsky.health import Health
+from civicsky.health import Health, Look
 from civicsky.journal import Journal, JournalReader, Numbered
 from civicsky.label import Slot, ways_of
 from civicsky.labelling import Labelling
@@ -42,8 +42,10 @@ from civicsky.settings import Label, Settings, effective
 from civicsky.source import Source
 from civicsky.status import unbalanced
 from civicsky.store import Collection, Store, open_store
+from civicsky.systemd import Manager
 from civicsky.task import Task, load_tasks
 from civicsky.telling import Notifier, telling
+from civicsky.watchdog import Watchdog
 from civicsky.worker import Pool
 
 HOUSEKEEPING_SECONDS = 60.0
@@ -57,6 +59,15 @@ PUBLISH_DOCUMENTS = 500
 
 Work = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 """A half's name and what runs it."""
+
+
+class Beside(NamedTuple):
+    """What runs beside the halves, and ends with them."""
+
+    listeners: tuple[Callable[[Look], None], ...] = ()
+    """Whom each look at the health is told."""
+    works: tuple[Work, ...] = ()
+
 
 NO_MODEL = (
     "no model chosen: give --model-url URL --model NAME for an OpenAI-compatible server "
@@ -96,17 +107,23 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
         datadir.existing(settings.data_dir)
     folder = datadir.prepare(settings.data_dir)
     stop = Stop()
+    metrics.pulse.bound = settings.limits.wedged_seconds
+    watchdog = Watchdog(Manager.from_environment(os.environ), metrics, stop, endless=halves == "label")
     try:
-        with signals(stop), ExitStack() as locks:
-            await _lock(locks, folder, datadir.roles_of(halves), stop)
-            async with (
-                telling(settings, folder, "run" if halves == "both" else halves, metrics) as notifier,
-                AsyncExitStack() as stack,
-            ):
-                works = await _prepare(stack, folder, settings, halves, metrics, stop)
-                log.event("started", halves=halves, version=__version__, data_dir=str(folder))
-                await _run(works, folder, settings, metrics, stop, notifier, drain=drain)
-            waiting = await _waiting(folder) if halves != "collect" else 0
+        async with watchdog.on_duty():
+            with signals(stop), ExitStack() as locks:
+                await _lock(locks, folder, datadir.roles_of(halves), stop)
+                async with (
+                    telling(settings, folder, "run" if halves == "both" else halves, metrics) as notifier,
+                    AsyncExitStack() as stack,
+                ):
+                    served = await _prepare_http(stack, settings, metrics, stop)
+                    works = await _prepare(stack, folder, settings, halves, metrics, stop)
+                    log.event("started", halves=halves, version=__version__, data_dir=str(folder))
+                    watchdog.started()
+                    beside = [Beside((watchdog.heed,)), served, _prepare_notify(notifier, folder, settings, halves)]
+                    await _run(works, beside, settings, metrics, stop, drain=drain)
+                waiting = await _waiting(folder) if halves != "collect" else 0
     except asyncio.CancelledError:
         raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
     except BaseExceptionGroup as group:
@@ -165,28 +182,18 @@ async def _prepare(
 
 
 async def _run(
-    works: list[Work],
-    folder: Path,
-    settings: Settings,
-    metrics: Metrics,
-    stop: Stop,
-    notifier: Notifier | None,
-    *,
-    drain: bool,
+    works: list[Work], beside: Sequence[Beside], settings: Settings, metrics: Metrics, stop: Stop, *, drain: bool
 ) -> None:
     """Run the halves to their end; when one fails, all stop."""
     async with asyncio.TaskGroup() as group:
         names = dict(works)
+        listeners = [listener for one in beside for listener in one.listeners]
         health = Health(settings.health, metrics, collects="collect" in names, labels="label" in names)
         regular = [
             group.create_task(_minutes(settings, metrics), name="minute"),
-            group.create_task(health.watch([notifier.heed] if notifier else []), name="health"),
+            group.create_task(health.watch(listeners), name="health"),
+            *(group.create_task(work(), name=name) for one in beside for name, work in one.works),
         ]
-        if notifier:
-            regular.append(group.create_task(notifier.watch(), name="notify"))
-        if notifier and "collect" in names:
-            told = _tell_of_journal(folder, notifier, settings.notify.journal_seconds)
-            regular.append(group.create_task(told, name="notify-journal"))
         if settings.limits.max_minutes:
             regular.append(group.create_task(_end_after(settings.limits.max_minutes, stop), name="max-minutes"))
         if "collect" not in names:
@@ -196,6 +203,33 @@ async def _run(
         await asyncio.wait([group.create_task(work(), name=name) for name, work in works])
         for task in regular:
             task.cancel()
+
+
+async def _prepare_http(stack: AsyncExitStack, settings: Settings, metrics: Metrics, stop: Stop) -> Beside:
+    """Answer over HTTP from now on, if the settings say where: also while databases are opened, and to the end."""
+    if not settings.http.listen:
+        return Beside()
+    from civicsky import web  # noqa: PLC0415  (whoever serves nothing does without: 4 MB)
+    from civicsky.monitor import Monitor  # noqa: PLC0415
+
+    monitor = Monitor(settings, metrics, lambda: stop.why, metrics.pulse.stuck)
+    answers = web.Answers(monitor.stuck, monitor.readiness, monitor.exposition)
+    server = await stack.enter_async_context(web.serving(web.listen(settings.http), settings.http, answers))
+
+    async def serve_on() -> None:
+        await asyncio.shield(server)
+
+    return Beside((monitor.heed,), (("http", serve_on), ("loop", monitor.watch_loop)))
+
+
+def _prepare_notify(notifier: Notifier | None, folder: Path, settings: Settings, halves: datadir.Halves) -> Beside:
+    if notifier is None:
+        return Beside()
+    works: list[Work] = [("notify", notifier.watch)]
+    if halves != "label":
+        journal = partial(_tell_of_journal, folder, notifier, settings.notify.journal_seconds)
+        works.append(("notify-journal", journal))
+    return Beside((notifier.heed,), tuple(works))
 
 
 async def _tell_of_journal(folder: Path, notifier: Notifier, seconds: float) -> None:
@@ -213,7 +247,7 @@ async def _prepare_collect(
     folder: Path, settings: Settings, journal: Journal, metrics: Metrics, stop: Stop, wake: Callable[[], None]
 ) -> Callable[[], Coroutine[Any, Any, None]]:
     await begin_run(folder, settings, journal)
-    pool = Pool(settings.worker, settings.filter)
+    pool = Pool(settings.worker, settings.filter, metrics.pulse)
     await pool.start()
     positions = await journal.positions(settings.source.relays)
     source = Source(settings.source, positions, metrics, await journal.opened(), await journal.held_until())

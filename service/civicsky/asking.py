@@ -6,13 +6,15 @@ It knows model, ledger, rounds and contexts only by the small shapes declared he
 import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_args
 
 from civicsky import faults, log
+from civicsky.endpoint import PATIENCE
 from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.model import Answer, Asked, Attempts, Job, LabelRow, Question, Spend, now_us, post_uri
+from civicsky.prompt import Way
 from civicsky.record import readable
 from civicsky.settings import Label as LabelSettings
 from civicsky.task import Task
@@ -70,6 +72,11 @@ class Item(NamedTuple):
     """Of the post, as `record.extract` or the store's document has them."""
 
 
+def longest(settings: LabelSettings) -> float:
+    """Seconds that a slot may wait for one call: its own, or another slot's that finds out how each server is asked."""
+    return (1 + len(settings.more_urls)) * len(get_args(Way)) * (settings.request_seconds + PATIENCE)
+
+
 def requests_of(items: Sequence[Item]) -> list[list[Item]]:
     """The posts that share a request: of one task. One that came back is asked alone: it may be what spoilt others'."""
     shared: dict[tuple[str, int], list[Item]] = {}
@@ -97,6 +104,8 @@ class Asking:
         self._unusable = 0
         self._was_spent = False
         self._remembered: dict[str, str] = {}
+        self._longest = longest(settings)
+        metrics.labels.update({(task, what): 0 for task in tasks for what in ("labelled", "failed")})
 
     @property
     def has_answers(self) -> bool:
@@ -126,7 +135,13 @@ class Asking:
         """
         asked = await self._asked(task, items)
         left = await self._from_cache(slot.question(task), asked)
-        if not left or not await self._is_free(slot) or await self.is_spent():
+        if not left or not await self._is_free(slot):
+            return
+        with self._metrics.pulse.work("label", self._longest):
+            await self._ask_model(slot, task, left)
+
+    async def _ask_model(self, slot: SlotShape, task: str, left: Sequence[tuple[Job, Asked]]) -> None:
+        if await self.is_spent():
             return
         # Its turn may have come hours later: what its author took back meanwhile is sent to nobody.
         wanted = await self._ledger.still_due([job for job, _ in left])
@@ -151,7 +166,7 @@ class Asking:
                 await self._refuse(job, answer)
             else:
                 self._note_up()
-                faults.point("label.answer")
+                await faults.stage("label.answer")
                 await self._keep(job, answer)
         await self._remember(slot, slot.question(task).model)
 
@@ -225,14 +240,13 @@ class Asking:
             attempts=sum(job.attempts) + 1,
             answer=answer,
         )
-        self._metrics.add("calls", answer.calls)
-        self._metrics.add("tokens_in", answer.tokens_in)
-        self._metrics.add("tokens_out", answer.tokens_out)
+        self._note_spend(answer.calls, answer.tokens_in, answer.tokens_out, answer.cost or 0.0)
         if job.is_probe:
             await self._rounds.probed(job, answer)
             return
         wanted = await self._ledger.answered(job, label)
         self._metrics.add("labelled" if wanted else "unwanted")
+        self._metrics.labels[job.task, "labelled"] += wanted
         if wanted and self._settings.anchors:
             await self._rounds.anchor(label, self._settings.anchors)
 
@@ -259,10 +273,13 @@ class Asking:
         *, dead: bool, spend: Spend | None, raw: str = "",
     ) -> None:  # fmt: skip
         log.event("label_failed", stage="label", uri=post_uri(job.did, job.rkey), reason=reason, dead=dead)
+        if spend:
+            self._note_spend(spend.calls, spend.tokens_in, spend.tokens_out, spend.cost)
         is_post = not job.is_probe
         kept = await self._ledger.put_off(job, reason, seconds, attempts, dead=dead and is_post, spend=spend, raw=raw)
         if dead and kept and is_post:
             self._metrics.add("failed")
+            self._metrics.labels[job.task, "failed"] += 1
         elif dead and kept:
             await self._rounds.probed(job, None, reason)
 
@@ -288,6 +305,11 @@ class Asking:
             or attempts.transport >= bounds.transport_attempts
             or attempts.overload >= bounds.overload_attempts
         )
+
+    def _note_spend(self, calls: int, tokens_in: int, tokens_out: int, cost: float) -> None:
+        for name, n in (("calls", calls), ("tokens_in", tokens_in), ("tokens_out", tokens_out)):
+            self._metrics.add(name, n)
+        self._metrics.cost += cost
 
     def _note_contexts(self, why: str) -> None:
         if bool(why) != bool(self._metrics.context_why):

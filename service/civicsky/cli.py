@@ -60,6 +60,10 @@ GoldFile = Annotated[
 ]
 Tasks = Annotated[list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="May be given several times.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+HttpAt = Annotated[
+    str | None,
+    typer.Option("--http", metavar="[HOST:]PORT", help="Answer /livez, /readyz and /metrics there; host: 127.0.0.1."),
+]
 IfNotRunning = Annotated[
     bool, typer.Option("--if-not-running", help="End well at once if it runs already: for cron and Slurm.")
 ]
@@ -76,11 +80,13 @@ def run(
     max_kept: MaxKept = None,
     max_frames: MaxFrames = None,
     max_minutes: MaxMinutes = None,
+    http: HttpAt = None,
     if_not_running: IfNotRunning = False,
     config: Config = None,
 ) -> None:
     """Collect and label in one process."""
     flags = {
+        "http.listen": http,
         **_collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes),
         **_label_flags(store, model_url, model),
     }
@@ -95,12 +101,13 @@ def collect(
     max_kept: MaxKept = None,
     max_frames: MaxFrames = None,
     max_minutes: MaxMinutes = None,
+    http: HttpAt = None,
     if_not_running: IfNotRunning = False,
     config: Config = None,
 ) -> None:
     """Collect only; posts wait on disk for `label`."""
     flags = _collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes)
-    _serve(load(config, flags), "collect", if_not_running=if_not_running)
+    _serve(load(config, {"http.listen": http, **flags}), "collect", if_not_running=if_not_running)
 
 
 @app.command()
@@ -121,11 +128,12 @@ def label(
     where: Annotated[
         str, typer.Option("--where", metavar="FIELD=VALUE", help="With --again: where the label says so.")
     ] = "",
+    http: HttpAt = None,
     if_not_running: IfNotRunning = False,
     config: Config = None,
 ) -> None:
     """Label what was collected, and go on as more comes."""
-    settings = load(config, {"data_dir": data_dir, **_label_flags(store, model_url, model)})
+    settings = load(config, {"data_dir": data_dir, "http.listen": http, **_label_flags(store, model_url, model)})
     if not again and (task or since or until or where):
         raise Usage(
             "--task, --since, --until and --where choose what --again asks about: add --again, or leave them out"
@@ -167,6 +175,23 @@ def status(data_dir: DataDir = None, as_json: AsJson = False, config: Config = N
 
     found = asyncio.run(gather(load(config, {"data_dir": data_dir}).data_dir))
     print(json.dumps(found, indent=2) if as_json else as_text(found))
+
+
+@app.command()
+def health(
+    url: Annotated[
+        str, typer.Option("--url", metavar="URL", help="Of the running service; default: where the settings listen.")
+    ] = "",
+    live: Annotated[bool, typer.Option("--live", help="Whether it is alive, not whether it is ready.")] = False,
+    config: Config = None,
+) -> None:
+    """Ask the running service whether it is ready."""
+    from civicsky.probe import probe  # noqa: PLC0415
+
+    found = probe(load(config).http, url, live=live)
+    print(found.line)
+    if not found.good:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
@@ -619,12 +644,15 @@ def config(
 
 Cron = Annotated[bool, typer.Option("--cron", help="Lines in your crontab.")]
 Timer = Annotated[bool, typer.Option("--timer", help="The daily fetch as a timer of your systemd.")]
+Systemd = Annotated[bool, typer.Option("--systemd", help="The service as a unit of your systemd.")]
 
 
 @service.command("install")
 def service_install(
+    systemd: Systemd = False,
     cron: Cron = False,
     timer: Timer = False,
+    split: Annotated[bool, typer.Option("--split", help="With --systemd: a unit for each half.")] = False,
     keep_alive: Annotated[
         bool, typer.Option("--keep-alive", help="With --cron: start the service again whenever it does not run.")
     ] = False,
@@ -634,19 +662,22 @@ def service_install(
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """Start the daily fetch by itself, at the time of the settings."""
+    """Have the machine start the service, and the daily fetch at the time of the settings."""
     from civicsky import service as installed  # noqa: PLC0415
 
-    installed.check_wanted(cron=cron, timer=timer, keep_alive=keep_alive)
+    installed.check_wanted(cron=cron, timer=timer, systemd=systemd, keep_alive=keep_alive, split=split)
     place = installed.place_of(load(config, {"data_dir": data_dir}), file_of(config))
     if cron:
         installed.install_cron(place, print, keep_alive=keep_alive, only_print=only_print)
     if timer:
         installed.install_timer(place, print, only_print=only_print)
+    if systemd:
+        installed.install_systemd(place, print, split=split, only_print=only_print)
 
 
 @service.command("uninstall")
 def service_uninstall(
+    systemd: Systemd = False,
     cron: Cron = False,
     timer: Timer = False,
     data_dir: DataDir = None,
@@ -655,12 +686,14 @@ def service_uninstall(
     """Take out what `install` wrote for a data directory, and nothing else."""
     from civicsky import service as installed  # noqa: PLC0415
 
-    installed.check_wanted(cron=cron, timer=timer)
+    installed.check_wanted(cron=cron, timer=timer, systemd=systemd)
     place = installed.place_of(load(config, {"data_dir": data_dir}), file_of(config))
     if cron:
         installed.uninstall_cron(place, print)
     if timer:
         installed.uninstall_timer(print)
+    if systemd:
+        installed.uninstall_systemd(place, print)
 
 
 @dev.command("serve-frames")

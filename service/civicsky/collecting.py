@@ -74,6 +74,8 @@ class JournalShape(Protocol):
 
     @property
     def shedding(self) -> bool: ...
+    @property
+    def size(self) -> int: ...
     async def commit(
         self, batch: Batch, verdicts: Sequence[Verdict], received: Counter[str], *, kept_limit: int | None = None
     ) -> Committed: ...
@@ -119,6 +121,7 @@ async def collect(
                 stop.request("the stream ended", drain=True)
     finally:
         metrics.in_hand = 0
+        metrics.pulse.frames.clear()
         stop.collected.set()
         wake()
 
@@ -268,11 +271,14 @@ async def _commit(
             metrics.settle(len(sent.batch.frames))
             continue
         left = None if limit is None else limit - metrics.counts["kept"]
-        committed = await journal.commit(sent.batch, verdicts, sent.received, kept_limit=left)
+        with metrics.pulse.work("journal"):
+            committed = await journal.commit(sent.batch, verdicts, sent.received, kept_limit=left)
         for (unit, outcome, reason), n in committed.counts.items():
             if (unit, outcome) == ("post", "quarantined"):
                 log.event("quarantined", stage="worker", reason=reason, n=n)
         metrics.add("kept", committed.counts["post", "kept", ""])
+        metrics.outcomes.update({what: n for what, n in committed.counts.items() if what[0] in {"frame", "post"}})
+        metrics.gaps.update(committed.gaps)
         metrics.event_at = committed.position.event_at
         metrics.settle(
             len(sent.batch.frames), max((frame.event.time for frame in sent.batch.frames), default=0) or None
@@ -299,6 +305,7 @@ async def _hang_up(source: SourceShape, stop: Stop) -> None:
 
 def _note_room(journal: JournalShape, metrics: Metrics) -> None:
     """Say when the disk's bound is reached, and when it is over."""
+    metrics.journal_bytes = journal.size
     paused = not journal.room.is_set()
     why = "the disk bound is reached: reading pauses" if paused else ""
     why = why or ("the disk bound is reached: new posts are shed" if journal.shedding else "")

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from civicsky import log, pace
+from civicsky import log, pace, pulse
 from civicsky.errors import BadInput, Refused, Transient, Usage
 from civicsky.lifecycle import happened
 from civicsky.model import Spend
@@ -327,6 +327,7 @@ class Line:
             raise self._left_out(server, error) from None
         finally:
             server.over(call, headers, tokens)
+            pulse.moved()
         server.succeeded()
         if body is not None:
             server.well_at = clock()

@@ -3,14 +3,17 @@
 The places are off unless CIVICSKY_FAULT is set.
 
 `CIVICSKY_FAULT=journal.commit:3` kills this process, as `kill -9` would, the third time it gets to that place;
-`journal.commit:3:term` sends it a SIGTERM instead. `worker.record:TEXT` makes a worker crash, and `worker.hang:TEXT`
-hang, on any record that contains TEXT.
+`journal.commit:3:term` sends it a SIGTERM instead,
+`journal.commit:3:block` blocks the event loop there for ever, and `journal.commit:3:hang` lets only the stage that
+got there hang for ever. `worker.record:TEXT` makes a worker crash, and
+`worker.hang:TEXT` hang, on any record that contains TEXT.
 
 `CIVICSKY_CLOCK=2026-11-01T05:50:00Z*600` sets the clock by which `source.window` opens and closes, and nothing else: it
 shows that time when the process starts, and goes 600 times as fast as ours. With `@1764153000.5` behind it, it showed
 that time at that moment (seconds since 1970), so that processes may share it.
 """
 
+import asyncio
 import os
 import signal
 from datetime import datetime
@@ -41,13 +44,15 @@ IN_SERVICE: Final = tuple(
     place for place in PLACES if place.partition(".")[0] not in {"export", "upgrade", "backup", "restore"}
 )
 """Those that the service passes again and again."""
+How = Literal["kill", "term", "block", "hang"]
+"""What happens at a place. Where a whole stage cannot hang, `hang` does nothing."""
 
 
 class _Armed:
     """What a test asked for."""
 
-    points: ClassVar[dict[str, tuple[int, signal.Signals]]] = {}
-    """How often a place may still be reached, and the signal that is sent then."""
+    points: ClassVar[dict[str, tuple[int, How]]] = {}
+    """How often a place may still be reached, and what happens then."""
     crash = b""
     hang = b""
 
@@ -63,17 +68,32 @@ def arm(asked: str) -> None:
             _Armed.hang = rest.encode()
         elif place in PLACES:
             n, _, how = rest.partition(":")
-            _Armed.points[place] = (int(n), signal.SIGTERM if how == "term" else signal.SIGKILL)
+            _Armed.points[place] = (int(n), next((one for one in get_args(How) if one == how), "kill"))
 
 
 def point(place: Place) -> None:
-    """End here, if a test asked for it."""
+    """End, or stand still, here, if a test asked for it."""
+    how = _due(place)
+    if how in {"kill", "term"}:
+        os.kill(os.getpid(), signal.SIGTERM if how == "term" else signal.SIGKILL)
+    while how == "block":
+        sleep(3600)
+
+
+async def stage(place: Place) -> None:
+    """The same, where a stage as a whole can hang."""
+    if place in _Armed.points and _Armed.points[place] == (1, "hang"):
+        await asyncio.Event().wait()
+    point(place)
+
+
+def _due(place: Place) -> How | None:
+    """What is to happen now."""
     if place not in _Armed.points:
-        return
-    left, number = _Armed.points[place]
-    _Armed.points[place] = (left - 1, number)
-    if left == 1:
-        os.kill(os.getpid(), number)
+        return None
+    left, how = _Armed.points[place]
+    _Armed.points[place] = (left - 1, how)
+    return how if left == 1 else None
 
 
 def poison(block: bytes) -> None:

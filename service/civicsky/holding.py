@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from civicsky import coverage
-from civicsky.model import Frame, Gap, Held, Opened, Opening, Position, Resume, now_us
+from civicsky.model import Frame, Gap, GapCause, Held, Opened, Opening, Position, Resume, now_us
 from civicsky.sqlite import Connection, rows
 from civicsky.tables import ask_recheck, ask_recheck_of
 
@@ -23,10 +23,13 @@ class Holding:
         self._tolerance_us = int(gap_seconds * 1e6)
         self._link = self._held_id = 0
         self._replayed = False
+        self.gaps: list[GapCause] = []
+        """The causes of those that the last `note` wrote down."""
 
     async def note(self, db: Connection, done: list[Frame], gaps: Sequence[Gap], before: Position) -> Resume | None:
         """Write down what is being held, one row for each connection; says how a new one follows on the last."""
         first = done[0].arrival
+        self.gaps = [gap.cause for gap in gaps]
         if self._link != first.link:
             self._link, self._held_id, self._replayed = first.link, 0, False
         self._replayed |= any(f.outcome == "duplicate" and f.event.seq == first.resumed_after for f in done)
@@ -71,6 +74,7 @@ class Holding:
         if ended and before is not None:
             resume = "gap"
         elif resume == "gap" and before is not None:
+            self.gaps.append("not_replayed")
             noted = Gap(arrival.host, arrival.epoch, "not_replayed", arrival.resumed_after, now_us())
             await _insert_gap(db, noted._replace(from_at=before.last_at, until_seq=seq, until_at=first_at))
             ended = [(before.last_at,)]

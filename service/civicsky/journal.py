@@ -64,6 +64,7 @@ class Journal:
         self._pruned_to = 0
         self._shed_key = b""
         self._shedding = False
+        self._size = 0
         self.room = asyncio.Event()
         """Set while the disk bound lets us read on."""
         self.room.set()
@@ -188,7 +189,7 @@ class Journal:
             size = await _live_bytes(db)
         self._heed(size)
         is_enough = kept_limit is not None and plan.kept >= kept_limit
-        return Committed(plan.counts, position, is_enough, resume, opening_why)
+        return Committed(plan.counts, position, is_enough, resume, opening_why, self._holding.gaps)
 
     async def prune(self, followed: int | None, settled: Settled) -> None:
         """Drop what has outlived its use.
@@ -237,7 +238,7 @@ class Journal:
 
     def _heed(self, size: int) -> None:
         """At the disk bound: pause, or shed; with some way back before it is over."""
-        settings = self._settings
+        settings, self._size = self._settings, size
         full, roomy = size >= settings.max_bytes, size < settings.max_bytes * ROOMY
         sheds = settings.at_bound == "shed"
         if sheds and (full or roomy):
@@ -252,6 +253,11 @@ class Journal:
     def shedding(self) -> bool:
         """Whether new posts are kept by chance only."""
         return self._shedding
+
+    @property
+    def size(self) -> int:
+        """Bytes in use, as of the last commit or pruning."""
+        return self._size
 
     async def _known(self, db: Connection, batch: Batch) -> order.Plan:
         wanted = order.keys(batch.frames)

@@ -38,6 +38,10 @@ from civicsky.settings import Settings
 from civicsky.task import Task
 
 MINUTE: Final = 60.0
+STORE_CALLS: Final = 8
+"""Calls to the store in one round, more or less; each is bounded by itself."""
+STORE_PATIENCE: Final = 12
+"""Times `store.timeout_seconds` for one of them: a silent socket is waited for six times, and tried once more."""
 
 
 class ReaderShape(Protocol):
@@ -64,6 +68,7 @@ class LedgerShape(asking.LedgerShape, Protocol):
     ) -> None: ...
     async def due(self, tasks: Sequence[str], held: Iterable[int], limit: int) -> list[Job]: ...
     async def waiting(self, tasks: Sequence[str]) -> int: ...
+    async def unstored(self) -> int: ...
     async def backlog(self, before: int) -> int: ...
     async def spent_a_post(self) -> tuple[int, Spend]: ...
     async def prune(self, context_days: float, raw_days: float) -> None: ...
@@ -139,6 +144,7 @@ class Labelling:
         self._followed_all = False
         self._labelled_all = False
         self._drawing, self._draw_anew = Drawing(), Every(MINUTE)
+        self._store_seconds = STORE_CALLS * STORE_PATIENCE * settings.store.timeout_seconds
 
     async def run(self, slots: Sequence[SlotShape], store: StoreShape) -> None:
         """Until `stop`, and then until what is held (with `drain`: all that waits) is labelled and stored."""
@@ -178,7 +184,10 @@ class Labelling:
         """Turn the journal's changes, and the rounds that were asked for, into jobs, until nothing more can come."""
         while not self._stop.hurried or not self._stop.collected.is_set():
             last_look = self._stop.collected.is_set()
-            if await self._follow_some() or (not self._stop.hurried and await self._rounds.extend(self._tasks)):
+            with self._metrics.pulse.work("ledger"):
+                found = await self._follow_some()
+                found = found or (not self._stop.hurried and await self._rounds.extend(self._tasks))
+            if found:
                 self.wake()
             elif last_look:
                 break
@@ -229,7 +238,8 @@ class Labelling:
         with suppress(Closed):
             while not self._stop.hurried:
                 followed = self._followed_all
-                spent = await self._asking.is_spent()
+                with self._metrics.pulse.work("queue"):
+                    spent = await self._asking.is_spent()
                 fed = 0 if spent else await self._feed_some(store)
                 idle = not fed and followed and not self._held
                 if idle and (spent or not await self._ledger.waiting(self._tasks)):
@@ -241,9 +251,10 @@ class Labelling:
 
     async def _feed_some(self, store: StoreShape) -> int:
         """Put jobs that are due into the queue; gives how many."""
-        jobs = await self._ledger.due(self._tasks, self._held, self._settings.queue.items)
-        rows = await self._reader.posts((job.rkey, job.did) for job in jobs)
-        pruned = await self._stored_texts([job for job in jobs if (job.rkey, job.did) not in rows], store)
+        with self._metrics.pulse.work("queue", self._store_seconds):
+            jobs = await self._ledger.due(self._tasks, self._held, self._settings.queue.items)
+            rows = await self._reader.posts((job.rkey, job.did) for job in jobs)
+            pruned = await self._stored_texts([job for job in jobs if (job.rkey, job.did) not in rows], store)
         fed = 0
         for job in jobs:
             key = (job.rkey, job.did)
@@ -285,8 +296,8 @@ class Labelling:
     async def _label(self, slot: SlotShape) -> None:
         """Ask about one post after the other, until the queue is closed or the model refuses us."""
         try:
-            with suppress(Transient):  # then the first question will find it out again
-                await slot.probe()
+            with suppress(Transient), self._metrics.pulse.work("label", asking.longest(self._settings.label)):
+                await slot.probe()  # if it fails, the first question will find it out again
             while True:
                 try:
                     items = await self._queue.take(self._settings.label.posts_per_request)
@@ -335,7 +346,8 @@ class Labelling:
         while True:
             last_look = self._labelled_all and self._followed_all
             try:
-                told = await self._store_some(store)
+                with self._metrics.pulse.work("store", self._store_seconds):
+                    told = await self._store_some(store)
             except Transient as error:
                 if not self._metrics.store_why:
                     log.event("store_down", stage="store", why=str(error))
@@ -367,7 +379,7 @@ class Labelling:
         if not outs:
             return told
         posts, tombstones, changes, stories = await self._documents(outs, store)
-        faults.point("store.write")
+        await faults.stage("store.write")
         # Labels first: a post never points to a label that is not there.
         told_labels = await store.put("labels", stories)
         put = await store.put("posts", posts)
@@ -435,8 +447,9 @@ class Labelling:
         await happened(self._changed, self._settings.ledger.poll_seconds)
 
     async def _count(self) -> None:
-        """Keep the number of waiting posts fresh, spending at most a tenth of the time on it, until cancelled."""
+        """Keep the numbers of what waits fresh, spending at most a tenth of the time on it, until cancelled."""
         while True:
             began = monotonic()
             self._metrics.waiting = await self._ledger.waiting(self._tasks)
+            self._metrics.unstored = await self._ledger.unstored()
             await asyncio.sleep(max(self._settings.ledger.poll_seconds, 10 * (monotonic() - began)))

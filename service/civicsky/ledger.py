@@ -273,6 +273,11 @@ class Ledger:
         """Jobs of these tasks that can be done, now or after a pause."""
         return await _waiting(self._db, tasks)
 
+    async def unstored(self) -> int:
+        """Documents of which the store knows an older version, or nothing."""
+        ((n,),) = await self._db.rows("SELECT count(*) FROM doc WHERE v > stored_v")
+        return int(n)
+
     async def backlog(self, before: int) -> int:
         """Posts received before a time (microseconds) that still wait for a label."""
         ((n,),) = await self._db.rows(

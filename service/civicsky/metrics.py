@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from civicsky.model import now_us
+from civicsky.pulse import Pulse
 
 
 @dataclass
@@ -13,7 +14,16 @@ class Metrics:
 
     started_at: int = field(default_factory=now_us)
     counts: Counter[str] = field(default_factory=Counter)
-    """frames (arrived), posts (new ones seen), kept, labelled, failed, stored, calls, tokens_in, tokens_out."""
+    """frames (arrived), posts (new ones seen), kept, labelled, failed, stored, connections, connect_failures; and what
+    the model was asked, whether its answers were of use or not: calls, tokens_in, tokens_out."""
+    outcomes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """By (unit, outcome, reason) what was committed; the units are those of `Committed.counts`."""
+    gaps: Counter[str] = field(default_factory=Counter)
+    """By `GapCause` the gaps that were recorded."""
+    labels: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By (task, `labelled` | `failed`)."""
+    cost: float = 0.0
+    """What the calls cost, in `label.currency`; 0 for a model without a price."""
     host: str = ""
     connected: bool = False
     relay_why: str = ""
@@ -40,6 +50,10 @@ class Metrics:
     """Why authors cannot be looked up; empty when they can."""
     waiting: int = 0
     """Posts on disk or in the queue that have no label yet."""
+    unstored: int = 0
+    """Documents in the ledger of which the store knows an older version, or nothing."""
+    journal_bytes: int = 0
+    """Bytes of the journal in use, as of its last commit or pruning."""
     event_at: int | None = None
     """Time of the last frame that was committed."""
     behind_seconds: float = 0.0
@@ -48,6 +62,8 @@ class Metrics:
     """Frames that were taken in and are not committed yet."""
     moved_at: float = 0.0
     """When frames were last committed, or the first was taken in hand: by `time.monotonic`."""
+    pulse: Pulse = field(default_factory=Pulse)
+    """Whether the flow moves."""
     _began: float = field(default_factory=monotonic)
     _marks: dict[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -61,10 +77,12 @@ class Metrics:
         if not self.in_hand:
             self.moved_at = monotonic()
         self.in_hand += 1
+        self.pulse.frames.take()
 
     def settle(self, frames: int, event_at: int | None = None) -> None:
         """So many frames are committed, or dropped on purpose; `event_at` is the newest time in them, if any."""
         self.in_hand -= frames
+        self.pulse.frames.give(frames)
         self.moved_at = monotonic()
         if event_at is not None:
             self.behind_seconds = max(0.0, (now_us() - event_at) / 1e6)

@@ -7,6 +7,7 @@ rkeys rise with time. "rev" is the repository revision (a TID); "idx" is an oper
 import re
 from base64 import b32encode
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b, sha256
@@ -275,6 +276,8 @@ class Committed(NamedTuple):
     """How the connection follows on what was held before; told once, with its first new event."""
     opening_why: str = ""
     """The limit of its opening that was reached; empty when none was."""
+    gaps: Sequence[GapCause] = ()
+    """The causes of the gaps that it recorded."""
 
 
 class Gap(NamedTuple):

@@ -7,19 +7,19 @@ unit: they name files only.
 import os
 import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from civicsky import datadir, unit
+from civicsky import datadir, unit, units
 from civicsky.crontab import KINDS, Kind, line, merged
-from civicsky.errors import Failed, Usage
+from civicsky.errors import EXIT_USAGE, Failed, Usage
 from civicsky.model import now_us
 from civicsky.schedule import NO_TIME, last_due
-from civicsky.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings, expanded
+from civicsky.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings, expanded, secrets
+from civicsky.units import Say, managed, ran
 
 KEEP_ALIVE: Final = "*/5 * * * *"
 _FLAGS: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_DATA_DIR"})
@@ -36,7 +36,9 @@ _NEXT: Final = (
     "loginctl enable-linger",
 )
 
-Say = Callable[[str], None]
+_NOBODY: Final = "no user manager of systemd answers here; when you are logged in:"
+_KEEP_ALIVE: Final = "`civicsky service install --cron --keep-alive` does the same without systemd"
+_CREDENTIALS: Final = Path("~/.config/civicsky/credentials")
 
 
 class Place(NamedTuple):
@@ -128,19 +130,19 @@ def _say_lines(lines: dict[Kind, str | None], say: Say) -> None:
 
 def _crontab() -> str:
     """The user's crontab; empty when there is none. What cannot be read is never taken to be empty."""
-    ran = _ran("crontab", "-l")
-    said = ran.stderr.decode(errors="replace").strip()
-    if ran.returncode == 0:
-        shown = _unescaped(ran.stdout) if _ESCAPES.search(ran.stdout) else ran.stdout
+    listed = ran("crontab", "-l")
+    said = listed.stderr.decode(errors="replace").strip()
+    if listed.returncode == 0:
+        shown = _unescaped(listed.stdout) if _ESCAPES.search(listed.stdout) else listed.stdout
         return shown.decode("utf-8", "surrogateescape")
     if "no crontab for" in said or "No such file" in said:
         return ""
-    raise Failed(f"the crontab cannot be read, and is left alone: {said[:200] or f'exit code {ran.returncode}'}")
+    raise Failed(f"the crontab cannot be read, and is left alone: {said[:200] or f'exit code {listed.returncode}'}")
 
 
 def _unescaped(shown: bytes) -> bytes:
     r"""The table byte for byte: Debian's `crontab -l` shows a carriage return as \r, an editor gets it as it is."""
-    table = _ran("crontab", "-e", VISUAL="cat", EDITOR="cat").stdout
+    table = ran("crontab", "-e", VISUAL="cat", EDITOR="cat").stdout
     if shown not in {table, table.replace(b"\r", rb"\r").replace(b"\b", rb"\b")}:
         raise Failed("the crontab cannot be read byte for byte, and is left alone; --print gives the lines to paste")
     return table
@@ -149,20 +151,14 @@ def _unescaped(shown: bytes) -> bytes:
 def _write_crontab(before: str, after: str) -> None:
     if after == before:
         return
-    ran = _ran("crontab", "-", given=after.encode("utf-8", "surrogateescape"))
-    if ran.returncode:
-        said = ran.stderr.decode(errors="replace").strip()
+    taken = ran("crontab", "-", given=after.encode("utf-8", "surrogateescape"))
+    if taken.returncode:
+        said = taken.stderr.decode(errors="replace").strip()
         raise Failed(
-            f"crontab does not take it: {said[:200] or f'exit code {ran.returncode}'}; --print gives the lines"
+            f"crontab does not take it: {said[:200] or f'exit code {taken.returncode}'}; --print gives the lines"
         )
     if _crontab() != after:
         raise Failed("the crontab is not what was written: somebody else writes it, too; look with `crontab -l`")
-
-
-def _ran(*command: str, given: bytes = b"", **variables: str) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(  # noqa: S603  (our own words)
-        command, input=given, env={**os.environ, "LC_ALL": "C", **variables}, capture_output=True, check=False
-    )
 
 
 def _check_environment(say: Say) -> None:
@@ -185,7 +181,7 @@ def _check_paths(settings: Settings, say: Say) -> None:
             say(f"{path}: what is started begins in another folder; write the whole path into the settings file")
 
 
-# ---- systemd ---------------------------------------------------------------------------------------------------------
+# ---- systemd: the daily fetch ----------------------------------------------------------------------------------------
 
 
 def unit_texts(place: Place) -> dict[str, str]:
@@ -202,70 +198,161 @@ def unit_texts(place: Place) -> dict[str, str]:
 def install_timer(place: Place, say: Say, *, only_print: bool) -> None:
     """Write the units, and start the timer if a user manager is there; else say the commands that do."""
     _check_environment(say)
-    texts = unit_texts(place)
+    texts = unit_texts(place) | credentials(unit.SERVICE)
     if only_print:
-        for name, text in texts.items():
-            say(f"== {name}\n{text}")
+        _print(texts, say)
         return
     datadir.prepare(place.data_dir)
-    folder = _units()
-    for name in texts:
-        _refuse_foreign(folder / name)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        _replace(folder / name, text)
-        say(f"written: {folder / name}")
-    if _managed("daemon-reload") and _managed("enable", "--now", unit.TIMER) and _managed("restart", unit.TIMER):
+    files = {units.folder() / name: text for name, text in texts.items()}
+    units.refuse_foreign(files)
+    units.write(files, say)
+    if managed("daemon-reload") and managed("enable", "--now", unit.TIMER) and managed("restart", unit.TIMER):
         say(f"started: {unit.TIMER}; `loginctl enable-linger` keeps it while you are not logged in")
         return
-    say("no user manager of systemd answers here; when you are logged in:")
+    say(_NOBODY)
     for command in _NEXT:
         say(f"  {command}")
 
 
 def uninstall_timer(say: Say) -> None:
     """Stop the timer if a user manager is there, and remove the units that we wrote."""
-    folder = _units()
-    files = [folder / name for name in (unit.TIMER, unit.SERVICE)]
-    for file in files:
-        _refuse_foreign(file)
-    there = [file for file in files if file.exists()]
-    if not there:
-        say(f"there is no timer of ours in {folder}")
+    if not _take_out([unit.TIMER, unit.SERVICE], None, say):
+        say(f"there is no timer of ours in {units.folder()}")
+
+
+# ---- systemd: the service --------------------------------------------------------------------------------------------
+
+
+def systemd_texts(place: Place, *, split: bool) -> dict[str, str]:
+    """The service's units and drop-ins, by their files' names. Raises `Usage` when there is nothing to label with."""
+    chosen = place.settings.label.chosen
+    if split and not chosen:
+        raise Usage("--split needs a model for the half that labels: set label.model_url and label.model")
+    halves: dict[str, unit.Half] = {unit.COLLECT: "collect", unit.LABEL: "label"}
+    if not split:
+        halves = {unit.BOTH: "run"}
+    texts = {}
+    for name, half in halves.items():
+        verb = half if chosen else "collect"
+        texts[name] = unit.run_text(half, place.command(verb), unit.head_of(place.data_dir))
+        if units.version() >= unit.RISING_SINCE:
+            texts[f"{name}.d/{unit.RISING}"] = unit.rising_text()
+        texts |= credentials(name)
+    return texts
+
+
+def credentials(name: str) -> dict[str, str]:
+    """The drop-in that hands a unit the files of secrets that are there; empty when there are none.
+
+    Raises `Usage` when others can read one.
+    """
+    folder = expanded(_CREDENTIALS)
+    there = {one: folder / one for one in secrets() if (folder / one).is_file()}
+    if not there or units.version() < unit.CREDENTIALS_SINCE:
+        return {}
+    for file in there.values():
+        if file.stat().st_mode & 0o077:
+            raise Usage(f"{file} can be read by others; chmod 600 {file}")
+    return {f"{name}.d/{unit.CREDENTIALS}": unit.credentials_text(there)}
+
+
+def install_systemd(place: Place, say: Say, *, split: bool, only_print: bool) -> None:
+    """Write the units, start them, and look whether they run. Raises `Usage` or `Failed` when they do not."""
+    _check_environment(say)
+    _check_paths(place.settings, say)
+    texts = systemd_texts(place, split=split)
+    if only_print:
+        _print(texts, say)
         return
-    _managed("disable", "--now", unit.TIMER)
-    (folder / "timers.target.wants" / unit.TIMER).unlink(missing_ok=True)  # if nobody was there to disable it
-    for file in there:
-        file.unlink()
-        say(f"removed: {file}")
-    _managed("daemon-reload")
+    datadir.prepare(place.data_dir)
+    names = [name for name in texts if name.endswith(".service")]
+    others = [name for name in (unit.BOTH, unit.COLLECT, unit.LABEL) if name not in names]
+    files = {units.folder() / name: text for name, text in texts.items()}
+    units.refuse_foreign([*files, *(units.folder() / name for name in others)], place.data_dir)
+    _take_out(others, place.data_dir, say)
+    units.remove([file for name in names for file in _drop_ins(name) if file not in files], say)
+    units.write(files, say)
+    if not place.settings.label.chosen:
+        say("no model is chosen, so posts are only collected")
+    if not units.answers():
+        for command in ("daemon-reload", f"enable --now {' '.join(names)}"):
+            say(f"  systemctl --user {command}")
+        raise Failed(f"written, and not started: {_NOBODY} the commands above, or else {_KEEP_ALIVE}")
+    _start(names, say)
+    _tell_of_linger(say)
 
 
-def _units() -> Path:
-    return expanded(Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config")) / "systemd" / "user"
+def uninstall_systemd(place: Place, say: Say) -> None:
+    """Stop the service, and remove the units that we wrote for this data directory."""
+    if not _take_out([unit.BOTH, unit.COLLECT, unit.LABEL], place.data_dir, say):
+        say(f"there is no unit of ours for {place.data_dir} in {units.folder()}")
 
 
-def _refuse_foreign(file: Path) -> None:
-    if file.exists() and not file.read_text(encoding="utf-8", errors="replace").startswith(unit.MARK):
-        raise Usage(f"{file} was not written by us; move it away, or edit it by hand")
+def _start(names: Sequence[str], say: Say) -> None:
+    """Start units, anew if they run, and wait until they say that they are ready."""
+    done = managed("daemon-reload") and managed("enable", *names) and managed("restart", *names)
+    for name in names:
+        now = units.shown(name, "ActiveState", "UnitFileState", "Result", "ExecMainStatus", "StatusText")
+        if now.get("ActiveState") != "active" or now.get("UnitFileState") != "enabled" or not done:
+            code = now.get("ExecMainStatus", "")
+            why = f"{now.get('ActiveState')}, {now.get('Result')}" + (f", exit code {code}" if code != "0" else "")
+            kind = Usage if code == str(EXIT_USAGE) else Failed
+            raise kind(f"{name} does not run ({why}); `journalctl --user -u {name} -n 20` says more")
+        say(f"started: {name}: {now.get('StatusText', '')}")
 
 
-def _replace(file: Path, text: str) -> None:
-    new = file.with_suffix(".new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(file)
+def _tell_of_linger(say: Say) -> None:
+    if units.lingers():
+        say("it runs on while you are not logged in: linger is on")
+        return
+    say("linger is off: it ends when you log out, and does not start with the machine, until you allow it once:")
+    say("  loginctl enable-linger")
+    say(f"where that is not allowed: {_KEEP_ALIVE}")
 
 
-def _managed(*words: str) -> bool:
-    """Ask the user's service manager; whether it did it."""
-    if not shutil.which("systemctl"):
+def _take_out(names: Sequence[str], data_dir: Path | None, say: Say) -> bool:
+    """Stop and remove those units that are ours, and for this folder if one is named; whether there were any."""
+    files = [units.folder() / name for name in names]
+    if data_dir is None:
+        units.refuse_foreign(files)
+    there = [file for file in files if file.exists() and _is_for(file, data_dir)]
+    if not there:
         return False
-    return _ran("systemctl", "--user", *words).returncode == 0
+    managed("disable", "--now", *(file.name for file in there if file.name != unit.SERVICE))  # the timer's, not enabled
+    for wanted in ("timers.target.wants", "default.target.wants"):  # if nobody was there to disable it
+        for file in there:
+            (units.folder() / wanted / file.name).unlink(missing_ok=True)
+    units.remove([*there, *(drop_in for file in there for drop_in in _drop_ins(file.name))], say)
+    managed("daemon-reload")
+    return True
 
 
-def check_wanted(*, cron: bool, timer: bool, keep_alive: bool = False) -> None:
+def _is_for(file: Path, data_dir: Path | None) -> bool:
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return data_dir is None or (text.startswith(unit.OURS) and unit.data_dir_of(text) == str(data_dir))
+
+
+def _drop_ins(name: str) -> list[Path]:
+    """Those that we wrote for a unit; what its user added stays."""
+    files = [units.folder() / f"{name}.d" / drop_in for drop_in in (unit.RISING, unit.CREDENTIALS)]
+    return [file for file in files if file.exists() and file.read_text(encoding="utf-8").startswith(unit.OURS)]
+
+
+def _print(texts: Mapping[str, str], say: Say) -> None:
+    for name, text in texts.items():
+        say(f"== {name}\n{text}")
+
+
+def check_wanted(
+    *, cron: bool, timer: bool, systemd: bool = False, keep_alive: bool = False, split: bool = False
+) -> None:
     """Raises `Usage` when nothing is asked for, or what does not go together."""
-    if not cron and not timer:
-        raise Usage("say where: --cron for lines in your crontab, --timer for a timer of systemd")
+    if not cron and not timer and not systemd:
+        raise Usage(
+            "say where: --cron for lines in your crontab, --systemd for the service as a unit of systemd, "
+            "--timer for the daily fetch as a timer of systemd"
+        )
     if keep_alive and not cron:
         raise Usage("--keep-alive is for cron: add --cron; under systemd civicsky.service keeps itself alive")
+    if split and not systemd:
+        raise Usage("--split is for --systemd: two units, one for each half")

@@ -1,6 +1,8 @@
 """All settings: one frozen group a stage, and under each field its meaning, unit, and why this default.
 
-Sources, in rising precedence: the defaults here, a TOML file, the environment (`CIVICSKY_STAGE__FIELD`), flags.
+Sources, in rising precedence: the defaults here, a TOML file, for secrets a file named like the setting
+(`label.api_key`) in $CREDENTIALS_DIRECTORY, which systemd sets (LoadCredential=), the environment
+(`CIVICSKY_STAGE__FIELD`), flags.
 """
 
 import json
@@ -23,6 +25,7 @@ from civicsky.model import feed_place
 
 ENV_PREFIX: Final = "CIVICSKY_"
 CONFIG_VARIABLE: Final = "CIVICSKY_CONFIG"
+CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 _WORDS: Final = {
     "missing": "is missing; add it",
     "string_pattern_mismatch": "three capital letters are needed, such as USD",
@@ -37,6 +40,7 @@ _TABLES: Final = {
     "authors.lists": '{"NAME": "FILE.csv"}',
 }
 """What a setting that is a table looks like in the environment."""
+_LAST_PORT: Final = 65_535
 _OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_FAULT", "CIVICSKY_CLOCK"})
 
 
@@ -626,8 +630,66 @@ class Notify(Group):
         return words
 
 
+class Http(Group):
+    """Health over HTTP: /livez, /readyz and /metrics."""
+
+    listen: str = ""
+    """HOST:PORT to listen on; empty: nowhere. HOST is an IP address, IPv6 in brackets, or localhost; PORT alone means
+    127.0.0.1. Beyond loopback only with a token."""
+    token: SecretStr = SecretStr("")
+    """What every request must bring as `Authorization: Bearer TOKEN`; at least 16 characters. Empty: on loopback
+    everybody on this machine may ask. Never a flag: set CIVICSKY_HTTP__TOKEN."""
+    names: tuple[str, ...] = ()
+    """Further names under which clients may ask, such as a container's. Loopback and the address itself always may; any
+    other is refused, so that no web page can ask through a visitor's browser."""
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _number(cls, listen: Any) -> Any:
+        return str(listen) if type(listen) is int else listen  # TOML's form of a port alone
+
+    @field_validator("listen")
+    @classmethod
+    def _place(cls, listen: str) -> str:
+        if listen:
+            listening_at(listen)
+        return listen
+
+    @field_validator("token")
+    @classmethod
+    def _sendable(cls, token: SecretStr) -> SecretStr:
+        if token.get_secret_value() and not re.fullmatch(r"[!-~]{16,200}", token.get_secret_value()):
+            raise ValueError("a token is 16 to 200 printable ASCII characters without spaces: openssl rand -hex 32")
+        return token
+
+    @field_validator("names")
+    @classmethod
+    def _hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", name):
+                raise ValueError(f"{name[:50]!r} is no name of a host: write it without a port")
+        return tuple(name.lower() for name in names)
+
+
+def listening_at(listen: str) -> tuple[str, int]:
+    """(IP address, port) of `http.listen`. Raises `ValueError`, which says what is wrong with it."""
+    host, colon, port = listen.rpartition(":")
+    host = (host if colon else "") or "127.0.0.1"
+    host = "127.0.0.1" if host.lower() == "localhost" else host
+    if re.fullmatch(r"[0-9]{1,5}", port) is None or int(port) > _LAST_PORT:
+        raise ValueError(f"{listen[:80]!r} has no port: write HOST:PORT, such as 127.0.0.1:9464 or [::1]:9464")
+    in_brackets = host.startswith("[") and host.endswith("]")
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        raise ValueError(f"{listen[:80]!r}: HOST is an IP address or localhost") from None
+    if in_brackets != (address.version == 6):  # noqa: PLR2004
+        raise ValueError(f"{listen[:80]!r}: write an IPv6 address in brackets, such as [::1]:9464, and no other")
+    return str(address), int(port)
+
+
 class Limits(Group):
-    """When `run` and `collect` end by themselves, and how long they may take to finish what they hold."""
+    """When `run` and `collect` end by themselves; how long they may take to finish what they hold, or stand still."""
 
     max_frames: int | None = Field(None, ge=1)
     """Frames taken in."""
@@ -639,6 +701,9 @@ class Limits(Group):
     """Minutes since the start."""
     drain_seconds: float = Field(60, gt=0)
     """Seconds to finish what is held, after a limit or a signal to stop."""
+    wedged_seconds: float = Field(600, gt=0)
+    """Seconds that work in hand may stand still, beyond its own limits, before the service counts as wedged and is
+    ended. Long, since a disk may be slow, and a large journal be pruned; what comes meanwhile is read afterwards."""
 
 
 class Settings(BaseSettings):
@@ -672,6 +737,7 @@ class Settings(BaseSettings):
     log: Log = Log()
     health: Health = Health()
     notify: Notify = Notify()
+    http: Http = Http()
     limits: Limits = Limits()
 
     @classmethod
@@ -702,7 +768,7 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     """
     _check_environment()
     file = file_of(config)
-    values = _read_file(file) if file else {}
+    values = _with_credentials(_read_file(file) if file else {})
     try:
         settings = _with_flags(Settings(**values), flags or {})
         if settings.data_dir.parts[:1] and settings.data_dir.parts[0].startswith("~"):
@@ -731,6 +797,25 @@ def documented() -> list[tuple[str, str, str]]:
     return [
         (_dotted(*path), str(_at(shown, *path)), _variable(*path)) for path, _ in _defaults(Settings.model_construct())
     ]
+
+
+def secrets() -> list[str]:
+    """Names of the settings that are secrets: those may be credentials."""
+    return [_dotted(*path) for path, default in _defaults(Settings.model_construct()) if isinstance(default, SecretStr)]
+
+
+def _with_credentials(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a settings file, with those of secrets from the credentials in their places."""
+    folder = os.environ.get(CREDENTIALS_VARIABLE)
+    for name in secrets() if folder else ():
+        file, (group, field) = Path(str(folder)) / name, name.split(".")
+        try:
+            if file.exists():
+                values.setdefault(group, {})[field] = file.read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise Usage(f"credential {file}: {why}; it must be a readable text") from None
+    return values
 
 
 def _with_flags(settings: Settings, flags: Mapping[str, Any]) -> Settings:

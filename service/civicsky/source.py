@@ -305,6 +305,7 @@ class Source:
     def _begin_link(self) -> None:
         """A new connection: its first frame tells of a renumbering, and its numbers are remembered from here on."""
         self._link += 1
+        self._metrics.add("connections")
         self._first = True
         self._resumed_after = self._positions[self.host].cursor
         self._floor = self._resumed_after or 0
@@ -385,6 +386,7 @@ class Source:
             return
         self._mark_down(_why(error))
         self._failures += 1
+        self._metrics.add("connect_failures")
         self._next_host(_why(error))
         if isinstance(error, ConnectionClosed) and error.sent and error.sent.code == CloseCode.MESSAGE_TOO_BIG:
             self._step_over_too_large()

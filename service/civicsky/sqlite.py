@@ -58,7 +58,7 @@ class Database:
                     await self._connection.execute("BEGIN IMMEDIATE")
                     yield self._connection
                     if name:
-                        faults.point(_BEFORE[name])
+                        await faults.stage(_BEFORE[name])
                     await self._connection.commit()
                     if name:
                         faults.point(_AFTER[name])

@@ -20,11 +20,14 @@ from libipld import decode_dag_cbor, decode_multibase, encode_dag_cbor
 from civicsky import faults, filter as filters, log
 from civicsky.errors import Failed
 from civicsky.model import POSTS, PostOp, Verdict
+from civicsky.pulse import Pulse
 from civicsky.record import extract
 from civicsky.settings import Filter, Worker
 
 TOLD_AT_ONCE: Final = 100
 """Records of a feed in one job."""
+WARM_SECONDS: Final = 60.0
+"""What a child may take to start."""
 _SHA256_CID = b"\x01\x71\x12\x20"
 """CID v1, DAG-CBOR, SHA-256 of 32 bytes: the only kind the AT Protocol allows for records."""
 
@@ -120,10 +123,11 @@ class Pool:
     Memory: each child holds the language model (some 50 MB) and one batch. When all are busy, `judge` waits.
     """
 
-    def __init__(self, settings: Worker, filtering: Filter) -> None:
+    def __init__(self, settings: Worker, filtering: Filter, pulse: Pulse | None = None) -> None:
         self.processes = settings.processes or min(4, max(1, len(os.sched_getaffinity(0)) - 1))
         self._seconds = settings.job_seconds
         self._keep: filters.Keep = filtering.keep
+        self._pulse = pulse or Pulse()
         self._free = anyio.Semaphore(self.processes)
         self._limiter = anyio.CapacityLimiter(self.processes)
 
@@ -168,7 +172,7 @@ class Pool:
         # A child that is busy longer than this is killed: its pipe would otherwise hold the stream for ever.
         # Waiting for a free child is not held against the records, so it comes first.
         async with self._free:
-            with anyio.fail_after(self._seconds):
+            with self._pulse.work("worker", self._seconds), anyio.fail_after(self._seconds):
                 return await self._run(judge, records, self._keep)  # type: ignore[no-any-return]
 
     async def _judge_alone(self, judge: Callable[..., Any], record: Any, bad: Callable[[str], Any]) -> Any:
@@ -183,7 +187,7 @@ class Pool:
         return verdict
 
     async def _warm(self) -> None:
-        with anyio.fail_after(60):
+        with self._pulse.work("worker", WARM_SECONDS), anyio.fail_after(WARM_SECONDS):
             await self._run(warm)
 
     async def _run(self, function: Any, *args: Any) -> Any:

@@ -15,12 +15,15 @@ import pytest
 from civicsky import unit
 from civicsky.errors import EXIT_USAGE
 from civicsky.schedule import last_due
-from civicsky.settings import Settings, documented, load
+from civicsky.settings import Settings, documented, load, secrets
+from civicsky.watchdog import PATIENCE
 from conftest import skip
 from docs.pages import ROOT, page
 
 FETCH, TIMER = "deploy/systemd/civicsky-fetch.service", "deploy/systemd/civicsky-fetch.timer"
 UNIT = "deploy/systemd/civicsky.service"
+HALVES: dict[str, unit.Half] = {unit.BOTH: "run", unit.COLLECT: "collect", unit.LABEL: "label"}
+RISING, CREDENTIALS = "deploy/systemd/rising-delay.conf", "deploy/systemd/credentials.conf"
 SETTINGS = "deploy/systemd/civicsky.toml.example"
 SECRETS = "deploy/systemd/civicsky.env.example"
 
@@ -57,18 +60,66 @@ def uncommented(text: str) -> str:
 
 
 def verified(folder: Path, **files: str) -> "subprocess.CompletedProcess[str]":
+    """What systemd says of the fetch's units, with these texts."""
+    return verified_units(folder, {f"civicsky-fetch.{name}": text for name, text in files.items()})
+
+
+def verified_units(folder: Path, files: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     """What systemd says of units of these texts; the command is one that is there."""
     if not shutil.which("systemd-analyze"):
         skip("systemd-analyze is not installed (Debian: systemd)")
     for name, text in files.items():
         program = text.replace("%h/.local/bin/civicsky", "/bin/true")
-        (folder / f"civicsky-fetch.{name}").write_text(program, encoding="utf-8")
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(program, encoding="utf-8")
     with TemporaryDirectory(dir="/tmp") as runtime:  # short, as names of sockets must be
         return subprocess.run(
-            ["systemd-analyze", "--user", "verify", *(folder / f"civicsky-fetch.{name}" for name in files)],
+            ["systemd-analyze", "--user", "verify", *(folder / name for name in files if "/" not in name)],
             env={"PATH": os.environ["PATH"], "HOME": runtime, "XDG_RUNTIME_DIR": runtime},
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
+
+
+def test_the_units_of_the_service_are_those_that_the_command_writes() -> None:
+    for name, half in HALVES.items():
+        command = ["HOME/.local/bin/civicsky", half, "--config", "HOME/.config/civicsky/civicsky.toml"]
+        assert uncommented(page(f"deploy/systemd/{name}")) == uncommented(
+            unit.run_text(half, command).replace("HOME", "%h")
+        )
+    assert uncommented(page(RISING)) == uncommented(unit.rising_text())
+    files = {name: Path("HOME/.config/civicsky/credentials") / name for name in secrets()}
+    assert uncommented(page(CREDENTIALS).replace("#Load", "Load")) == uncommented(
+        unit.credentials_text(files).replace("HOME", "%h")
+    )
+
+
+def test_systemd_has_nothing_to_say_about_the_units_that_ship(tmp_path: Path) -> None:
+    texts = {name: page(f"deploy/systemd/{name}") for name in HALVES}
+    credentials = {f"{name}.d/credentials.conf": page(CREDENTIALS).replace("#Load", "Load") for name in HALVES}
+    found = verified_units(tmp_path, texts | credentials)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    found = verified_units(tmp_path, texts | {unit.BOTH: texts[unit.BOTH] + "[Service]\nRestartStep=5\n"})
+    assert "Unknown key 'RestartStep'" in found.stderr, "it would"
+
+
+def test_the_halves_are_held_in_and_watched_as_the_whole_is_and_labelling_outlives_collecting() -> None:
+    own = {"ExecStart", "MemoryHigh", "MemoryMax"}
+    shared = [line for line in uncommented(page(UNIT)).splitlines() if "=" in line and line.split("=")[0] not in own]
+    for name in (unit.COLLECT, unit.LABEL):
+        lines = uncommented(page(f"deploy/systemd/{name}")).splitlines()
+        assert not [line for line in shared if line not in lines and not line.startswith(("Description", "Conflicts"))]
+        assert not [line for line in lines if line.startswith(("BindsTo", "Requires", "PartOf"))]
+
+
+def test_the_service_is_watched_for_as_long_as_it_is_patient_by_itself(service: dict[str, str]) -> None:
+    assert (service["Type"], service["NotifyAccess"], service["WatchdogSec"]) == ("notify", "main", "3min")
+    assert PATIENCE == 180
+
+
+def test_no_unit_holds_a_secret() -> None:
+    for file in (ROOT / "deploy/systemd").glob("*.service"):
+        assert "API_KEY" not in file.read_text(encoding="utf-8")
+        assert "SetCredential" not in file.read_text(encoding="utf-8")
 
 
 def test_the_units_of_the_fetch_are_those_that_the_command_writes() -> None:
@@ -86,6 +137,7 @@ def test_the_fetch_is_held_in_as_the_service_is() -> None:
         "RestrictNamespaces",
         "RestrictRealtime",
         "RestrictSUIDSGID",
+        "LimitCORE",
     ]
     hardening += ["RestrictAddressFamilies", "SystemCallArchitectures", "SystemCallFilter", "SystemCallErrorNumber"]
     for name in (*hardening, "EnvironmentFile", "RestartPreventExitStatus"):

@@ -27,8 +27,9 @@ NO_SETTINGS = {
     "--json", "--drain", "--limit", "--offline", "--seconds", "--verbose",
     "--from-local", "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
     "--counts", "--verify", "--authors",
-    "--due", "--if-not-running", "--posts", "--cron", "--timer", "--keep-alive", "--print", "--origin",
-    "--format", "--table", "--level", "--prompt", "--key-file", "--keep",
+    "--due", "--if-not-running", "--posts", "--origin",
+    "--cron", "--timer", "--systemd", "--split", "--keep-alive", "--print",
+    "--format", "--table", "--level", "--prompt", "--key-file", "--keep", "--live", "--url",
 }  # fmt: skip
 
 OF_ITS_OWN = {("civicsky export", "--model")}
@@ -53,12 +54,13 @@ def test_every_event_is_told_with_its_level() -> None:
 
 
 def test_every_condition_is_told_with_its_bound_and_its_meaning() -> None:
-    told = {name: cells for name, cells in named(section(OPERATIONS, "Health")).items() if len(cells) == 2}
-    assert set(told) == set(MEANINGS)
-    known = {name for name, _, _ in documented()}
+    told = {name: cells for name, cells in named(section(OPERATIONS, "Health")).items() if len(cells) == 3}
+    assert list(told) == list(MEANINGS)
+    known = {name: default for name, default, _ in documented()}
     for name, meaning in MEANINGS.items():
-        assert told[name][0].strip("`") in known, name
-        assert told[name][1].startswith(meaning), name
+        setting, default, words = told[name]
+        assert default == f"{float(known[setting.strip('`')]):g} s", name
+        assert words.startswith(meaning), name
 
 
 def test_every_field_of_the_minute_line_is_told() -> None:

@@ -1,13 +1,15 @@
 """Jobs put to a slot that does as told, over a real ledger: what is asked, what it costs, what a failure counts as."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from civicsky import faults
 from civicsky.asking import Asking, ContextsShape, Item
 from civicsky.document import Document
 from civicsky.errors import BadInput, Refused, Transient
@@ -352,3 +354,81 @@ async def test_a_pruned_post_is_labelled_again_by_the_stores_text_and_failed_onl
         ("done", None),
         ("dead", "text_gone"),
     ]
+
+
+# ---- what stands still, and what only waits --------------------------------------------------------------------------
+
+
+async def hung(metrics: Metrics, looks: int) -> str:
+    """The loop whose work is the same, and late, over twenty looks; empty when none is over so many."""
+    before, same = None, 0
+    for _look in range(looks):
+        metrics.pulse.turn(1_000_000)
+        work = metrics.pulse.stillest()
+        before, same = work, same + 1 if work and work is before else 0
+        if work and same == 20:
+            return work.loop
+        await asyncio.sleep(0.01)
+    return ""
+
+
+@asynccontextmanager
+async def labelling_on(world: World, slot: Slot, store: SqliteStore, items: int = 100) -> AsyncIterator[Metrics]:
+    """The labelling half at work; it is cancelled in the end."""
+    settings = Settings.model_validate(
+        {"label": {"model": "m", "anchors": 0}, "ledger": {"poll_seconds": 0.01}, "queue": {"items": items}}
+    )
+    metrics = Metrics()
+    labelling = Labelling(
+        Reader(world), world.ledger, world.rounds, None, TASKS, settings, metrics, Stop(), strict=True
+    )  # fmt: skip
+    task = asyncio.create_task(labelling.run([slot], store), name="labelling")
+    try:
+        yield metrics
+    finally:
+        faults.arm("")
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@pytest.mark.parametrize(
+    ("place", "loops"),
+    [
+        ("label.answer", {"label"}),
+        ("store.write", {"store"}),
+        ("ledger.commit", {"ledger", "queue", "label", "store"}),
+    ],
+)
+async def test_a_step_of_the_labelling_half_that_hangs_is_named(
+    place: str, loops: set[str], world: World, store: SqliteStore
+) -> None:
+    await world.write("of the council", "of the mayor")
+    faults.arm(f"{place}:1:hang")
+    async with labelling_on(world, Slot(), store) as metrics:
+        assert await hung(metrics, looks=3000) in loops
+
+
+class Busy(Slot):
+    """Never free."""
+
+    def delay(self) -> float:
+        return 100.0
+
+
+class Away(SqliteStore):
+    """Cannot be reached."""
+
+    async def put(self, *_args: Any, **_more: Any) -> Any:
+        raise Transient("it is away")
+
+
+@pytest.mark.parametrize("why", ["nothing to do", "the model is busy", "a full queue", "the store is away"])
+async def test_a_labelling_half_that_only_waits_is_never_late(why: str, world: World, tmp_path: Path) -> None:
+    if why != "nothing to do":
+        await world.write(*(f"of the council, {n}" for n in range(9)))
+    store = await (Away if why == "the store is away" else SqliteStore).open(tmp_path / "posts.db")
+    slot = Busy() if why in {"the model is busy", "a full queue"} else Slot()
+    async with labelling_on(world, slot, store, items=1 if why == "a full queue" else 100) as metrics:
+        assert await hung(metrics, looks=100) == ""
+        assert why != "the store is away" or metrics.store_why
+    await store.close()

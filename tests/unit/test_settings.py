@@ -15,6 +15,7 @@ from civicsky.settings import (
     CONFIG_VARIABLE,
     AppView,
     Group,
+    Http,
     Label,
     Notify,
     Settings,
@@ -82,6 +83,32 @@ def test_a_value_at_the_top_follows_the_same_order(file: Path, monkeypatch: pyte
     assert load(file).data_dir == Path("/from/environment")
     assert load(file, {"data_dir": "/from/flag"}).data_dir == Path("/from/flag")
     assert load(file, {"data_dir": Path("/from/flag")}).data_dir == Path("/from/flag")
+
+
+def test_a_credential_beats_the_file_and_the_environment_beats_it(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = tmp_path / "credentials"
+    given.mkdir()
+    file.write_text('[label]\napi_key = "of the file"\nslots = 7\n', encoding="utf-8")
+    (given / "label.api_key").write_text("of systemd\n", encoding="utf-8")
+    (given / "store.mongo_uri").write_text("mongodb://a\n", encoding="utf-8")
+    (given / "label.slots").write_text("9", encoding="utf-8")
+    assert load(file).label.api_key.get_secret_value() == "of the file", "nobody named the folder"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
+    settings = load(file)
+    assert settings.label.api_key.get_secret_value() == "of systemd"
+    assert settings.store.mongo_uri.get_secret_value() == "mongodb://a", "also of a group that the file does not have"
+    assert settings.label.slots == 7, "only secrets are looked for there"
+    monkeypatch.setenv("CIVICSKY_LABEL__API_KEY", "of the environment")
+    assert load(file).label.api_key.get_secret_value() == "of the environment"
+    assert load(file, {"label.slots": 3}).label.api_key.get_secret_value() == "of the environment"
+
+
+def test_a_credential_that_is_no_text_is_named_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "label.api_key").write_bytes(b"\xffkey")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert complaint() == f"credential {tmp_path}/label.api_key: not UTF-8; it must be a readable text"
 
 
 def test_a_flag_that_was_not_given_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,10 +483,11 @@ def test_every_setting_that_may_hold_a_secret_is_of_the_secret_kind() -> None:
     assert type(Label().api_key) is SecretStr
     assert type(Store().mongo_uri) is SecretStr
     assert type(AppView().app_password) is SecretStr
+    assert type(Http().token) is SecretStr
     assert type(Notify().url) is SecretStr
     words = ("key", "password", "secret", "token", "uri")
     suspicious = [name for name, _, _ in documented() if name.rpartition(".")[2].split("_")[-1] in words]
-    assert suspicious == ["label.api_key", "store.mongo_uri", "appview.app_password", "notify.token"]
+    assert suspicious == ["label.api_key", "store.mongo_uri", "appview.app_password", "notify.token", "http.token"]
 
 
 @pytest.mark.parametrize(
@@ -551,7 +579,7 @@ def test_a_command_that_names_no_program_is_refused(words: tuple[str, ...]) -> N
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
     groups = [type(group) for _, group in civicsky.settings._groups()]
-    assert len(groups) == 19
+    assert len(groups) == 20
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)
         assert (group.__doc__ or "").endswith(".")
@@ -604,6 +632,8 @@ OTHER_VALUES = {
     "keep": "all",
     "kind": "mongo",
     "label_all": "False",
+    "listen": "107",
+    "names": '["node17"]',
     "level": "debug",
     "login": "always",
     "login_url": "https://one.example",
@@ -627,6 +657,7 @@ OTHER_VALUES = {
     "start": "window",
     "tasks": '["civic", "toxicity.toml"]',
     "to": "23:00",
+    "token": "a-token-of-some-length",
     "unit": "thread",
     "url": "http://api.example",
     "way": "words",

@@ -1,0 +1,307 @@
+"""The server of `http.listen` on real sockets, with clients that mean well and clients that do not."""
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from civicsky import web
+from civicsky.errors import Usage
+from civicsky.settings import Http
+
+TOKEN = "a-token-of-some-length"
+
+
+class Said:
+    """What the service would say; a test changes it."""
+
+    def __init__(self) -> None:
+        self.stuck, self.ready, self.fails = "", True, False
+
+    def answers(self) -> web.Answers:
+        return web.Answers(lambda: self.stuck, lambda: (self.ready, {"ready": self.ready}), self._metrics)
+
+    def _metrics(self) -> tuple[bytes, str]:
+        if self.fails:
+            raise ZeroDivisionError
+        return b"one 1\n", "text/plain; version=0.0.4; charset=utf-8"
+
+
+@asynccontextmanager
+async def served(said: Said | None = None, **settings: Any) -> AsyncIterator[int]:
+    """The port of a server."""
+    http = Http(**{"listen": "127.0.0.1:0", **settings})
+    listener = web.listen(http)
+    port = listener.getsockname()[1]
+    async with web.serving(listener, http, (said or Said()).answers()):
+        yield port
+
+
+async def ask(port: int, path: str = "/livez", *, method: str = "GET", at: str = "127.0.0.1", **headers: str) -> Any:
+    """(status, headers, body) of one request; `host` and the like are headers."""
+    reader, writer = await asyncio.open_connection(at, port)
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in {"host": f"{at}:{port}", **headers}.items()]
+    writer.write("\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode())
+    head, _, body = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
+    writer.close()
+    first, *rest = head.decode().split("\r\n")
+    return int(first.split(" ")[1]), dict(line.lower().split(": ", 1) for line in rest), body
+
+
+async def is_hung_up_on(reader: asyncio.StreamReader) -> bool:
+    """Whether a connection ends before anything is said on it."""
+    try:
+        return await asyncio.wait_for(reader.read(), 30) == b""
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+async def test_it_answers_whether_it_is_alive_and_ready_and_its_metrics() -> None:
+    said = Said()
+    async with served(said) as port:
+        assert (await ask(port, "/livez"))[::2] == (200, b"alive\n")
+        assert (await ask(port, "/readyz"))[::2] == (200, b'{"ready":true}')
+        assert (await ask(port, "/metrics"))[::2] == (200, b"one 1\n")
+        said.stuck, said.ready = "no frame moves", False
+        assert (await ask(port, "/livez"))[::2] == (503, b"stuck: no frame moves\n")
+        status, headers, body = await ask(port, "/readyz")
+        assert (status, headers["content-type"], json.loads(body)) == (503, "application/json", {"ready": False})
+
+
+async def test_there_is_nothing_else() -> None:
+    async with served() as port:
+        for path in ["/", "/livez/", "//livez", "/..", "/../etc/passwd", "/%2e%2e/etc/passwd", "/static"]:
+            assert (await ask(port, path))[0] == 404, path
+
+
+async def test_only_get_and_head_are_answered_and_head_without_a_body() -> None:
+    async with served() as port:
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
+            assert (await ask(port, "/livez", method=method))[0] == 405
+        status, headers, body = await ask(port, "/metrics", method="HEAD")
+        assert (status, headers["content-length"], body) == (200, "6", b"")
+
+
+async def test_every_answer_tells_browsers_to_do_nothing_with_it() -> None:
+    async with served() as port:
+        for path in ("/livez", "/readyz", "/metrics", "/nothing"):
+            _, headers, _ = await ask(port, path)
+            assert headers["cache-control"] == "no-store"
+            assert headers["content-security-policy"].startswith("default-src 'none'; frame-ancestors 'none'")
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["x-frame-options"] == "deny"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert headers["connection"] == "close"
+            assert "server" not in headers
+
+
+OURS = ["localhost", "LOCALHOST:9", "localhost.", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:9464", "node17:9464"]
+FOREIGN = [
+    "evil.example", "evil.example:9464", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.1", "[::2]",
+    "localhost:x", "localhost@evil.example", "::1", "[::1", "2130706433", "",
+]  # fmt: skip
+
+
+async def test_it_answers_under_names_of_loopback_and_those_of_the_settings() -> None:
+    async with served(names=("node17",)) as port:
+        for host in OURS:
+            assert (await ask(port, host=host))[0] == 200, host
+
+
+async def test_a_page_whose_name_was_pointed_here_is_refused() -> None:
+    async with served(names=("node17",)) as port:
+        for host in FOREIGN:
+            status, _, body = await ask(port, "/metrics", host=host)
+            assert (status, body) == (421, b"this name is not served here; see http.names\n"), host
+
+
+async def test_two_hosts_or_none_are_refused() -> None:
+    async with served() as port:
+        assert (await ask(port, Host="localhost", host="localhost"))[0] == 400
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert b" 421 " in await reader.readline()
+        writer.close()
+
+
+async def test_with_a_token_nothing_is_told_without_it() -> None:
+    async with served(token=TOKEN) as port:
+        for given in ({}, {"authorization": TOKEN}, {"authorization": f"Basic {TOKEN}"},
+                      {"authorization": f"Bearer {TOKEN}x"}, {"authorization": "Bearer"},
+                      {"authorization": f"Bearer {TOKEN[:-1]}"}, {"authorization": "Bearer \xff"}):  # fmt: skip
+            for path in ("/livez", "/readyz", "/metrics", "/nothing"):
+                status, headers, body = await ask(port, path, **given)
+                assert (status, headers["www-authenticate"], body) == (401, "bearer", b"a token is needed\n")
+        assert (await ask(port, authorization=f"Bearer {TOKEN}"))[0] == 200
+        assert (await ask(port, authorization=f"bearer {TOKEN}"))[0] == 200
+
+
+async def test_everywhere_any_address_is_answered_and_no_name() -> None:
+    async with served(listen="0.0.0.0:0", token=TOKEN) as port:
+        bearer = f"Bearer {TOKEN}"
+        assert (await ask(port, host="192.0.2.7:9464", authorization=bearer))[0] == 200
+        assert (await ask(port, host="evil.example", authorization=bearer))[0] == 421
+
+
+async def test_it_listens_on_an_ipv6_address() -> None:
+    async with served(listen="[::1]:0") as port:
+        reader, writer = await asyncio.open_connection("::1", port)
+        writer.write(f"GET /livez HTTP/1.1\r\nhost: [::1]:{port}\r\n\r\n".encode())
+        assert b" 200 " in await reader.readline()
+        writer.close()
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:9464", "[::ffff:127.0.0.1]:0"])
+def test_beyond_loopback_it_does_not_listen_without_a_token(listen: str) -> None:
+    with pytest.raises(Usage, match=r"^http\.listen: .* there is no token; set CIVICSKY_HTTP__TOKEN, or listen on"):
+        web.listen(Http(listen=listen))
+
+
+def test_an_address_that_cannot_be_had_is_one_line_with_the_remedy() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(Usage) as taken:
+            web.listen(Http(listen=place))
+    assert str(taken.value) == (
+        f"http.listen: cannot listen on {place}: another program listens there; name another port, or end that program"
+    )
+    with pytest.raises(Usage, match="it is no address of this machine"):
+        web.listen(Http(listen="192.0.2.1:9464", token=TOKEN))
+
+
+async def test_a_client_that_says_nothing_or_drips_is_hung_up_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(web, "CONNECTION_SECONDS", 0.5)
+    async with served() as port:
+        silent, mute = await asyncio.open_connection("127.0.0.1", port)
+        dripping, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        async def drip() -> None:
+            with suppress(OSError):
+                while True:
+                    writer.write(b"x: y\r\n")
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+
+        writer.write(b"GET /livez HTTP/1.1\r\n")
+        drips = asyncio.create_task(drip())
+        assert await is_hung_up_on(silent)
+        assert await is_hung_up_on(dripping)
+        drips.cancel()
+        mute.close()
+        writer.close()
+        assert (await ask(port))[0] == 200
+
+
+async def test_however_many_connections_are_held_open_a_probe_is_answered() -> None:
+    async with served() as port, AsyncExitStack() as stack:
+        for _ in range(web.CONNECTIONS * 4):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            writer.write(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nx: ")
+        for path in ("/livez", "/readyz", "/metrics"):
+            assert (await ask(port, path))[0] == 200
+
+
+async def test_of_more_connections_than_there_may_be_the_oldest_goes() -> None:
+    async with served() as port, AsyncExitStack() as stack:
+        opened = []
+        for _ in range(web.CONNECTIONS + 1):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            opened.append(reader)
+        assert await is_hung_up_on(opened[0])
+        assert not any(reader.at_eof() for reader in opened[1:])
+
+
+async def test_a_head_without_end_is_refused() -> None:
+    async with served() as port:
+        for size in [20_000, 300_000, 5_000_000]:
+            await _send_a_head(port, size)
+            assert (await ask(port))[0] == 200
+
+
+async def _send_a_head(port: int, size: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with suppress(ConnectionError):
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * size + b"\r\n\r\n")
+        await writer.drain()
+    with suppress(ConnectionResetError):
+        said = await asyncio.wait_for(reader.read(), 30)
+        assert said[:12] in {b"", b"HTTP/1.1 400", b"HTTP/1.1 431"}
+    writer.close()
+
+
+NO_HTTP = [b"\0" * 100, b"\x16\x03\x01\x02\0", b"GET\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\r\n" * 5000]
+
+
+async def test_what_is_no_http_is_no_event_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    async with served() as port:
+        for sent in NO_HTTP:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(sent)
+            writer.write_eof()
+            with suppress(ConnectionResetError):
+                await asyncio.wait_for(reader.read(), 30)
+            writer.close()
+            assert (await ask(port))[0] == 200
+    said = capfd.readouterr()
+    assert [line for line in (said.out + said.err).splitlines() if "http_up" not in line] == []
+
+
+async def test_a_websocket_is_not_opened() -> None:
+    async with served() as port:
+        status, _, _ = await ask(port, "/livez", connection="upgrade", upgrade="websocket", sec_websocket_version="13")
+        assert status == 200
+
+
+async def test_a_defect_in_an_answer_is_told_in_the_log_and_ends_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    said = Said()
+    said.fails = True
+    async with served(said) as port:
+        status, headers, body = await ask(port, "/metrics")
+        assert (status, body, headers["x-frame-options"]) == (500, b"Internal Server Error", "deny")
+        assert (await ask(port))[0] == 200
+    said_in_log = capfd.readouterr()
+    assert "http_failed" in said_in_log.out + said_in_log.err
+
+
+async def test_open_connections_do_not_delay_its_end_and_the_port_is_free_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(web, "CONNECTION_SECONDS", 3600.0)
+    async with AsyncExitStack() as stack:
+        async with served() as port:
+            for _ in range(10):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                stack.callback(writer.close)
+                writer.write(b"GET /livez HTTP/1.1\r\n")
+        assert await is_hung_up_on(reader)
+        web.listen(Http(listen=f"127.0.0.1:{port}")).close()
+
+
+async def test_signals_and_the_log_stay_ours() -> None:
+    loop = asyncio.get_running_loop()
+    got = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, got.set)
+    try:
+        handlers = list(logging.getLogger().handlers)
+        async with served() as port:
+            assert (await ask(port))[0] == 200
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.wait_for(got.wait(), 30)
+            assert (await ask(port))[0] == 200
+        assert logging.getLogger().handlers == handlers
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
