@@ -93,6 +93,7 @@ case "$1" in
         command -v dbus-daemon >/dev/null || debian dbus-daemon || true
         command -v nsenter >/dev/null || debian util-linux || true
         ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
+        command -v jq >/dev/null || debian jq || true
         command -v chromium >/dev/null || command -v google-chrome >/dev/null || debian chromium || true
         ;;
     fuzz)

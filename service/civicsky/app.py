@@ -32,6 +32,7 @@ from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger, LedgerReader
 from civicsky.lifecycle import Stop, happened, signals
 from civicsky.local import JSON_TOKENS, WORD_TOKENS, LocalServer, find_weights, threads
+from civicsky.logfile import path_of
 from civicsky.metrics import Metrics
 from civicsky.model import Spend, format_time, now_us
 from civicsky.prompt import prompt_hash
@@ -113,23 +114,37 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
         async with watchdog.on_duty():
             with signals(stop), ExitStack() as locks:
                 await _lock(locks, folder, datadir.roles_of(halves), stop)
-                async with (
-                    telling(settings, folder, "run" if halves == "both" else halves, metrics) as notifier,
-                    AsyncExitStack() as stack,
-                ):
-                    served = await _prepare_http(stack, settings, metrics, stop)
-                    works = await _prepare(stack, folder, settings, halves, metrics, stop)
-                    log.event("started", halves=halves, version=__version__, data_dir=str(folder))
-                    watchdog.started()
-                    beside = [Beside((watchdog.heed,)), served, _prepare_notify(notifier, folder, settings, halves)]
-                    await _run(works, beside, settings, metrics, stop, drain=drain)
-                waiting = await _waiting(folder) if halves != "collect" else 0
+                if settings.log.file:  # not before the lock: another process may rotate it
+                    locks.enter_context(log.to_file(path_of(settings.log.file, folder, halves), settings.log))
+                return await _serve_locked(folder, settings, halves, metrics, stop, watchdog, drain=drain)
     except asyncio.CancelledError:
         raise Failed("ended by a second signal; what was in hand is read again at the next start") from None
+
+
+async def _serve_locked(
+    folder: Path, settings: Settings, halves: datadir.Halves, metrics: Metrics, stop: Stop, watchdog: Watchdog,
+    *, drain: bool,
+) -> Summary:  # fmt: skip
+    try:
+        async with (
+            telling(settings, folder, "run" if halves == "both" else halves, metrics) as notifier,
+            AsyncExitStack() as stack,
+        ):
+            served = await _prepare_http(stack, settings, metrics, stop)
+            works = await _prepare(stack, folder, settings, halves, metrics, stop)
+            log.event("started", halves=halves, version=__version__, data_dir=str(folder))
+            watchdog.started()
+            told = _prepare_notify(notifier, folder, settings, halves)
+            await _run(
+                works, [Beside((_settle_log, watchdog.heed)), served, told], settings, metrics, stop, drain=drain
+            )
+        waiting = await _waiting(folder) if halves != "collect" else 0
     except BaseExceptionGroup as group:
         error = first_of(group)
+        log.settle(at_once=True)
         log.event("failed", why=str(error) or type(error).__name__)
         raise error from group
+    log.settle(at_once=True)
     return _summary(metrics, stop, waiting)
 
 
@@ -479,6 +494,8 @@ async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: 
         except Refused as error:
             if strict:
                 raise
+            if not metrics.store_why:
+                log.event("store_parked", stage="store", why=str(error))
             metrics.store_why = metrics.store_parked = str(error)
             return
         if last:
@@ -502,6 +519,10 @@ async def _minutes(settings: Settings, metrics: Metrics) -> None:
     while True:
         await asyncio.sleep(settings.log.minute_seconds)
         log.event("minute", **minute_line(metrics))
+
+
+def _settle_log(_look: Look) -> None:
+    log.settle()
 
 
 def minute_line(metrics: Metrics) -> dict[str, Any]:

@@ -32,7 +32,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
 }
 """In the order in which they are copied: the log of the first grows fastest meanwhile."""
 LEFT_OUT: Final = (
-    "locks", "session.json", "cron.log", "verify.json", "notified-*.json", f"{UPGRADES}/",
+    "locks", "session.json", "cron.log", "civicsky.log*", "verify.json", "notified-*.json", f"{UPGRADES}/",
     "inbox/ (what is imported already)", "settings and secrets", "task files", "MongoDB",
 )  # fmt: skip
 """What is not in a backup: it belongs to a machine, is made anew, or is a secret of its own."""

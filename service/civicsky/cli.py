@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -50,6 +51,10 @@ MaxPosts = Annotated[
 ]
 MaxKept = Annotated[int | None, typer.Option("--max-kept", metavar="N", help="End after so many posts kept.")]
 MaxMinutes = Annotated[float | None, typer.Option("--max-minutes", metavar="M", help="End after so many minutes.")]
+LogFile = Annotated[
+    str | None,
+    typer.Option("--log-file", metavar="FILE", help="Log into files of bounded size; relative: in the data directory."),
+]
 Origin = Annotated[
     str, typer.Option("--origin", metavar="firehose|feed:NAME|any", help="Which posts count, by how they came.")
 ]
@@ -82,11 +87,13 @@ def run(
     max_minutes: MaxMinutes = None,
     http: HttpAt = None,
     if_not_running: IfNotRunning = False,
+    log_file: LogFile = None,
     config: Config = None,
 ) -> None:
     """Collect and label in one process."""
     flags = {
         "http.listen": http,
+        "log.file": log_file,
         **_collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes),
         **_label_flags(store, model_url, model),
     }
@@ -103,11 +110,16 @@ def collect(
     max_minutes: MaxMinutes = None,
     http: HttpAt = None,
     if_not_running: IfNotRunning = False,
+    log_file: LogFile = None,
     config: Config = None,
 ) -> None:
     """Collect only; posts wait on disk for `label`."""
-    flags = _collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes)
-    _serve(load(config, {"http.listen": http, **flags}), "collect", if_not_running=if_not_running)
+    flags = {
+        "http.listen": http,
+        "log.file": log_file,
+        **_collect_flags(relay, data_dir, max_posts, max_kept, max_frames, max_minutes),
+    }
+    _serve(load(config, flags), "collect", if_not_running=if_not_running)
 
 
 @app.command()
@@ -130,10 +142,12 @@ def label(
     ] = "",
     http: HttpAt = None,
     if_not_running: IfNotRunning = False,
+    log_file: LogFile = None,
     config: Config = None,
 ) -> None:
     """Label what was collected, and go on as more comes."""
-    settings = load(config, {"data_dir": data_dir, "http.listen": http, **_label_flags(store, model_url, model)})
+    flags = {"data_dir": data_dir, "http.listen": http, "log.file": log_file}
+    settings = load(config, {**flags, **_label_flags(store, model_url, model)})
     if not again and (task or since or until or where):
         raise Usage(
             "--task, --since, --until and --where choose what --again asks about: add --again, or leave them out"
@@ -217,6 +231,54 @@ def doctor(
     print(json.dumps(for_programs(found), indent=2) if as_json else as_text(found, verbose=verbose))
     if not healthy(found):
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def logs(
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="Default: the settings' log, or systemd's journal; - is stdin.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show the last lines, and go on as more come.")
+    ] = False,
+    stage: Annotated[
+        list[str] | None, typer.Option("--stage", metavar="WORD", help="May be given several times.")
+    ] = None,
+    event: Annotated[
+        list[str] | None, typer.Option("--event", metavar="NAME", help="May be given several times.")
+    ] = None,
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option("--level", help="Least level shown.")
+    ] = "debug",
+    since: Annotated[
+        str, typer.Option("--since", metavar="TIME", help="Date (UTC), RFC 3339 time, or how long ago: 30m, 2h, 3d.")
+    ] = "",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Show the log as people read it."""
+    from civicsky import logs as reading  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir})
+    wanted = reading.Wanted(stage or (), event or (), level, reading.moment(since))
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def say(line: reading.Line) -> None:
+        text = reading.as_json(line) if as_json else reading.as_text(line, colour=colour)
+        if text is not None:
+            print(text, flush=follow or file == reading.STDIN)
+
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        reading.show(reading.find(settings, file, follow=follow, since=wanted.since), wanted, say, follow=follow)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough; Python would complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise Usage(f"the log cannot be read: {error}") from None
+    except KeyboardInterrupt:
+        return
 
 
 @app.command()

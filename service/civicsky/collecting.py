@@ -13,8 +13,9 @@ from time import monotonic
 from typing import Protocol
 
 from civicsky import faults, log
+from civicsky.clock import Clock
 from civicsky.errors import BadInput
-from civicsky.lifecycle import Stop, happened
+from civicsky.lifecycle import Every, Stop, happened
 from civicsky.metrics import Metrics
 from civicsky.model import (
     Arrival,
@@ -35,6 +36,8 @@ from civicsky.settings import Settings
 
 AHEAD_US = 5 * 60_000_000
 """How far a relay's clock may be ahead of ours."""
+FULL_SECONDS = 5.0
+"""How often room is looked for while the disk's bound is reached."""
 
 
 class GateShape(Protocol):
@@ -158,6 +161,7 @@ class _Intake:
         self._sent_n = 0
         self._began = 0.0
         self._sending = asyncio.Lock()
+        self._clock = Clock("event", metrics.clock_doubts)
         self.group: asyncio.TaskGroup
 
     async def read(self) -> None:
@@ -208,6 +212,8 @@ class _Intake:
             self._source.settle_bad(digest)
             return Frame(arrival, Event("quarantined"), "quarantined", bad.reason)
         faults.point("decode.decoded")
+        if event.time:
+            self._clock.look(arrival.host, max(0, event.time - arrival.received_at) / 1e6)  # old ones are replayed
         # A clock that is ahead must not outrank all that comes later.
         event.time = min(event.time, arrival.received_at + AHEAD_US)
         judged = self._source.settle(event.seq)
@@ -322,7 +328,11 @@ async def housekeep(
     stop: Stop,
 ) -> None:
     """Prune the journal now and then, more often while it is full, until `stop`."""
-    while not await happened(stop.requested, seconds if journal.room.is_set() else min(seconds, 5.0)):
+    regular = Every(seconds)
+    regular.is_due()
+    while not await happened(stop.requested, min(seconds, FULL_SECONDS)):
+        if journal.room.is_set() and not regular.is_due():
+            continue
         async with ledger() as reader:
             if reader is None:
                 await journal.prune(None, _nothing_settled)

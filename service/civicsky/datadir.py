@@ -20,6 +20,8 @@ LEDGER: Final = "ledger.db"
 POSTS: Final = "posts.db"
 CRON_LOG: Final = "cron.log"
 """Both outputs of what cron starts."""
+LOG: Final = "civicsky.log"
+"""Where the service that cron keeps alive logs, unless the settings name another file."""
 RESTORING: Final = ".restoring"
 """The folder in a data directory that is being restored; it goes when all is in its place."""
 

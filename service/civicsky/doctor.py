@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from importlib import metadata
 from math import inf
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from civicsky import __version__, datadir, journal, ledger, log, store, tables
 from civicsky.appview import AppView
+from civicsky.clock import SKEW_SECONDS, is_off, skew_seconds
 from civicsky.decode import decode
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import BadInput, CivicskyError
@@ -45,8 +45,6 @@ DEFAULT_SECONDS: Final = 10.0
 """Bound of each check. While a database is read, its write-ahead log cannot be cut short."""
 THOROUGH_BYTES: Final = 1_000_000_000
 """Databases up to this size are compared with their indexes, too: that takes seconds a gigabyte, and more."""
-SKEW_SECONDS: Final = 30
-"""Difference between our clock and another's above which ours is suspected; an HTTP date has whole seconds."""
 FREE_BYTES: Final = 1_000_000_000
 """Free space below which the disk counts as full."""
 DAYS_AHEAD: Final = 14
@@ -498,13 +496,12 @@ async def _event_times(context: Context) -> list[Finding]:
 
 def _clock(whose: str, date: str) -> list[Finding]:
     """Our clock against an HTTP date that was sent just now; nothing when there is none."""
-    try:
-        skew = parsedate_to_datetime(date).timestamp() * 1e6 - now_us()
-    except (ValueError, OverflowError):
+    skew = skew_seconds(date)
+    if skew is None:
         return []
     return _judged(
-        "clock", f"{abs(skew) / 1e6:,.0f} s {'behind' if skew > 0 else 'ahead of'} that of {whose}",
-        "set this machine's clock (NTP)", bad=abs(skew) > SKEW_SECONDS * 1e6,
+        "clock", f"{abs(skew):,.0f} s {'behind' if skew > 0 else 'ahead of'} that of {whose}",
+        "set this machine's clock (NTP)", bad=is_off(skew),
     )  # fmt: skip
 
 

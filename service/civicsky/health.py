@@ -107,7 +107,7 @@ class Health:
         while True:
             before = self.last
             look = self.look(monotonic())
-            _tell(before, look, self._metrics.host)
+            _tell(before, look, self._metrics)
             for listen in listeners:
                 listen(look)
             await asyncio.sleep(LOOK_SECONDS)
@@ -171,10 +171,10 @@ class Health:
         return now - self._heard[1] >= self._bounds.quiet_seconds
 
 
-def _tell(before: Look, look: Look, host: str) -> None:
+def _tell(before: Look, look: Look, metrics: Metrics) -> None:
     """One line a change. What source, label and store say of themselves is not said again."""
-    if look.quiet != before.quiet:
-        log.event("source_quiet" if look.quiet else "source_heard", stage="source", host=host)
+    if look.quiet != before.quiet and (look.quiet or metrics.connected):  # else `source_down` tells of the end
+        log.event("source_quiet" if look.quiet else "source_heard", stage="source", host=metrics.host)
     lag = next((round(one.seconds) for one in look.conditions if one.name == "behind"), 0)
     if any(one.name == "behind" for one in look.began):
         log.event("behind", stage="source", seconds=lag)

@@ -360,10 +360,9 @@ class Labelling:
             except Refused as error:
                 if self._strict:
                     raise
-                self._metrics.store_why = self._metrics.store_parked = str(error)
-                log.event("store_parked", stage="store", why=str(error))
+                self._park_store(str(error))
                 return
-            if self._metrics.store_why:
+            if self._metrics.store_why and told:  # with nothing to tell it was not asked
                 log.event("store_up", stage="store")
                 self._metrics.store_why = ""
             pause = 1.0
@@ -371,6 +370,11 @@ class Labelling:
                 return
             if not told:
                 await self._rest()
+
+    def _park_store(self, why: str) -> None:
+        if self._metrics.store_why != why:  # runs and coverage may have been refused before
+            log.event("store_parked", stage="store", why=why)
+        self._metrics.store_why = self._metrics.store_parked = why
 
     async def _store_some(self, store: StoreShape) -> int:
         """Write one batch of documents, snapshots first; gives how many posts and snapshots it was about."""

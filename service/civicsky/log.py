@@ -1,20 +1,27 @@
-"""The log: structlog, JSON lines on standard error unless that is a terminal.
+"""The log: structlog, JSON lines on standard error unless that is a terminal, or in a file that is rotated.
 
 Every event's name is one of `EVENTS`. Never a post's text, never a secret, nothing per event above debug. A far side
-that makes us say the same again and again cannot fill the disk: see `log.burst`.
+that makes us say the same again and again cannot fill the disk: see `log.burst`, and `CHANGES` for faults that come
+and go. Nothing here raises for a disk that is full or a reader that is gone.
 """
 
+import json
 import logging
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from itertools import islice
 from math import inf
+from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Literal, get_args
+from typing import Any, ClassVar, Final, Literal, get_args
 
 import structlog
 
+from civicsky.logfile import LogFile
 from civicsky.settings import Log
 
 EventName = Literal[
@@ -37,6 +44,7 @@ EventName = Literal[
     "window_opened",
     "window_closed",
     "worker_restarted",
+    "worker_up",
     "quarantined",
     "journal_full",
     "journal_room",
@@ -67,6 +75,10 @@ EventName = Literal[
     "caught_up",
     "unready",
     "recovered",
+    "clock_off",
+    "clock_right",
+    "log_down",
+    "log_up",
     "wedged",
     "moving",
     "notified",
@@ -100,6 +112,7 @@ EVENTS: Final[dict[EventName, str]] = {
     "window_opened": "info: source.window opens; until=, resume=live|cursor",
     "window_closed": "info: it closes, or is closed at the start; until=, why= names the limit that ended the opening",
     "worker_restarted": "warning: a worker died or hung; its batch is tried record by record",
+    "worker_up": "info: the workers are well again; all records= of that batch were judged",
     "quarantined": "debug: a frame or record was put aside; reason=, sha256=",
     "journal_full": "warning: the journal's disk bound is reached; why= says what is done",
     "journal_room": "info: the journal is below its bound again",
@@ -130,6 +143,10 @@ EVENTS: Final[dict[EventName, str]] = {
     "caught_up": "info: what is committed is fresh again",
     "unready": "warning: something has been wrong beyond its bound; name= the condition, why=, seconds=, bound=",
     "recovered": "info: nothing is wrong beyond its bound any more",
+    "clock_off": "warning: this machine's clock differs from the relay's, or events are ahead of it; off_s=, by=",
+    "clock_right": "info: it does not differ any more",
+    "log_down": "warning: log.file cannot be written; lines go to standard error meanwhile; why=",
+    "log_up": "info: it can be written again",
     "wedged": "error: a loop stands still with work in hand, and the service is ended soon; loop=, seconds=",
     "moving": "info: what stood still moves again",
     "notified": "info: a message for people is to be sent; kind=, problem=, id=",
@@ -144,6 +161,27 @@ EVENTS: Final[dict[EventName, str]] = {
 """Every event, with its level and meaning. The documentation's table is tested against this."""
 
 assert set(get_args(EventName)) == set(EVENTS)
+
+CHANGES: Final[Mapping[EventName, EventName]] = {
+    "source_down": "source_up",
+    "source_quiet": "source_heard",
+    "behind": "caught_up",
+    "unready": "recovered",
+    "journal_full": "journal_room",
+    "worker_restarted": "worker_up",
+    "appview_down": "appview_up",
+    "label_down": "label_up",
+    "model_ended": "model_started",
+    "store_down": "store_up",
+    "clock_off": "clock_right",
+    "log_down": "log_up",
+    "wedged": "moving",
+    "notify_down": "notify_up",
+}
+"""Changes of state: what tells that something is wrong, and what tells that it is over."""
+CHANGES_A_MINUTE: Final = 10
+"""Lines of each of the two in a minute, of each stage: enough to follow, and no storm. The last one is always written,
+when its minute is over (see `settle`): the log never ends with what is no longer true."""
 
 _UNSAFE: Final = re.compile(
     r"[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
@@ -162,18 +200,40 @@ def configure(settings: Log) -> None:
     renderer: Any = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
+    _Now.limit = _Limit(settings.burst)
     structlog.configure(
         processors=[
-            _Limit(settings.burst),
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _stamp,
+            _Now.limit,
             _harmless,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _StandardError(),
         cache_logger_on_first_use=False,
     )
+
+
+@contextmanager
+def to_file(path: Path, settings: Log) -> Iterator[None]:
+    """Write into a file, and to standard error only if that is a terminal, or while the file cannot be written."""
+    *processors, renderer = structlog.get_config()["processors"]
+    with closing(LogFile(path, int(settings.file_megabytes * 1e6), settings.files)) as file:
+        structlog.configure(processors=[*processors, _ToFile(file), renderer])
+        try:
+            yield
+        finally:
+            structlog.configure(processors=[*processors, renderer])
+
+
+def settle(*, at_once: bool = False) -> None:
+    """Write the last change of state that was left out, once its minute is over; to be called now and then.
+
+    It bears the time at which it happened.
+    """
+    for values in _Now.limit.overdue(at_once=at_once) if _Now.limit else ():
+        getattr(structlog.get_logger(), EVENTS[values["event"]].partition(":")[0])(**values)
 
 
 def event(name: EventName, /, *, stage: str = "", **values: Any) -> None:
@@ -189,30 +249,99 @@ def harmless(text: str) -> str:
     return _UNSAFE.sub("?", text[:_MAX_CHARS])
 
 
+def cleaned(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a line as they may be shown: harmless, and none of them endless."""
+    return {_clean(str(key), 0): _clean(item, _MAX_DEPTH) for key, item in values.items()}
+
+
+class _StandardError:
+    """Prints to standard error. A reader that went away, or a full disk behind it, ends nothing."""
+
+    def msg(self, line: str) -> None:
+        """One line."""
+        with suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)
+
+    debug = info = warning = error = msg
+
+
+class _ToFile:
+    """A processor that writes JSON lines into a file, and lets through what must stand on standard error."""
+
+    def __init__(self, file: LogFile) -> None:
+        self._file, self._is_down = file, False
+
+    def __call__(self, _logger: Any, _method: str, values: Any) -> Any:
+        why = self._file.write(json.dumps(values, ensure_ascii=False))
+        if bool(why) != self._is_down:
+            self._is_down = bool(why)
+            event("log_down", stage="log", why=why) if why else event("log_up", stage="log")
+        if why or sys.stderr.isatty():
+            return values
+        raise structlog.DropEvent
+
+
 class _Limit:
-    """Leaves out an event's lines beyond so many in a minute; the next one that is written says how many."""
+    """Leaves out an event's lines beyond so many in a minute; the next one that is written says how many.
+
+    Of changes of state the last one is kept, one for each pair and stage, to be written later.
+    """
 
     def __init__(self, burst: int) -> None:
         self._burst = burst
-        self._began: dict[str, float] = {}
-        self._lines, self._left_out = Counter[str](), Counter[str]()
+        self._began: dict[_Key, float] = {}
+        self._lines, self._left_out = Counter[_Key](), Counter[_Key]()
+        self._last: dict[_Key, tuple[float, dict[str, Any]]] = {}
 
     def __call__(self, _logger: Any, _method: str, values: Any) -> Any:
         """Let a line through, or not."""
-        name, now = values["event"], monotonic()
-        if now - self._began.get(name, -inf) >= _MINUTE:
-            self._began[name], self._lines[name] = now, 0
-        if self._lines[name] >= self._burst:
-            self._left_out[name] += 1
+        pair = _PAIRS.get(values["event"])
+        stage = values.get("stage", "") if pair else ""
+        key, state, now = (values["event"], stage), (pair or "", stage), monotonic()
+        if "suppressed" in values:
+            return values  # it was kept for later, and later is now
+        if now - self._began.get(key, -inf) >= _MINUTE:
+            self._began[key], self._lines[key] = now, 0
+        if self._lines[key] >= (min(self._burst, CHANGES_A_MINUTE) if pair else self._burst):
+            self._left_out[key] += 1
+            if pair:
+                self._last[state] = (self._began[key] + _MINUTE, dict(values))
             raise structlog.DropEvent
-        self._lines[name] += 1
-        left_out = self._left_out.pop(name, 0)
+        self._lines[key] += 1
+        self._last.pop(state, None)  # what is written now is newer
+        left_out = self._left_out.pop(key, 0)
         return {**values, "suppressed": left_out} if left_out else values
+
+    def overdue(self, *, at_once: bool) -> list[dict[str, Any]]:
+        """The last changes that were left out and are to be written now, each with how many more there were."""
+        now = monotonic()
+        due = [state for state, (until, _) in self._last.items() if at_once or now >= until]
+        found = [self._last.pop(state)[1] for state in due]
+        for values in found:
+            values["suppressed"] = self._left_out.pop((values["event"], values.get("stage", "")), 1) - 1
+        return found
+
+
+_Key = tuple[str, str]
+"""An event or pair, and its stage if it is a change of state."""
+_PAIRS: Final[dict[str, str]] = {name: down for down, up in CHANGES.items() for name in (down, up)}
+
+
+class _Now:
+    """What `configure` set up."""
+
+    limit: ClassVar[_Limit | None] = None
+
+
+def _stamp(_logger: Any, _method: str, values: Any) -> Any:
+    """When it happened, which is not always when it is written."""
+    values.setdefault("timestamp", datetime.now(UTC).isoformat().replace("+00:00", "Z"))
+    return values
 
 
 def _harmless(_logger: Any, _method: str, values: Any) -> Any:
     """No control or direction-changing character of the far side's words reaches a terminal; no value is endless."""
-    return {key: _clean(value, _MAX_DEPTH) for key, value in values.items()}
+    return cleaned(values)
 
 
 def _clean(value: Any, depth: int) -> Any:

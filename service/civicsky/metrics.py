@@ -48,6 +48,8 @@ class Metrics:
     """Why what stands around posts cannot be fetched; empty when it can."""
     authors_why: str = ""
     """Why authors cannot be looked up; empty when they can."""
+    clock_doubts: set[str] = field(default_factory=set)
+    """What says that this machine's clock is off: `handshake`, `event`; see `clock.py`. Nothing rests on it."""
     waiting: int = 0
     """Posts on disk or in the queue that have no label yet."""
     unstored: int = 0

@@ -82,7 +82,9 @@ def cron_lines(place: Place, *, keep_alive: bool) -> dict[Kind, str | None]:
         lines["fetch"] = line("fetch", f"{minute} * * * *", place.command("fetch", "--due"), place.data_dir, log)
     if keep_alive:
         half = "run" if place.settings.label.chosen else "collect"
-        command = place.command(half, "--if-not-running")
+        # What cron starts has no other log than a file; that of both outputs would grow for ever.
+        to_file = [] if place.settings.log.file else ["--log-file", datadir.LOG]
+        command = place.command(half, "--if-not-running", *to_file)
         lines["keep-alive"] = line("keep-alive", KEEP_ALIVE, command, place.data_dir, log)
     return lines
 
@@ -108,6 +110,8 @@ def install_cron(place: Place, say: Say, *, keep_alive: bool, only_print: bool) 
     if keep_alive and not place.settings.label.chosen:
         say("no model is chosen, so posts are only collected")
     say(f"both outputs go to {folder / datadir.CRON_LOG}")
+    if keep_alive:
+        say(f"the service's log: civicsky logs --follow --data-dir {folder}")
     where = place.config or "a settings file, named with --config"
     say(f"cron has no environment of yours: keys go into {where}, mode 600")
 

@@ -529,7 +529,7 @@ class Backup(Group):
 
 
 class Log(Group):
-    """The log, on standard error."""
+    """The log, on standard error or in a file."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level written. Nothing is written per event above debug."""
@@ -540,6 +540,13 @@ class Log(Group):
     burst: int = Field(60, ge=1)
     """Lines of one event in a minute at most; what is left out is counted in the next one's `suppressed`. One a second
     can be read, and 5 MB a day for each event can be kept, whatever a relay sends."""
+    file: str = ""
+    """File for the lines, where there is no journal of systemd; a relative name is taken in the data directory.
+    `collect` and `label` alone have each their own beside it. Empty: standard error."""
+    file_megabytes: float = Field(10, gt=0)
+    """Size at which the file becomes `.1`, and a new one is begun."""
+    files: int = Field(5, ge=2, le=1000)
+    """How many there are at most, with the new one: 50 MB in all, which is some three months."""
 
 
 class Health(Group):

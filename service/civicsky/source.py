@@ -22,8 +22,10 @@ from websockets.exceptions import (
     WebSocketException,
 )
 from websockets.frames import CloseCode
+from websockets.http11 import Response
 
 from civicsky import faults, log
+from civicsky.clock import Clock, skew_seconds
 from civicsky.errors import Transient
 from civicsky.metrics import Metrics
 from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Opened, Position, now_us
@@ -66,7 +68,7 @@ async def reach(relay: str, settings: SourceSettings, listen_seconds: float) -> 
             with suppress(TimeoutError):
                 async with asyncio.timeout(listen_seconds):
                     first = await socket.recv()
-            return Reached(first, socket.response.headers.get("Date", "") if socket.response else "")
+            return Reached(first, _header(socket.response, "Date"))
     except (OSError, TimeoutError, WebSocketException) as error:
         raise Transient(f"relay {relay} cannot be had: {_why(error)}") from error
 
@@ -111,8 +113,9 @@ class Source:
         self._recent: deque[int] = deque()
         self._seen: set[int] = set()
         self._floor = 0
-        self._at_once = self._dropped = False
+        self._at_once = self._dropped = self._silent = False
         self._patience: asyncio.Timeout | None = None
+        self._clock = Clock("handshake", metrics.clock_doubts)
         self._too_large = 0
         self._up: bool | None = None
         self._bad: list[str] = []
@@ -141,10 +144,11 @@ class Source:
                         yield arrival
                 await self._after_drop()
             except (OSError, TimeoutError, WebSocketException) as error:
+                error = TimeoutError() if self._silent else error
                 await (self._after_drop() if self._dropped else self._back_off(error))
 
     async def _connect(self) -> ClientConnection:
-        self._dropped = False
+        self._dropped = self._silent = False
         async with asyncio.timeout(None) as self._patience:  # ended by `stop`
             if self._stopping.is_set():
                 raise TimeoutError
@@ -281,6 +285,7 @@ class Source:
             return
         self._socket = socket
         self._begin_link()
+        self._look_at_clock(socket)
         opening = self.gate.opening
         epoch = self._positions[self.host].epoch
         self._prefer_at = monotonic() + self._settings.prefer_seconds if self._index else inf
@@ -312,6 +317,10 @@ class Source:
         self._recent.clear()
         self._seen.clear()
 
+    def _look_at_clock(self, socket: ClientConnection) -> None:
+        if (ahead := skew_seconds(_header(socket.response, "Date"))) is not None:
+            self._clock.look(self.host, ahead)
+
     async def _hang_up_in_time(self) -> None:
         """Drop the connection when its opening ends."""
         while self.gate.is_open():
@@ -340,6 +349,7 @@ class Source:
                     await (await socket.ping())
             except TimeoutError:
                 if self._waiting_since == since:
+                    self._silent = True
                     socket.transport.abort()
                     return
             except ConnectionClosed:
@@ -394,7 +404,7 @@ class Source:
             self._settings.backoff_max_seconds, self._settings.backoff_seconds * 2 ** min(self._failures - 1, 16)
         )
         if isinstance(error, InvalidStatus):
-            after = error.response.headers.get("Retry-After", "")
+            after = _header(error.response, "Retry-After")
             wait = max(wait, min(float(after), 600.0) if after.isdecimal() else 0.0)
         wait *= random.uniform(1, 1.2)  # noqa: S311  (spreads clients, hides nothing)
         log.event("source_attempt", stage="source", host=self.host, wait_s=round(wait, 1), why=_why(error))
@@ -433,6 +443,11 @@ class Source:
             log.event("source_down", stage="source", host=self.host, why=why)
         self._up = False
         self._metrics.connected, self._metrics.relay_why = False, f"relay: {why}"
+
+
+def _header(response: Response | None, name: str) -> str:
+    """The first header of a name: `get` raises when a relay sends several."""
+    return next(iter(response.headers.get_all(name)), "") if response else ""
 
 
 def _why(error: Exception) -> str:

@@ -166,7 +166,9 @@ class Pool:
         except (anyio.BrokenWorkerProcess, TimeoutError) as error:
             log.event("worker_restarted", stage="worker", why=type(error).__name__, records=len(records))
             await self.start()
-        return [await self._judge_alone(judge, record, bad) for record in records]
+        found = [await self._judge_alone(judge, record, bad) for record in records]
+        log.event("worker_up", stage="worker", records=len(records))
+        return found
 
     async def _judge(self, judge: Callable[..., Any], records: Sequence[Any]) -> list[Any]:
         # A child that is busy longer than this is killed: its pipe would otherwise hold the stream for ever.

@@ -136,6 +136,8 @@ FAULTS: dict[str, Fault] = {
     "nobody's list": Fault(
         RUN, 2, NO_SUCH_HOME, settings={"authors__fetch": "true", "authors__lists": '{"a": "~nobody-at-all/x"}'}
     ),
+    "nobody's log": Fault(RUN, 2, NO_SUCH_HOME, settings={"log__file": "~nobody-at-all/x"}),
+    "nobody's log, logs": Fault(("logs", "~nobody-at-all/x"), 2, NO_SUCH_HOME),
     "nobody's backups": Fault(("backup", "~nobody-at-all/x"), 2, NO_SUCH_HOME),
     "nobody's backup": Fault(("restore", "~nobody-at-all/x"), 2, NO_SUCH_HOME),
     "nobody's export": Fault(("export", "--format", "csv", "--out", "~nobody-at-all/x"), 2, NO_SUCH_HOME),

@@ -343,7 +343,8 @@ def test_a_main_process_that_is_killed_is_started_again_and_nothing_is_lost(
 
 def test_a_stop_drains_and_leaves_no_process_of_pool_or_model(manager: UserManager) -> None:
     with sample_relay("--rate", "max") as relay:
-        service = Service(manager, "test-stopped", "run", "--relay", relay, "--model", "local", worker__processes=2)
+        service = Service(manager, "test-stopped", "run", "--relay", relay, "--model", "local", worker__processes=2,
+                          label__slots=1)  # fmt: skip
         service.change().start()
         until(lambda: service.log("model_started"), "the model to run")
         until(lambda: query(service.folder / "ledger.db", "SELECT 1 FROM label LIMIT 1"), "a first label")

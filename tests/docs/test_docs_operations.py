@@ -28,8 +28,8 @@ NO_SETTINGS = {
     "--from-local", "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
     "--counts", "--verify", "--authors",
     "--due", "--if-not-running", "--posts", "--origin",
-    "--cron", "--timer", "--systemd", "--split", "--keep-alive", "--print",
-    "--format", "--table", "--level", "--prompt", "--key-file", "--keep", "--live", "--url",
+    "--cron", "--timer", "--systemd", "--split", "--keep-alive", "--print", "--keep",
+    "--format", "--table", "--level", "--prompt", "--key-file", "--live", "--url", "--follow", "--stage", "--event",
 }  # fmt: skip
 
 OF_ITS_OWN = {("civicsky export", "--model")}

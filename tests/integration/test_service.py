@@ -138,9 +138,21 @@ def test_the_line_runs_as_cron_runs_it_and_leaves_rows_and_a_log(machine: Machin
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
     text = log.read_text(encoding="utf-8")
     assert "400 frames" in text, "standard output is there"
-    assert '"event": "started"' in text, "and standard error"
+    assert '"event": ' not in text, "what grows for ever has no log"
+    own = machine.data / "civicsky-collect.log"
+    assert '"event": "started"' in own.read_text(encoding="utf-8"), "the log has a file that is rotated"
+    assert own.stat().st_mode & 0o777 == 0o600
+    machine.config.write_text("[no]\n", encoding="utf-8")
+    assert by_cron(machine.lines()[1]).returncode == 2
+    assert "civicsky: " in log.read_text(encoding="utf-8"), "and standard error"
     ((n,),) = query(machine.data / "journal.db", "SELECT count(*) FROM post")
     assert n > 0
+
+
+def test_who_named_a_file_for_the_log_keeps_it(machine: Machine) -> None:
+    machine.config.write_text(f'{SETTINGS}[log]\nfile = "/var/log/mine.log"\n', encoding="utf-8")
+    assert machine.service("install", "--cron", "--keep-alive").code == 0
+    assert "--log-file" not in machine.lines()[1]
 
 
 def test_the_line_of_the_fetch_runs_as_cron_runs_it_and_leaves_rows_and_a_log(machine: Machine) -> None:

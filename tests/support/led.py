@@ -7,11 +7,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
+from websockets.http11 import Request, Response
 from websockets.protocol import Event, State
 from websockets.sync.server import ServerConnection, serve
 
@@ -35,6 +38,12 @@ class Led:
         self.pings = 0
         self.seq = 0
         self.ended = threading.Event()
+        self.deaf = False
+        """Whether nothing leaves it, no pong either, though the socket stands."""
+        self.clock_ahead = 0.0
+        """Seconds by which the date in its handshakes is ahead."""
+        self.refusals = 0
+        """So many handshakes more are refused, with each header twice."""
         self._out: deque[bytes | str | None] = deque()
         self._news = threading.Event()
 
@@ -90,16 +99,34 @@ class Led:
 
 
 @contextmanager
-def led_relay() -> Iterator[Led]:
-    """A running one."""
-    led = Led()
+def led_relay(before: Led | None = None) -> Iterator[Led]:
+    """A running one; or one that ran before, again at its address."""
+    led = before or Led()
+    led.ended.clear()
 
     class Counting(ServerConnection):
         def process_event(self, event: Event) -> None:
             led.pings += isinstance(event, Frame) and event.opcode is Opcode.PING
             super().process_event(event)
 
-    with serve(led.play, "127.0.0.1", 0, compression=None, ping_interval=None, create_connection=Counting) as server:
+        def send_data(self) -> None:
+            if not led.deaf:
+                super().send_data()
+
+    def shake(_connection: ServerConnection, request: Request, response: Response) -> Response | None:
+        response.headers.pop("Date", None)
+        response.headers["Date"] = formatdate(time.time() + led.clock_ahead, usegmt=True)
+        if not led.refusals:
+            return None
+        led.refusals -= 1
+        twice = [(name, value) for name in ("Retry-After", "Date") for value in ("0", "1")]
+        return Response(503, "Service Unavailable", Headers(twice), b"")
+
+    port = int(led.url.rpartition(":")[2] or 0)
+    with serve(
+        led.play, "127.0.0.1", port, compression=None, ping_interval=None, create_connection=Counting,
+        process_response=shake,
+    ) as server:  # fmt: skip
         led.url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -114,6 +141,11 @@ def led_relay() -> Iterator[Led]:
 def moment(seq: int, at: int | None = None) -> str:
     """The time of an event: `at`, or some hours ago, a second after the one before."""
     return rfc3339(NOW - 36_000_000_000 + seq * 1_000_000 if at is None else at)
+
+
+def now_moment(age_seconds: float = 0) -> int:
+    """The time of an event that happens now, or did so many seconds ago."""
+    return int((time.time() - age_seconds) * 1_000_000)
 
 
 def did_of(n: int) -> str:

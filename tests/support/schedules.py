@@ -30,6 +30,7 @@ import atproto  # type: ignore[import-untyped]  # noqa: F401  (loaded once, for 
 from civicsky import app, faults, filter as filters, worker
 from civicsky.cli import run_command
 from civicsky.model import PostOp, Verdict
+from civicsky.pulse import Pulse
 from civicsky.settings import Filter, Worker
 from support import fake_relay
 from support.command import CIVICSKY, environment, is_up
@@ -149,7 +150,7 @@ class Inline:
 
     processes = 1
 
-    def __init__(self, _settings: Worker, filtering: Filter) -> None:
+    def __init__(self, _settings: Worker, filtering: Filter, _pulse: Pulse) -> None:
         self._keep = filtering.keep
 
     async def start(self) -> None:

@@ -1,9 +1,13 @@
-import pytest
+import json
 
-from civicsky.health import Health, Look
+import pytest
+import structlog
+
+from civicsky import log
+from civicsky.health import Health, Look, _tell
 from civicsky.metrics import Metrics
 from civicsky.model import now_us
-from civicsky.settings import Health as Bounds
+from civicsky.settings import Health as Bounds, Log
 
 BOUNDS = Bounds(
     relay_seconds=120,
@@ -96,6 +100,19 @@ def test_a_quiet_relay_is_told_and_is_nothing_wrong() -> None:
         assert (look.quiet, look.conditions, look.ready) == (True, (), True)
     facts.add("frames")
     assert not one.look(600_001).quiet
+
+
+def test_a_quiet_relay_that_goes_away_was_not_heard(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure(Log(format="json"))
+    metrics = Metrics(connected=True, host="wss://relay")
+    _tell(Look(), Look(quiet=True), metrics)
+    metrics.connected = False
+    _tell(Look(quiet=True), Look(), metrics)
+    metrics.connected = True
+    _tell(Look(quiet=True), Look(), metrics)
+    told = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    structlog.reset_defaults()
+    assert told == ["source_quiet", "source_heard"]
 
 
 @pytest.mark.parametrize("fact", ["not connected", "paused"])

@@ -1,10 +1,14 @@
+import contextlib
 import json
+import os
 from collections.abc import Iterator
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 import structlog
+from hypothesis import given, strategies as st
 
 from civicsky import log
 from civicsky.log import EVENTS, EventName, configure, event
@@ -124,6 +128,84 @@ def test_lines_below_the_chosen_level_use_up_nothing(capsys: pytest.CaptureFixtu
     event("source_info")
     (line,) = written(capsys)
     assert (line["event"], "suppressed" in line) == ("source_info", False)
+
+
+def test_a_fault_that_comes_and_goes_is_no_storm_and_the_log_ends_with_what_is_true(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(log, "monotonic", lambda: now[0])
+    configure(Log(format="json"))
+    for n in range(100):
+        event("store_down", stage="store", n=n)
+        now[0] += 0.3
+        event("store_up", stage="store", n=n)
+        now[0] += 0.2
+        log.settle()
+    event("store_down", stage="store", n=100)
+    log.settle()
+    storm = written(capsys)
+    assert len(storm) == 2 * log.CHANGES_A_MINUTE
+    now[0] += 60
+    log.settle()
+    log.settle()
+    (last,) = written(capsys)
+    assert (last["event"], last["n"], last["level"], last["stage"]) == ("store_down", 100, "warning", "store")
+    assert last["suppressed"] == 90
+    assert last["timestamp"] >= storm[-1]["timestamp"]
+    event("store_up", stage="store", n=101)
+    (up,) = written(capsys)
+    assert (up["event"], up["suppressed"]) == ("store_up", 90)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["appview_down", "appview_up"]),
+            st.sampled_from(["appview", "label"]),
+            st.sampled_from([0] * 16 + [0.1, 1, 30, 61]),
+            st.booleans(),
+        ),
+        min_size=20,
+        max_size=60,
+    )
+)
+def test_however_faults_come_and_go_the_last_line_of_each_is_the_last_change(steps: list[Any]) -> None:
+    now, lines = [0.0], list[dict[str, Any]]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "monotonic", lambda: now[0])
+        patch.setattr(log, "CHANGES_A_MINUTE", 2)  # or few examples would be a storm
+        patch.setattr(log, "_StandardError", lambda: SimpleNamespace(**dict.fromkeys(LEVELS, keep)))
+
+        def keep(line: str) -> None:
+            lines.append({**json.loads(line), "now": now[0]})
+
+        configure(Log(format="json"))
+        for n, (name, stage, seconds, settles) in enumerate(steps):
+            event(name, stage=stage, n=n)
+            now[0] += seconds
+            if settles:
+                log.settle()
+        log.settle(at_once=True)
+    last = {(name.partition("_")[0], stage): n for n, (name, stage, *_) in enumerate(steps)}
+    told = {(line["event"].partition("_")[0], line["stage"]): line["n"] for line in lines}
+    assert told == last
+    assert len(lines) + sum(line.get("suppressed", 0) for line in lines) <= len(steps)
+    for line in lines:
+        same = [one for one in lines if one["event"] == line["event"] and one["stage"] == line["stage"]]
+        near = [one for one in same if line["now"] <= one["now"] < line["now"] + 60]
+        assert len(near) <= 2 * 2 + 1
+
+
+def test_a_reader_of_standard_error_that_went_away_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as gone:
+        monkeypatch.setattr("sys.stderr", gone)
+        configure(Log(format="json"))
+        event("started")
+        with contextlib.suppress(BrokenPipeError):
+            gone.close()
 
 
 # ---- hostile words ---------------------------------------------------------------------------------------------------
