@@ -145,3 +145,15 @@ def model(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     log.touch()
     with model_server(log) as url:
         yield url, log
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own with room for 1.2 MB."""
+    if os.geteuid() != 0:
+        skip("mounting needs root")
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)

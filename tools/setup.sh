@@ -98,6 +98,7 @@ case "$1" in
         checker || true
         command -v shellcheck >/dev/null || debian shellcheck || true
         command -v systemd-analyze >/dev/null || debian systemd || true
+        command -v faketime >/dev/null || debian faketime || true
         command -v dbus-daemon >/dev/null || debian dbus-daemon || true
         command -v nsenter >/dev/null || debian util-linux || true
         ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from civicsky import datadir
+from civicsky import backups, datadir
 from civicsky.app import ledger_reader, lock_soon
 from civicsky.appview import AppView
 from civicsky.beside import followed, scrub
@@ -95,6 +95,11 @@ async def erase(settings: Settings, names: Sequence[str]) -> list[Erased]:
         await journal.close()
     why = await followed(settings, folder, {name.removeprefix("at://").partition("/")[0] for name in wanted})
     return [Erased(name, n, not why, why) for name, n in counts.items()]
+
+
+def held_elsewhere(settings: Settings, names: Sequence[str]) -> list[str]:
+    """Note in backups what was erased, and say a line of each that keeps the texts."""
+    return backups.note_erased(datadir.existing(settings.data_dir), names)
 
 
 # ---- recheck ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from itertools import starmap
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import uvloop
 
-from civicsky import __version__, datadir, filter as filters, log
+from civicsky import __version__, backups, datadir, filter as filters, log
 from civicsky.appview import AppView
 from civicsky.authors import Authors, Work as AuthorsWork, read_lists
 from civicsky.collecting import collect, housekeep
@@ -49,6 +50,7 @@ from civicsky.watchdog import Watchdog
 from civicsky.worker import Pool
 
 HOUSEKEEPING_SECONDS = 60.0
+COPIES_SECONDS = 3600.0
 BRIEF_SECONDS = 600.0
 """How long a start waits for a command that will soon let go, such as one that tells the store of a backlog."""
 COMMAND_SECONDS = 120.0
@@ -279,6 +281,7 @@ async def _prepare_collect(
                     housekeep(journal, partial(ledger_reader, folder), HOUSEKEEPING_SECONDS, metrics, stop),
                     name="housekeeping",
                 ),
+                group.create_task(_tidy_copies(folder, settings.backup.upgrade_days), name="upgrade-copies"),
                 group.create_task(
                     watch(feeds, pool, told, days, settings.feeds.poll_seconds, stop, wake), name="feeds"
                 ),
@@ -297,6 +300,14 @@ async def _prepare_collect(
                 task.cancel()  # a call that hangs keeps nobody waiting; its round goes on at the next start
 
     return work
+
+
+async def _tidy_copies(folder: Path, days: float) -> None:
+    """Remove copies that upgrades left long ago, until cancelled."""
+    while True:
+        with suppress(OSError):  # it is tried again
+            backups.tidy(folder, days, datetime.now(UTC))
+        await asyncio.sleep(COPIES_SECONDS)
 
 
 async def begin_run(folder: Path, settings: Settings, journal: Journal) -> None:

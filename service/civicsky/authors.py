@@ -19,7 +19,7 @@ from civicsky.errors import BadInput, Refused, Transient, Usage
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
 from civicsky.model import AuthorRow, now_us
-from civicsky.settings import Authors as AuthorsSettings
+from civicsky.settings import Authors as AuthorsSettings, expanded
 from civicsky.sqlite import Database
 from civicsky.views import Profile
 
@@ -77,7 +77,7 @@ Lists = Mapping[str, Listed]
 
 def read_lists(files: Mapping[str, Path]) -> Lists:
     """The user's lists by their names. Raises `Usage`, which names the file and the line that cannot be used."""
-    return {name: _read_list(f"authors.lists: {name}: {path}", path.expanduser()) for name, path in files.items()}
+    return {name: _read_list(f"authors.lists: {name}: {path}", expanded(path)) for name, path in files.items()}
 
 
 def _read_list(where: str, path: Path) -> Listed:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from civicsky import __version__, datadir, log
-from civicsky.errors import EXIT_FAILED, CivicskyError, Failed, Held, Usage
+from civicsky.errors import EXIT_FAILED, FULL, CivicskyError, Failed, Held, Usage
 from civicsky.export.columns import Level
 from civicsky.model import format_time, now_us
 from civicsky.settings import Log as LogSettings, Settings, documented, effective, file_of, load
@@ -490,7 +490,9 @@ def erase(
     done = asyncio.run(amend.erase(settings, names))
     for one in done:
         print(f"{one.name}: {one.posts:,} posts erased" + ("" if one.stored else f"; the store follows: {one.why}"))
-    print("exports, reports, backups and hand-label files that you made are yours to clean")
+    for line in amend.held_elsewhere(settings, [one.name for one in done]):
+        print(line)
+    print("exports, reports and hand-label files that you made are yours to clean, and copies of backups")
     if not all(one.stored for one in done):
         raise typer.Exit(EXIT_FAILED)
 
@@ -653,6 +655,43 @@ def export(
     )
     done = asyncio.run(exported(settings, wanted, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
     print(json.dumps(done.found, indent=1) if as_json else done.text)
+
+
+@app.command()
+def backup(
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder in which each backup makes its own.")],
+    keep: Annotated[
+        int | None,
+        typer.Option("--keep", metavar="N", help="Remove all but the newest N of this directory.", min=1),
+    ] = None,
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Copy a data directory as of one moment, while the service runs or not."""
+    from civicsky.backup import as_json as for_programs, as_text, back_up  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir, "store.kind": store})
+    log.configure(settings.log)
+    done = back_up(settings, dest, keep, lambda text: print(f"civicsky: {text}", file=sys.stderr))
+    print(json.dumps(for_programs(done), indent=2) if as_json else as_text(done))
+
+
+@app.command()
+def restore(
+    backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="A folder civicsky-TIME that `backup` made.")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Make a new data directory from a backup; the service goes on with it."""
+    from civicsky.restore import as_json as for_programs, as_text, restore as restored  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir})
+    log.configure(settings.log)
+    done = restored(settings, backup)
+    print(json.dumps(for_programs(done), indent=2) if as_json else as_text(done))
 
 
 @app.command()
@@ -846,6 +885,13 @@ def run_command() -> int:
         if end.code == _INTERRUPTED:
             return _complain("ended by Ctrl-C", EXIT_FAILED)
         return end.code if isinstance(end.code, int) else EXIT_FAILED
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = error.filename or "a file"
+        return _complain(
+            f"{where}: {error.strerror}; nothing is lost: make room on the disk and start again", EXIT_FAILED
+        )
     except sqlite3.Error as error:
         return _complain(f"a database could not be read: {error}", EXIT_FAILED)
     except KeyboardInterrupt:

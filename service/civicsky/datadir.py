@@ -11,8 +11,9 @@ from pathlib import Path
 from time import sleep
 from typing import Any, Final, Literal, NamedTuple
 
-from civicsky.errors import Held, Usage
+from civicsky.errors import FULL, CivicskyError, Failed, Held, Usage
 from civicsky.model import format_time, now_us
+from civicsky.settings import expanded
 
 JOURNAL: Final = "journal.db"
 LEDGER: Final = "ledger.db"
@@ -21,8 +22,10 @@ CRON_LOG: Final = "cron.log"
 """Both outputs of what cron starts."""
 LOG: Final = "civicsky.log"
 """Where the service that cron keeps alive logs, unless the settings name another file."""
+RESTORING: Final = ".restoring"
+"""The folder in a data directory that is being restored; it goes when all is in its place."""
 
-Role = Literal["collect", "label", "fetch", "counts", "verify"]
+Role = Literal["collect", "label", "fetch", "counts", "verify", "backup"]
 Halves = Literal["both", "collect", "label"]
 """What a command runs."""
 _TRIES: Final = 4
@@ -44,9 +47,10 @@ _ESCAPED: Final = re.compile(r"\\(040|011|012|134)")
 def prepare(folder: Path) -> Path:
     """Make the data directory if need be; the absolute path.
 
-    Raises `Usage` when it cannot be written or lies on a network file system.
+    Raises `Usage` when it cannot be written, lies on a network file system or is being restored, `Failed` when its disk
+    is full.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder)
     refuse_network(folder)  # before it is touched: a network mount that hangs would hang us
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -54,19 +58,36 @@ def prepare(folder: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise Usage(
-            f"data directory {folder} cannot be written: {error.strerror}; name another with --data-dir"
-        ) from None
+        raise _unwritable(folder, error) from None
     refuse_network(folder.resolve())
+    _refuse_half_restored(folder)
     return folder
 
 
 def existing(folder: Path) -> Path:
-    """The data directory that must be there already. Raises `Usage` when it holds no journal."""
-    folder = folder.expanduser().absolute()
+    """The data directory that must be there already. Raises `Usage` when it holds no journal, or is being restored."""
+    folder = expanded(folder)
+    _refuse_half_restored(folder)
     if not (folder / JOURNAL).is_file():
         raise Usage(f"data directory {folder} holds no {JOURNAL}; name the right one with --data-dir")
     return folder
+
+
+def _unwritable(folder: Path, error: OSError) -> CivicskyError:
+    """A person must choose another place; but a full disk may have room again by itself."""
+    if error.errno in FULL:
+        return Failed(
+            f"data directory {folder}: {error.strerror}; nothing is lost: make room on the disk and start again"
+        )
+    return Usage(f"data directory {folder} cannot be written: {error.strerror}; name another with --data-dir")
+
+
+def _refuse_half_restored(folder: Path) -> None:
+    if (folder / RESTORING).exists():
+        raise Usage(
+            f"data directory {folder} is being restored, or a restore was interrupted there; "
+            "if none is at work, remove the folder and restore again"
+        )
 
 
 def refuse_network(folder: Path) -> None:
@@ -103,23 +124,35 @@ def roles_of(halves: Halves) -> tuple[Role, ...]:
 
 @contextmanager
 def locked(folder: Path, roles: tuple[Role, ...], *, brief: bool = False) -> Iterator[None]:
-    """Hold the locks of these roles. Raises `Held`, naming the holder, when another process has one.
+    """Hold the locks of these roles. Raises `Held`, naming the holder, when another process has one; as `prepare` does.
 
     The kernel lets go of a lock when its process ends, however it ends. `brief`: a service that starts meanwhile waits.
     """
     files = []
     try:
         for role in roles:
-            file = os.open(folder / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            files.append(file)
-            if not _taken(file):
-                raise _held(folder, role, os.pread(file, 500, 0).decode(errors="replace").strip())
-            os.ftruncate(file, 0)
-            os.pwrite(file, _holder(brief=brief).encode(), 0)
+            try:
+                files.append(_lock(folder, role, brief=brief))
+            except OSError as error:
+                raise _unwritable(folder, error) from None
         yield
     finally:
         for file in files:
             os.close(file)
+
+
+def _lock(folder: Path, role: Role, *, brief: bool) -> int:
+    """The file of a lock that is taken now. Raises `Held`."""
+    file = os.open(folder / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not _taken(file):
+            raise _held(folder, role, os.pread(file, 500, 0).decode(errors="replace").strip())
+        os.ftruncate(file, 0)
+        os.pwrite(file, _holder(brief=brief).encode(), 0)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
 
 
 class Holding(NamedTuple):
@@ -154,7 +187,7 @@ def running(folder: Path, roles: tuple[Role, ...]) -> Held | None:
 
     Raises `Usage` when the folder lies on a network file system.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder)
     refuse_network(folder)  # before it is touched, as in `prepare`
     for role in roles:
         found = holding(folder, role)

@@ -33,7 +33,7 @@ from civicsky.ledger import LedgerReader
 from civicsky.local import find_weights
 from civicsky.model import format_time, now_us
 from civicsky.recheck import Rechecks
-from civicsky.settings import Label as LabelSettings, Settings
+from civicsky.settings import Label as LabelSettings, Settings, expanded
 from civicsky.source import reach
 from civicsky.sqlite import Schema, defects, reading
 from civicsky.status import balance, covered, window_shown, window_told
@@ -609,7 +609,7 @@ _REMEDIES: Final[dict[Check, str]] = {
 
 async def examine(settings: Settings, *, offline: bool = False, seconds: float = DEFAULT_SECONDS) -> list[Finding]:
     """Look over everything; each check may take so many seconds. Raises nothing."""
-    context = Context(_hurried(settings, seconds / 2), settings.data_dir.expanduser().absolute())
+    context = Context(_hurried(settings, seconds / 2), expanded(settings.data_dir))
     place = await _bounded(_place, context, seconds)
     checks = [*(FOLDER if all(one.state == "ok" for one in place) else ()), *(() if offline else NETWORK)]
     parts = await asyncio.gather(*(_bounded(check, context, seconds) for check in (_versions, *checks)))
@@ -619,7 +619,7 @@ async def examine(settings: Settings, *, offline: bool = False, seconds: float =
 
 async def far_sides(settings: Settings, *, seconds: float = DEFAULT_SECONDS) -> list[Finding]:
     """Look only whether relays, model and store can be had. Raises nothing."""
-    context = Context(_hurried(settings, seconds / 2), settings.data_dir.expanduser().absolute())
+    context = Context(_hurried(settings, seconds / 2), expanded(settings.data_dir))
     parts = await asyncio.gather(*(_bounded(check, context, seconds) for check in (_relays, _model, _mongo)))
     found = [finding for part in parts for finding in part]
     if settings.store.chosen == "sqlite":

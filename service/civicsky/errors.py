@@ -1,10 +1,14 @@
 """The errors of civicsky, by what the caller does about them. Imports nothing of ours."""
 
-from typing import Any
+import errno
+from typing import Any, Final
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system says of a disk without room, or a quota that is used up."""
 
 UNREACHABLE = "unreachable"
 """Why a post has no answer when nobody could be reached, as opposed to an answer of no use."""

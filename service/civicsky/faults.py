@@ -32,12 +32,18 @@ Place = Literal[
     "store.written",
     "export.page",
     "export.name",
+    "upgrade.kept",
+    "upgrade.commit",
+    "backup.copied",
+    "restore.moved",
 ]
 """In the order of the flow. `commit` and `write` come just before, `committed` and `written` just after."""
 
 PLACES: Final = get_args(Place)
-IN_SERVICE: Final = tuple(place for place in PLACES if not place.startswith("export."))
-"""Those that the service passes."""
+IN_SERVICE: Final = tuple(
+    place for place in PLACES if place.partition(".")[0] not in {"export", "upgrade", "backup", "restore"}
+)
+"""Those that the service passes again and again."""
 How = Literal["kill", "term", "block", "hang"]
 """What happens at a place. Where a whole stage cannot hang, `hang` does nothing."""
 

@@ -25,6 +25,7 @@ from civicsky.settings import (
     ENV_PREFIX,
     SECRETS,
     Settings,
+    expanded,
     file_of,
     load,
     load_without_file,
@@ -123,7 +124,7 @@ def init(wanted: Wanted, terminal: Terminal) -> bool:
 def target(config: Path | None) -> Path:
     """The settings file to write: the one that is named, else the environment's, else the usual one."""
     folder = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
-    return (file_of(config) or folder / "civicsky" / "civicsky.toml").expanduser().absolute()
+    return expanded(file_of(config) or folder / "civicsky" / "civicsky.toml")
 
 
 def _refuse_there(*files: Path) -> None:
@@ -259,7 +260,7 @@ def _local(answer: str) -> Path:
     """A folder by its name, which is made at once: only so it is certain that it can be."""
     if not answer:
         raise Usage("a data directory is needed")
-    folder = Path(answer).expanduser().absolute()
+    folder = expanded(Path(answer))
     places.check(folder)
     return datadir.prepare(folder)
 

@@ -13,6 +13,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final, Literal, TextIO
 
+from civicsky.settings import expanded
+
 PATIENCE: Final = 1.0
 """Seconds that a thread waits for another one that writes."""
 HALVES: Final = ("both", "collect", "label")
@@ -26,7 +28,7 @@ def path_of(name: str, folder: Path, halves: Literal["both", "collect", "label"]
 
     A relative name is taken in the data directory.
     """
-    path = folder.expanduser().absolute() / Path(name).expanduser()
+    path = expanded(Path(name)) if name.startswith("~") else expanded(folder) / name
     return path if halves == "both" else path.with_name(f"{path.stem}-{halves}{path.suffix}")
 
 

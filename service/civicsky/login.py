@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import SecretStr
 
 from civicsky.errors import BadInput, Usage
-from civicsky.settings import AppView as AppViewSettings
+from civicsky.settings import AppView as AppViewSettings, expanded
 
 SESSION: Final = "session.json"
 """The session's file in the data directory."""
@@ -56,7 +56,7 @@ def credentials(settings: AppViewSettings) -> Credentials:
     """Handle and app password, from the settings, and what they lack from the file that they name. Raises `Usage`."""
     handle, password = settings.handle, settings.app_password.get_secret_value()
     if settings.credentials_file and not (handle and password):
-        told = _from_file(settings.credentials_file.expanduser())
+        told = _from_file(expanded(settings.credentials_file))
         handle, password = handle or told["handle"], password or told["app_password"]
     if not handle or not password:
         raise Usage(f"appview: a login needs a handle and an app password: {_SET}")

@@ -22,7 +22,7 @@ from civicsky import datadir, log
 from civicsky.errors import Usage
 from civicsky.logfile import HALVES, path_of
 from civicsky.model import format_time, now_us, parse_moment, parse_time
-from civicsky.settings import Settings
+from civicsky.settings import Settings, expanded
 
 STDIN: Final = "-"
 UNITS: Final = ("civicsky", "civicsky-collect", "civicsky-label")
@@ -313,7 +313,7 @@ def find(settings: Settings, file: str | None, *, follow: bool, since: int | Non
     if file == STDIN:
         return Found(stream=Stream(sys.stdin.fileno()))
     if file is not None:
-        path = Path(file).expanduser()
+        path = expanded(Path(file))
         if not path.exists() and not follow:
             raise Usage(f"{file!a} is not there; name a file, or - for standard input")
         if path.is_dir():

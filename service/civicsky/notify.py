@@ -27,7 +27,7 @@ from civicsky import __version__, pace
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, BadInput, Doubtful, Refused, Transient, Usage
 from civicsky.model import now_us
 from civicsky.notices import Notice, Who, message
-from civicsky.settings import Notify, Settings, is_loopback
+from civicsky.settings import Notify, Settings, expanded, is_loopback
 
 NONE_SET: Final = "nobody is told: set notify.url (CIVICSKY_NOTIFY__URL) or notify.command, and try again"
 _NOT_THIS: Final = frozenset({400, 413, 415, 422})
@@ -206,7 +206,7 @@ async def test(settings: Settings, say: Callable[[str], None], complain: Callabl
     """Send a test message by each way and say whether it arrived; gives the exit code. Raises `Usage` without a way."""
     if not settings.notify.chosen:
         raise Usage(NONE_SET)
-    folder, now = settings.data_dir.expanduser().absolute(), now_us()
+    folder, now = expanded(settings.data_dir), now_us()
     notice = Notice("test", "test", "", now, now)
     told = message(notice, who(settings.notify, folder, "notify"), secrets.token_hex(8))
     codes = [EXIT_DONE]

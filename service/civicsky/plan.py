@@ -23,7 +23,7 @@ from civicsky.model import Asked, Spend, format_time, now_us
 from civicsky.prompt import MAX_REASON_CHARS, Message, Way, messages, response_format, word_messages
 from civicsky.record import readable
 from civicsky.sample import HOUR_US
-from civicsky.settings import Label, Price, Settings
+from civicsky.settings import Label, Price, Settings, expanded
 from civicsky.task import Task, load_tasks
 from civicsky.traffic import (
     MIN_HELD_US,
@@ -384,7 +384,7 @@ def _parts(task: Task, settings: Settings, posts: Sequence[dict[str, Any]]) -> f
 
 
 async def _found(settings: Settings) -> Found:
-    folder = settings.data_dir.expanduser().absolute()
+    folder = expanded(settings.data_dir)
     traffic = assumed_traffic(only_english=settings.filter.keep == "english")
     found = Found(traffic, {}, None, None, ON_SAMPLE, [], from_journal=False)
     if (folder / datadir.JOURNAL).is_file():

@@ -18,7 +18,7 @@ from civicsky.crontab import KINDS, Kind, line, merged
 from civicsky.errors import EXIT_USAGE, Failed, Usage
 from civicsky.model import now_us
 from civicsky.schedule import NO_TIME, last_due
-from civicsky.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings, secrets
+from civicsky.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings, expanded, secrets
 from civicsky.units import Say, managed, ran
 
 KEEP_ALIVE: Final = "*/5 * * * *"
@@ -61,9 +61,7 @@ def place_of(settings: Settings, config: Path | None) -> Place:
     found = str(beside) if beside.is_file() else shutil.which("civicsky")
     if found is None:
         raise Usage(f"there is no command civicsky beside {sys.executable}, nor in PATH; install the package")
-    return Place(
-        settings, Path(found).absolute(), config and config.absolute(), settings.data_dir.expanduser().absolute()
-    )
+    return Place(settings, Path(found).absolute(), config and config.absolute(), expanded(settings.data_dir))
 
 
 # ---- cron ------------------------------------------------------------------------------------------------------------
@@ -252,7 +250,8 @@ def credentials(name: str) -> dict[str, str]:
 
     Raises `Usage` when others can read one.
     """
-    there = {one: _CREDENTIALS.expanduser() / one for one in secrets() if (_CREDENTIALS.expanduser() / one).is_file()}
+    folder = expanded(_CREDENTIALS)
+    there = {one: folder / one for one in secrets() if (folder / one).is_file()}
     if not there or units.version() < unit.CREDENTIALS_SINCE:
         return {}
     for file in there.values():

@@ -532,6 +532,14 @@ class Authors(Group):
     their posts, or leave them out."""
 
 
+class Backup(Group):
+    """What civicsky itself leaves beside a database before it brings it up to a new format."""
+
+    upgrade_days: float = Field(14, gt=0)
+    """Days after which such a copy is removed: long enough to see that all is well, and short, since it holds texts
+    that their authors delete meanwhile."""
+
+
 class Log(Group):
     """The log, on standard error or in a file."""
 
@@ -744,6 +752,7 @@ class Settings(BaseSettings):
     appview: AppView = AppView()
     feeds: Feeds = Feeds()
     authors: Authors = Authors()
+    backup: Backup = Backup()
     log: Log = Log()
     health: Health = Health()
     notify: Notify = Notify()
@@ -763,6 +772,14 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
+def expanded(path: Path) -> Path:
+    """A path without a `~`, absolute. Raises `Usage` when nobody knows the home that is meant."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise Usage(f"{path}: there is no such home folder here; write the path in full, without ~") from None
+
+
 def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
     """Read file, environment and flags. `flags` maps dotted names ("source.relays") to values; None means not given.
 
@@ -780,8 +797,10 @@ def _loaded(file: Path | None, flags: Mapping[str, Any] | None) -> Settings:
     _check_environment()
     values = _with_credentials(_with_secrets(_read_file(file), file) if file else {})
     try:
-        settings = Settings(**values)
-        return _with_flags(settings, flags or {})
+        settings = _with_flags(Settings(**values), flags or {})
+        if settings.data_dir.parts[:1] and settings.data_dir.parts[0].startswith("~"):
+            settings = settings.model_copy(update={"data_dir": expanded(settings.data_dir)})
+        return settings  # noqa: TRY300  (no error is expected of it alone)
     except SettingsError:
         raise Usage(_explain_no_json()) from None
     except ValidationError as error:

@@ -1,19 +1,23 @@
-"""How our SQLite files are opened, written and read; the one home of aiosqlite.
+"""How our SQLite files are opened, written, read and brought up; the one home of aiosqlite.
 
 Each file has one frequent writer. Write-ahead log; `secure_delete`, so that a deleted text cannot be read from the
 file's free pages; incremental vacuum, so that pruning can give space back.
+
+Before a file of an earlier format is brought up, a copy of it is left in the folder `upgrades/` beside it.
 """
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Literal, NamedTuple
 
 import aiosqlite
 
-from civicsky import faults
+from civicsky import copies, faults, log
 from civicsky.errors import Failed, Usage
 
 Connection = aiosqlite.Connection
@@ -21,6 +25,11 @@ _KEYS_A_QUERY: Final = 500
 _BUSY_TIMEOUT: Final = "PRAGMA busy_timeout=30000"
 _BEFORE: Final[dict[str, faults.Place]] = {"journal": "journal.commit", "ledger": "ledger.commit"}
 _AFTER: Final[dict[str, faults.Place]] = {"journal": "journal.committed", "ledger": "ledger.committed"}
+UPGRADES: Final = "upgrades"
+"""The folder, beside a database, of what it was before it was brought up."""
+UPGRADE_STAMP: Final = "%Y%m%dT%H%M%SZ"
+_MARGIN: Final = 1_000_000
+"""Bytes beside the pages themselves, for the log's frames and what else is written meanwhile."""
 
 
 class Schema(NamedTuple):
@@ -105,7 +114,8 @@ class Database:
 async def open_writer(path: Path, schema: Schema, *, synchronous: Literal["NORMAL", "FULL"]) -> Database:
     """Open a database for writing, making or upgrading its tables.
 
-    Raises `Usage` when it belongs to a newer civicsky, `Failed` when it is damaged or is something else.
+    Raises `Usage` when it belongs to a newer civicsky, `Failed` when it is damaged or is something else, or when there
+    is no room to bring it up.
     """
     with _translated(path):
         connection = await aiosqlite.connect(path, isolation_level=None)
@@ -116,7 +126,8 @@ async def open_writer(path: Path, schema: Schema, *, synchronous: Literal["NORMA
             await connection.execute("PRAGMA journal_mode=WAL")
             await connection.execute(f"PRAGMA synchronous={synchronous}")
             await _prepare(connection)
-            await _upgrade(connection, schema, version)
+            if version < len(schema.steps):
+                await _upgrade(connection, path, schema)
         except BaseException:
             await connection.close()
             raise
@@ -199,8 +210,10 @@ def explain(error: sqlite3.Error, path: Path) -> Failed | Usage:
         return Failed(f"{path}: {text}; nothing is lost: make room on the disk and start again")
     if "malformed" in text or "not a database" in text:
         return Failed(f"{path} is damaged ({text}); restore a backup or move the file away, and start again")
-    if "unable to open" in text:
-        return Usage(f"{path} cannot be opened; look at the folder and its permissions, or name another --data-dir")
+    if "unable to open" in text or "readonly" in text:
+        return Usage(
+            f"{path} cannot be opened ({text}); look at the folder and its permissions, or name another --data-dir"
+        )
     return Failed(f"{path}: {text}")
 
 
@@ -222,10 +235,66 @@ async def _version(connection: Connection, path: Path, schema: Schema) -> int:
     return int(version)
 
 
-async def _upgrade(connection: Connection, schema: Schema, version: int) -> None:
-    for number in range(version, len(schema.steps)):
-        # executescript commits first, so the transaction is part of the script.
-        await connection.executescript(
-            f"BEGIN IMMEDIATE;{schema.steps[number]};"
-            f"PRAGMA application_id={schema.application_id};PRAGMA user_version={number + 1};COMMIT"
-        )
+async def _upgrade(connection: Connection, path: Path, schema: Schema) -> None:
+    """Make the tables, or bring them up: all steps in one transaction, and before them a copy of what was there."""
+    began = monotonic()
+    await connection.execute("BEGIN IMMEDIATE")
+    try:
+        ((version,),) = await rows(connection, "PRAGMA user_version")  # somebody may have been faster
+        if version:
+            log.event("upgrading", file=path.name, was=version, to=len(schema.steps), mb=await _megabytes(connection))
+            kept = await asyncio.to_thread(_keep, path, version)
+            faults.point("upgrade.kept")
+        for step in schema.steps[version:]:
+            for statement in _statements(step):
+                await connection.execute(statement)
+        await connection.execute(f"PRAGMA application_id={schema.application_id}")
+        await connection.execute(f"PRAGMA user_version={len(schema.steps)}")
+        if version:
+            faults.point("upgrade.commit")
+        await connection.execute("COMMIT")
+    except BaseException:
+        await connection.rollback()
+        raise
+    if version:
+        seconds = round(monotonic() - began, 1)
+        log.event("upgraded", file=path.name, was=version, to=len(schema.steps), seconds=seconds, kept=str(kept))
+
+
+async def _megabytes(connection: Connection) -> float:
+    ((pages,),), ((size,),) = [await rows(connection, f"PRAGMA {name}") for name in ("page_count", "page_size")]
+    return round(float(pages * size / 1e6), 1)
+
+
+def _keep(path: Path, version: int) -> Path:
+    """Leave a copy of a database as it is, in the place of an earlier one of the same format; nobody writes meanwhile.
+
+    Raises `Failed` when there is no room for it, and for the upgrade, which may write every page once more.
+    """
+    folder, name = path.parent / UPGRADES, f"{path.stem}-v{version}-"
+    kept = folder / f"{name}{datetime.now(UTC):{UPGRADE_STAMP}}.db"
+    half = folder / f".{path.stem}.half"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        half.unlink(missing_ok=True)  # of a start that was killed
+        with closing(copies.reading(path)) as source:
+            copies.want_room(folder, 2 * copies.size_of(source) + _MARGIN, f"to bring up {path} and keep a copy of it")
+            copies.write(source, half, lambda _done, _total: None)
+        half.replace(kept)
+        copies.synced(folder)
+        for former in folder.glob(f"{name}*.db"):
+            if former != kept:
+                former.unlink()
+    except OSError as error:
+        raise Failed(f"{error.filename or folder}: {error.strerror}; {path} was not brought up: mend it") from None
+    return kept
+
+
+def _statements(step: str) -> Iterator[str]:
+    """One after the other: a script would commit what is under way. A trigger is one, with all that it does."""
+    statement = ""
+    for part in step.split(";"):
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

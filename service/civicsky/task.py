@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from civicsky.errors import Usage
 from civicsky.model import FieldLabel
+from civicsky.settings import expanded
 
 CONTEXT_PARTS: Final = ("quote", "root", "parent")
 """What may stand around a post: the placeholders of `context_format`."""
@@ -349,7 +350,7 @@ def file_hash(text: str) -> str:
 
 def _read(file: Path) -> tuple[Task, str]:
     try:
-        text = file.expanduser().read_text(encoding="utf-8")
+        text = expanded(file).read_text(encoding="utf-8")
         return Task.model_validate(tomllib.loads(text)), text
     except OSError as error:
         raise Usage(f"task file {file}: {error.strerror}; name a task file that is there and can be read") from None

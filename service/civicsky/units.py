@@ -9,13 +9,14 @@ from pathlib import Path
 
 from civicsky import unit
 from civicsky.errors import Usage
+from civicsky.settings import expanded
 
 Say = Callable[[str], None]
 
 
 def folder() -> Path:
     """Where the user's units are."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser().absolute() / "systemd" / "user"
+    return expanded(Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config")) / "systemd" / "user"
 
 
 def refuse_foreign(files: Iterable[Path], data_dir: Path | None = None) -> None:

@@ -1,14 +1,19 @@
 """Databases that earlier versions left behind are taken up where they were."""
 
+import asyncio
 import gzip
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from civicsky import ledger, sqlite, store, tables
 from support.appview_server import appview_server
-from support.command import LAST_SEQ, end_when, query, run, start
+from support.command import LAST_SEQ, Ended, end_when, query, run, start
 from support.led import led_relay
 from support.shown import english_posts, feed_uri
 
@@ -65,6 +70,109 @@ def test_databases_of_an_earlier_version_are_taken_up_and_end_as_a_fresh_run_doe
     after = json.loads(run("status", "--json", "--data-dir", old).out)
     assert after["balances"][1]["outcomes"]["stale"] > 200, "what the other relay repeats is recognised"
     assert all(balance["closes"] for balance in after["balances"])
+
+
+# ---- what they were stays beside them --------------------------------------------------------------------------------
+
+SCHEMAS = {"journal.db": tables.SCHEMA, "ledger.db": ledger.SCHEMA, "posts.db": store.SCHEMA}
+
+
+def brought_up(old: Path, model: tuple[str, Path], **settings: Any) -> Ended:
+    """The labelling half opens all three files."""
+    return run("label", "--drain", "--data-dir", old, "--model-url", model[0], "--model", "mock", **settings)
+
+
+def kept(folder: Path) -> dict[str, Path]:
+    """The copies that were left, by the name of their file."""
+    found = sorted(folder.glob("upgrades/*"))
+    assert found, "none is there"
+    assert len({path.name.partition("-")[0] for path in found}) == len(found), "one of each"
+    return {path.name.partition("-")[0] + ".db": path for path in found}
+
+
+def content(file: Path) -> list[str]:
+    """All tables and rows."""
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
+        return list(db.iterdump())
+
+
+def formats(folder: Path) -> dict[str, int]:
+    return {name: query(folder / name, "PRAGMA user_version")[0][0] for name in SCHEMAS}
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
+async def test_before_a_database_is_brought_up_a_copy_that_the_earlier_version_can_go_on_with_is_left_beside(
+    version: Path, model: tuple[str, Path], tmp_path: Path
+) -> None:
+    old, untouched = left_behind(version, tmp_path / "old"), left_behind(version, tmp_path / "untouched")
+    was = formats(untouched)
+    ended = await asyncio.to_thread(brought_up, old, model)
+    assert ended.code == 0, ended.err
+    assert formats(old) == {name: len(schema.steps) for name, schema in SCHEMAS.items()}
+    left = kept(old)
+    assert left.keys() == SCHEMAS.keys()
+    for name, copy in left.items():
+        assert copy.stat().st_mode & 0o777 == 0o600
+        assert content(copy) == content(untouched / name)
+        earlier = SCHEMAS[name]._replace(steps=SCHEMAS[name].steps[: was[name]])
+        async with sqlite.reading(copy, earlier) as database:
+            assert await sqlite.defects(database, thorough=True) == []
+    told = [event for line in ended.err.splitlines() if (event := json.loads(line))["event"].startswith("upgrad")]
+    for name, schema in SCHEMAS.items():
+        begun, done = [event for event in told if event["file"] == name]
+        assert (begun["event"], done["event"]) == ("upgrading", "upgraded")
+        assert (begun["was"], begun["to"], begun["mb"] > 0) == (was[name], len(schema.steps), True)
+        assert (done["kept"], done["seconds"] >= 0) == (str(left[name]), True)
+    again = await asyncio.to_thread(brought_up, old, model)
+    assert "upgrad" not in again.err
+    assert kept(old) == left
+
+
+@pytest.mark.parametrize("fault", [f"upgrade.{place}:{n}" for place in ("commit", "kept") for n in (1, 2, 3)])
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
+def test_an_upgrade_that_is_killed_is_done_by_the_next_start(
+    version: Path, fault: str, model: tuple[str, Path], tmp_path: Path
+) -> None:
+    old, untouched = left_behind(version, tmp_path / "old"), left_behind(version, tmp_path / "untouched")
+    assert brought_up(old, model, fault=fault).code == -9
+    n = int(fault.rpartition(":")[2])
+    assert sum(formats(old)[name] > 1 for name in SCHEMAS) == n - 1, "the one that was under way is as it was"
+    ended = brought_up(old, model)
+    assert ended.code == 0, ended.err
+    assert formats(old) == {name: len(schema.steps) for name, schema in SCHEMAS.items()}
+    assert {name: content(copy) for name, copy in kept(old).items()} == {
+        name: content(untouched / name) for name in SCHEMAS
+    }
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
+def test_without_room_for_the_copy_it_is_not_brought_up(version: Path, small_disk: Path, tmp_path: Path) -> None:
+    old = small_disk / "old"
+    old.mkdir()
+    shutil.copy(left_behind(version, tmp_path / "old") / "journal.db", old)
+    ended = run("collect", "--data-dir", old, "--relay", "ws://127.0.0.1:1")
+    assert ended.code == 1
+    (line,) = [line for line in ended.err.splitlines() if not line.startswith("{")]
+    assert f"to bring up {old}/journal.db and keep a copy of it needs " in line
+    assert " MB free; nothing was changed: make room" in line
+    assert query(old / "journal.db", "PRAGMA user_version") == [(1,)]
+    assert list(old.glob("upgrades/*")) == []
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
+def test_the_copies_go_after_some_days_and_erase_names_those_that_are_there(version: Path, tmp_path: Path) -> None:
+    old = left_behind(version, tmp_path / "old")
+    assert run("erase", "did:plc:nobody", "--data-dir", old).code == 0
+    (copy,) = (old / "upgrades").glob("journal-*")
+    assert f"copy before an upgrade {copy}: " in run("erase", "did:plc:nobody", "--data-dir", old).out
+    former = copy.rename(copy.with_name("journal-v1-20260101T000000Z.db"))
+    newer = copy.with_name("ledger-v1-20991231T000000Z.db")
+    newer.touch()
+    with led_relay() as relay:
+        process = start("collect", "--data-dir", old, "--relay", relay.url)
+        ended = end_when(process, lambda: not former.exists(), "the old copy to go")
+    assert ended.code == 0, ended.err
+    assert newer.exists()
 
 
 # ---- whatever runs first brings them up, be it one half or a command alone -------------------------------------------

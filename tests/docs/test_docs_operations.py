@@ -8,6 +8,7 @@ import typer
 
 from civicsky import datadir, errors
 from civicsky.app import minute_line
+from civicsky.backups import NOTES
 from civicsky.cli import app
 from civicsky.health import MEANINGS
 from civicsky.log import EVENTS
@@ -17,6 +18,7 @@ from civicsky.notices import ABOUT, Kind, Notice, Who, message as message_of
 from civicsky.notify import bare_environment
 from civicsky.outbox import file_of
 from civicsky.settings import documented
+from civicsky.sqlite import UPGRADES
 from docs.pages import ROOT, anchor, named, page, quoted, rows, section
 
 OPERATIONS = "docs/operations.md"
@@ -26,7 +28,7 @@ NO_SETTINGS = {
     "--from-local", "--again", "--task", "--since", "--until", "--where", "--out", "--way", "--field", "--gold", "--by",
     "--counts", "--verify", "--authors",
     "--due", "--if-not-running", "--posts", "--origin",
-    "--cron", "--timer", "--systemd", "--split", "--keep-alive", "--print",
+    "--cron", "--timer", "--systemd", "--split", "--keep-alive", "--print", "--keep",
     "--format", "--table", "--level", "--prompt", "--key-file", "--live", "--url", "--follow", "--stage", "--event",
     "--yes", "--force",
 }  # fmt: skip
@@ -125,7 +127,18 @@ def test_every_message_with_a_remedy_is_one_that_we_give() -> None:
 
 def test_every_file_of_the_data_directory_is_told() -> None:
     told = quoted(section(OPERATIONS, "Files"))
-    for file in (datadir.JOURNAL, datadir.LEDGER, datadir.POSTS, "collect.lock", "label.lock", "fetch.lock", SESSION):
+    for file in (
+        datadir.JOURNAL,
+        datadir.LEDGER,
+        datadir.POSTS,
+        "collect.lock",
+        "label.lock",
+        "fetch.lock",
+        "backup.lock",
+        SESSION,
+        NOTES,
+        f"{UPGRADES}/",
+    ):
         assert file in told
     assert {file_of("collect"), file_of("label")} <= set(told)
 

@@ -579,7 +579,7 @@ def test_a_command_that_names_no_program_is_refused(words: tuple[str, ...]) -> N
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
     groups = [type(group) for _, group in civicsky.settings._groups()]
-    assert len(groups) == 19
+    assert len(groups) == 20
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)
         assert (group.__doc__ or "").endswith(".")

@@ -28,7 +28,7 @@ from civicsky.export.methods import METHODS, methods_text
 from civicsky.export.pseudonyms import KEY, Pseudonyms, pseudonyms
 from civicsky.export.writers import Writer, whole_folder
 from civicsky.model import now_us, parse_moment, parse_time
-from civicsky.settings import Settings
+from civicsky.settings import Settings, expanded
 from civicsky.store import Collection, Store, open_existing
 from civicsky.task import Task, file_hash, load_tasks
 
@@ -86,7 +86,7 @@ async def export(settings: Settings, wanted: Wanted, say: Callable[[str], None])
     """
     since, until = _checked(wanted)
     writers.check(wanted.form)
-    out = (wanted.out or Path(f"export-{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}")).expanduser().absolute()
+    out = expanded(wanted.out or Path(f"export-{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}"))
     for part in writers.leftovers(out.parent):
         say(f"{part} was left by an export that was killed; nobody needs it: remove it")
     own = {task.name: (task, file_hash(text)) for task, text in load_tasks(settings.label.tasks)}
