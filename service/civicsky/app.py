@@ -35,6 +35,7 @@ from civicsky.local import JSON_TOKENS, WORD_TOKENS, LocalServer, find_weights, 
 from civicsky.logfile import path_of
 from civicsky.metrics import Metrics
 from civicsky.model import Spend, format_time, now_us
+from civicsky.notify.telling import Notifier, telling
 from civicsky.prompt import prompt_hash
 from civicsky.recheck import Rechecks, recheck
 from civicsky.rounds import Rounds
@@ -43,10 +44,9 @@ from civicsky.settings import Label, Settings, effective
 from civicsky.source import Source
 from civicsky.status import unbalanced
 from civicsky.store import Collection, Store, open_store
-from civicsky.systemd import Manager
 from civicsky.task import Task, load_tasks
-from civicsky.telling import Notifier, telling
-from civicsky.watchdog import Watchdog
+from civicsky.watch.systemd import Manager
+from civicsky.watch.watchdog import Watchdog
 from civicsky.worker import Pool
 
 HOUSEKEEPING_SECONDS = 60.0
@@ -224,8 +224,8 @@ async def _prepare_http(stack: AsyncExitStack, settings: Settings, metrics: Metr
     """Answer over HTTP from now on, if the settings say where: also while databases are opened, and to the end."""
     if not settings.http.listen:
         return Beside()
-    from civicsky import web  # noqa: PLC0415  (whoever serves nothing does without: 4 MB)
-    from civicsky.monitor import Monitor  # noqa: PLC0415
+    from civicsky.watch import web  # noqa: PLC0415  (whoever serves nothing does without: 4 MB)
+    from civicsky.watch.monitor import Monitor  # noqa: PLC0415
 
     monitor = Monitor(settings, metrics, lambda: stop.why, metrics.pulse.stuck)
     answers = web.Answers(monitor.stuck, monitor.readiness, monitor.exposition)

@@ -93,7 +93,7 @@ def init(
     ] = None,
 ) -> None:
     """Ask for what is needed, write a settings file, and try it out."""
-    from civicsky.init import Wanted, init as begun  # noqa: PLC0415
+    from civicsky.setup.init import Wanted, init as begun  # noqa: PLC0415
 
     log.configure(LogSettings())
     if not begun(Wanted(config, data_dir, relay, store, model_url, model, yes, offline, force), _Terminal()):
@@ -226,7 +226,7 @@ def health(
     config: Config = None,
 ) -> None:
     """Ask the running service whether it is ready."""
-    from civicsky.probe import probe  # noqa: PLC0415
+    from civicsky.watch.probe import probe  # noqa: PLC0415
 
     found = probe(load(config).http, url, live=live)
     print(found.line)
@@ -310,7 +310,7 @@ def logs(
 @app.command()
 def notify(data_dir: DataDir = None, config: Config = None) -> None:
     """Send a test message, and tell whether it arrived."""
-    from civicsky.notify import test  # noqa: PLC0415
+    from civicsky.notify.ways import test  # noqa: PLC0415
 
     settings = load(config, {"data_dir": data_dir})
     log.configure(settings.log)
@@ -751,7 +751,7 @@ def service_install(
     config: Config = None,
 ) -> None:
     """Have the machine start the service, and the daily fetch at the time of the settings."""
-    from civicsky import service as installed  # noqa: PLC0415
+    from civicsky.setup import service as installed  # noqa: PLC0415
 
     installed.check_wanted(cron=cron, timer=timer, systemd=systemd, keep_alive=keep_alive, split=split)
     place = installed.place_of(load(config, {"data_dir": data_dir}), file_of(config))
@@ -772,7 +772,7 @@ def service_uninstall(
     config: Config = None,
 ) -> None:
     """Take out what `install` wrote for a data directory, and nothing else."""
-    from civicsky import service as installed  # noqa: PLC0415
+    from civicsky.setup import service as installed  # noqa: PLC0415
 
     installed.check_wanted(cron=cron, timer=timer, systemd=systemd)
     place = installed.place_of(load(config, {"data_dir": data_dir}), file_of(config))

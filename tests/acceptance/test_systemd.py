@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from acceptance.test_kill import POSTS, is_gone, outcomes
-from civicsky import unit
 from civicsky.datadir import locked
+from civicsky.setup import unit
 from conftest import skip
 from support.command import CIVICSKY, LAST_SEQ, Ended, cursor, query, sample_relay, tell, until
 from support.user_manager import UserManager, user_manager, why_not

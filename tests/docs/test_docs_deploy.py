@@ -12,11 +12,11 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from civicsky import unit
 from civicsky.errors import EXIT_USAGE
 from civicsky.schedule import last_due
 from civicsky.settings import Settings, documented, load, secrets
-from civicsky.watchdog import PATIENCE
+from civicsky.setup import unit
+from civicsky.watch.watchdog import PATIENCE
 from conftest import skip
 from docs.pages import ROOT, page
 

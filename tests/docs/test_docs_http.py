@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from civicsky.scrape import CONFIGURED, MEASURES
+from civicsky.watch.scrape import CONFIGURED, MEASURES
 from docs.pages import ROOT, named, page, quoted, rows, section
 from support.promtool import promtool
 

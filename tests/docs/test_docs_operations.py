@@ -14,9 +14,9 @@ from civicsky.health import MEANINGS
 from civicsky.log import EVENTS
 from civicsky.login import SESSION
 from civicsky.metrics import Metrics
-from civicsky.notices import ABOUT, Kind, Notice, Who, message as message_of
-from civicsky.notify import bare_environment
-from civicsky.outbox import file_of
+from civicsky.notify.notices import ABOUT, Kind, Notice, Who, message as message_of
+from civicsky.notify.outbox import file_of
+from civicsky.notify.ways import bare_environment
 from civicsky.settings import documented
 from civicsky.sqlite import UPGRADES
 from docs.pages import ROOT, anchor, named, page, quoted, rows, section

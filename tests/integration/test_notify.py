@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
-from civicsky import outbox
 from civicsky.errors import BadInput, Doubtful, Refused, Transient
 from civicsky.model import now_us
-from civicsky.notices import Notice, Seen, Who, message
-from civicsky.notify import Command, Webhook
-from civicsky.outbox import Delivery, State, Way
+from civicsky.notify import outbox
+from civicsky.notify.notices import Notice, Seen, Who, message
+from civicsky.notify.outbox import Delivery, State, Way
+from civicsky.notify.ways import Command, Webhook
 from civicsky.settings import Notify
 from support.webhook import HUGE, Webhook as Server, webhook
 

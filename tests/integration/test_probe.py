@@ -7,10 +7,10 @@ from threading import Thread
 
 import pytest
 
-from civicsky import probe as probes
 from civicsky.errors import Usage
-from civicsky.probe import probe
 from civicsky.settings import Http
+from civicsky.watch import probe as probes
+from civicsky.watch.probe import probe
 
 
 @contextmanager

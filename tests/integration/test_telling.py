@@ -10,8 +10,8 @@ from civicsky.errors import Failed, Held, Refused
 from civicsky.health import Condition, Look
 from civicsky.metrics import Metrics
 from civicsky.model import Gap, GapCause, now_us
+from civicsky.notify.telling import telling
 from civicsky.settings import Limits, Notify, Settings
-from civicsky.telling import telling
 
 SECOND = 1_000_000
 

@@ -16,8 +16,8 @@ from civicsky.health import Condition, Look
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.pulse import Pulse
-from civicsky.systemd import Manager, status
-from civicsky.watchdog import Watchdog
+from civicsky.watch.systemd import Manager, status
+from civicsky.watch.watchdog import Watchdog
 from support.command import CIVICSKY, cursor, environment, finish, start, until
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from civicsky import web
 from civicsky.errors import Usage
 from civicsky.settings import Http
+from civicsky.watch import web
 
 TOKEN = "a-token-of-some-length"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from civicsky.crontab import KINDS, MAX_COMMAND_BYTES, Kind, kind_of, line, merged
 from civicsky.errors import Usage
+from civicsky.setup.crontab import KINDS, MAX_COMMAND_BYTES, Kind, kind_of, line, merged
 
 DATA = Path("/data")
 FETCH = line("fetch", "15 * * * *", ["/bin/civicsky", "fetch"], DATA, DATA / "cron.log")

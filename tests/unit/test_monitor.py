@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from civicsky import monitor as monitors
 from civicsky.health import Condition, Look
 from civicsky.metrics import Metrics
-from civicsky.monitor import Monitor, resident
 from civicsky.settings import Settings, load
+from civicsky.watch import monitor as monitors
+from civicsky.watch.monitor import Monitor, resident
 
 DOWN = Condition("relay_down", "relay: no answer\x1b[2J in time", 130.0, 120.0)
 WARMING = Condition("model_down", "the model is down", 5.0, 600.0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from civicsky.health import MEANINGS
-from civicsky.notices import ABOUT, Book, Kind, Notice, Seen, Who, message
+from civicsky.notify.notices import ABOUT, Book, Kind, Notice, Seen, Who, message
 from civicsky.settings import Notify
 
 SECOND = 1_000_000

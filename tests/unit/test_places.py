@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from civicsky import places
 from civicsky.errors import Usage
-from civicsky.places import candidates, check
+from civicsky.setup import places
+from civicsky.setup.places import candidates, check
 
 FAR = "nfs4"
 

@@ -4,9 +4,9 @@ from typing import get_args
 
 import pytest
 
-from civicsky import scrape
 from civicsky.model import FrameOutcome
-from civicsky.scrape import MEASURES, STALL_SECONDS, Stalls, exposition
+from civicsky.watch import scrape
+from civicsky.watch.scrape import MEASURES, STALL_SECONDS, Stalls, exposition
 from support.promtool import promtool
 
 

@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from civicsky import unit
 from civicsky.errors import Usage
 from civicsky.settings import expanded
+from civicsky.setup import unit
 
 Say = Callable[[str], None]
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
-from civicsky import datadir, log, places
+from civicsky import datadir, log
 from civicsky.errors import CivicskyError, Failed, Usage
 from civicsky.model import format_time, now_us
 from civicsky.settings import (
@@ -31,7 +31,8 @@ from civicsky.settings import (
     load_without_file,
     secrets_file,
 )
-from civicsky.settings_file import secrets_text, settings_text
+from civicsky.setup import places
+from civicsky.setup.settings_file import secrets_text, settings_text
 from civicsky.store import MongoStore
 
 NONE: Final = "none"

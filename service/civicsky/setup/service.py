@@ -13,13 +13,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from civicsky import datadir, unit, units
-from civicsky.crontab import KINDS, Kind, line, merged
+from civicsky import datadir
 from civicsky.errors import EXIT_USAGE, Failed, Usage
 from civicsky.model import now_us
 from civicsky.schedule import NO_TIME, last_due
 from civicsky.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings, expanded, secrets
-from civicsky.units import Say, managed, ran
+from civicsky.setup import unit, units
+from civicsky.setup.crontab import KINDS, Kind, line, merged
+from civicsky.setup.units import Say, managed, ran
 
 KEEP_ALIVE: Final = "*/5 * * * *"
 _FLAGS: Final = frozenset({CONFIG_VARIABLE, "CIVICSKY_DATA_DIR"})

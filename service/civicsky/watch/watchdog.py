@@ -23,7 +23,7 @@ from civicsky.errors import EXIT_FAILED
 from civicsky.health import Look
 from civicsky.lifecycle import Every, Stop, happened
 from civicsky.metrics import Metrics
-from civicsky.systemd import Manager, extended, status
+from civicsky.watch.systemd import Manager, extended, status
 
 PATIENCE: Final = 180.0
 """Seconds of silence after which we end ourselves, where no manager says how many: as in the units that ship."""

@@ -26,7 +26,7 @@ import httpx
 from civicsky import __version__, pace
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, BadInput, Doubtful, Refused, Transient, Usage
 from civicsky.model import now_us
-from civicsky.notices import Notice, Who, message
+from civicsky.notify.notices import Notice, Who, message
 from civicsky.settings import Notify, Settings, expanded, is_loopback
 
 NONE_SET: Final = "nobody is told: set notify.url (CIVICSKY_NOTIFY__URL) or notify.command, and try again"

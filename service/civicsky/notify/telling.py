@@ -16,9 +16,9 @@ from civicsky.errors import CivicskyError, Held, first_of
 from civicsky.health import Look
 from civicsky.metrics import Metrics
 from civicsky.model import Gap, now_us
-from civicsky.notices import Notice, Seen, message
-from civicsky.notify import ways_of, who
-from civicsky.outbox import Delivery, State, Way, file_of
+from civicsky.notify.notices import Notice, Seen, message
+from civicsky.notify.outbox import Delivery, State, Way, file_of
+from civicsky.notify.ways import ways_of, who
 from civicsky.settings import Settings
 
 LAST_SECONDS: Final = 5.0

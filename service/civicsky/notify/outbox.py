@@ -21,7 +21,7 @@ from civicsky import log
 from civicsky.errors import BadInput, Doubtful, Refused, Transient
 from civicsky.lifecycle import happened
 from civicsky.model import now_us
-from civicsky.notices import Book
+from civicsky.notify.notices import Book
 
 KEPT_SECONDS: Final = 24 * 3600
 """A message that could not be sent for so long is given up."""

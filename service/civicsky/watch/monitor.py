@@ -14,12 +14,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, get_args
 
-from civicsky import __version__, filter as filters, log, scrape
+from civicsky import __version__, filter as filters, log
 from civicsky.health import Condition, Look
 from civicsky.metrics import Metrics
 from civicsky.model import BadReason, PostOutcome, RejectReason, format_time
-from civicsky.scrape import CONTENT_TYPE, ProcessKind, Samples, Stalls, exposition
 from civicsky.settings import Settings
+from civicsky.watch import scrape
+from civicsky.watch.scrape import CONTENT_TYPE, ProcessKind, Samples, Stalls, exposition
 
 FRESH_SECONDS: Final = 1.0
 STALE_SECONDS: Final = 10.0

@@ -1,0 +1,1 @@
+"""What others see of a running service: over HTTP, as metrics, as a service manager does."""
