@@ -1,5 +1,5 @@
 # Every target does all of its own set-up.
-.PHONY: demo test check fuzz soak mutants injections export-million format lock
+.PHONY: demo test check fuzz soak mutants injections export-million image-steps format lock
 
 SECONDS ?= 600
 
@@ -55,3 +55,8 @@ injections:
 export-million:
 	@tools/setup.sh test
 	@PYTHONPATH=tests .venv/bin/python bench/export_million.py $(ARGS)
+
+# The Dockerfile's own steps in clean roots, and the service run in the last one. Needs root and a Debian mirror; two minutes.
+image-steps:
+	@tools/setup.sh image
+	@PYTHONPATH=tests .venv/bin/python -m image.steps $(ARGS)

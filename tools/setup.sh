@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make the environment in .venv: tools/setup.sh demo|test|fuzz. Asks for nothing; names what it could not do in one line.
+# Make the environment in .venv: tools/setup.sh demo|test|fuzz|image. Asks for nothing; names what it could not do in one line.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,8 @@ debian() {
         return 1
     fi
     echo "setup: installing $1" >&2
-    $as apt-get update -qq >/dev/null 2>&1 || true
+    [ -n "${updated-}" ] || $as apt-get update -qq >/dev/null 2>&1 || true
+    updated=yes
     $as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null
 }
 
@@ -75,19 +76,27 @@ package() {
     touch "$stamp"
 }
 
+# What the local model's engine is linked with; a compiler brings it, a slim system lacks it.
+engine() {
+    ldconfig -p | grep -q 'libgomp\.so\.1' || debian libgomp1 || true
+}
+
 make_venv
 list build
 case "$1" in
     demo)
         list local
         list model --no-deps
+        engine
         ;;
     test)
         list dev
         list mongod --no-deps
         list model --no-deps
+        engine
         command -v crontab >/dev/null || debian cron || true
         checker || true
+        command -v shellcheck >/dev/null || debian shellcheck || true
         command -v systemd-analyze >/dev/null || debian systemd || true
         command -v faketime >/dev/null || debian faketime || true
         command -v dbus-daemon >/dev/null || debian dbus-daemon || true
@@ -100,6 +109,10 @@ case "$1" in
         list base
         list fuzz
         ;;
-    *) echo "usage: tools/setup.sh demo|test|fuzz" >&2; exit 2 ;;
+    image)
+        list dev
+        command -v mmdebstrap >/dev/null || debian mmdebstrap || true
+        ;;
+    *) echo "usage: tools/setup.sh demo|test|fuzz|image" >&2; exit 2 ;;
 esac
 package

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -13,10 +14,10 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from civicsky import __version__, datadir, log
-from civicsky.errors import EXIT_FAILED, FULL, CivicskyError, Held, Usage
+from civicsky.errors import EXIT_FAILED, FULL, CivicskyError, Failed, Held, Usage
 from civicsky.export.columns import Level
 from civicsky.model import format_time, now_us
-from civicsky.settings import Settings, documented, effective, file_of, load
+from civicsky.settings import Log as LogSettings, Settings, documented, effective, file_of, load
 
 app = typer.Typer(
     name="civicsky",
@@ -72,6 +73,31 @@ HttpAt = Annotated[
 IfNotRunning = Annotated[
     bool, typer.Option("--if-not-running", help="End well at once if it runs already: for cron and Slurm.")
 ]
+
+
+@app.command()
+def init(
+    data_dir: Annotated[str | None, typer.Option("--data-dir", metavar="DIR", help="Local folder of data.")] = None,
+    relay: Relays = None,
+    store: StoreKind = None,
+    model_url: ModelUrl = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="The model's name there, or: local, or: none.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; what is not given has its default.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Try nothing out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there; they stay beside.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="File to write; default: ~/.config/civicsky/civicsky.toml."),
+    ] = None,
+) -> None:
+    """Ask for what is needed, write a settings file, and try it out."""
+    from civicsky.init import Wanted, init as begun  # noqa: PLC0415
+
+    log.configure(LogSettings())
+    if not begun(Wanted(config, data_dir, relay, store, model_url, model, yes, offline, force), _Terminal()):
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
@@ -908,6 +934,30 @@ def _serve(
 def _runs_already(held: Held) -> NoReturn:
     print(f"{format_time(now_us())} nothing to do, it runs already: {str(held).partition(';')[0]}")
     raise typer.Exit
+
+
+class _Terminal:
+    """Asks a person, if one is there; see `init.Terminal`."""
+
+    def __init__(self) -> None:
+        self.asks = sys.stdin.isatty() and sys.stdout.isatty()
+        self.width = min(shutil.get_terminal_size().columns, 100) if self.asks else 1000
+
+    def ask(self, question: str, default: str) -> str:
+        return self._asked(question, default=default, show_default=bool(default))
+
+    def ask_unseen(self, question: str) -> str:
+        return self._asked(question, default="", show_default=False, hide_input=True)
+
+    def say(self, text: str) -> None:
+        print(text)
+
+    def _asked(self, question: str, **how: Any) -> str:
+        try:
+            return str(typer.prompt(question, **how))
+        except typer.Abort:
+            print()
+            raise Failed("ended before all was answered; nothing was written") from None
 
 
 def _collect_flags(

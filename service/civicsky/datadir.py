@@ -51,7 +51,7 @@ def prepare(folder: Path) -> Path:
     is full.
     """
     folder = expanded(folder)
-    _refuse_network(folder)  # before it is touched: a network mount that hangs would hang us
+    refuse_network(folder)  # before it is touched: a network mount that hangs would hang us
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = folder / f".write-test-{os.getpid()}"
@@ -59,7 +59,7 @@ def prepare(folder: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise _unwritable(folder, error) from None
-    _refuse_network(folder.resolve())
+    refuse_network(folder.resolve())
     _refuse_half_restored(folder)
     return folder
 
@@ -90,7 +90,8 @@ def _refuse_half_restored(folder: Path) -> None:
         )
 
 
-def _refuse_network(folder: Path) -> None:
+def refuse_network(folder: Path) -> None:
+    """Raises `Usage` when a folder lies on a network file system. The folder itself is not touched."""
     kind = kind_of(folder)
     if kind in NETWORK:
         raise Usage(
@@ -187,7 +188,7 @@ def running(folder: Path, roles: tuple[Role, ...]) -> Held | None:
     Raises `Usage` when the folder lies on a network file system.
     """
     folder = expanded(folder)
-    _refuse_network(folder)  # before it is touched, as in `prepare`
+    refuse_network(folder)  # before it is touched, as in `prepare`
     for role in roles:
         found = holding(folder, role)
         if found.held and not (held := _held(folder, role, found.holder)).brief:

@@ -617,6 +617,16 @@ async def examine(settings: Settings, *, offline: bool = False, seconds: float =
     return _merged([_shown(finding, settings) for finding in found])
 
 
+async def far_sides(settings: Settings, *, seconds: float = DEFAULT_SECONDS) -> list[Finding]:
+    """Look only whether relays, model and store can be had. Raises nothing."""
+    context = Context(_hurried(settings, seconds / 2), expanded(settings.data_dir))
+    parts = await asyncio.gather(*(_bounded(check, context, seconds) for check in (_relays, _model, _mongo)))
+    found = [finding for part in parts for finding in part]
+    if settings.store.chosen == "sqlite":
+        found += _ok("store", f"SQLite, {context.folder / datadir.POSTS}")
+    return [_shown(finding, settings) for finding in found]
+
+
 def _hurried(settings: Settings, seconds: float) -> Settings:
     """With the far sides' own bounds below ours, so that each can be told by its name."""
     bounds = (("source", "connect_seconds"), ("label", "request_seconds"), ("store", "timeout_seconds"))

@@ -23,10 +23,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from civicsky import log, pace, pulse
-from civicsky.errors import BadInput, Refused, Transient, Usage
+from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient, Usage
 from civicsky.lifecycle import happened
 from civicsky.model import Spend
-from civicsky.settings import Label as LabelSettings
+from civicsky.settings import Label as LabelSettings, is_loopback
 
 MAX_ANSWER_BYTES: Final = 1_000_000
 MAX_RAW_CHARS: Final = 10_000
@@ -351,7 +351,7 @@ class Line:
                     server.program = f"vllm {version}"
 
     async def _sent(self, server: Endpoint, method: str, path: str, body: Any) -> tuple[httpx.Response, str]:
-        """The response and its text, which is bounded. Raises `Transient` or `BadInput`."""
+        """The response and its text, which is bounded. Raises `Transient`, `BadInput`, or `Refused` for our proxy."""
         address = path if path.startswith("http") else server.base_url() + path
         content = None if body is None else json.dumps(body).encode()
         try:
@@ -368,17 +368,20 @@ class Line:
             raise BadInput("bad_response") from error
 
     def _client(self, address: str) -> httpx.AsyncClient:
-        near = _is_loopback(address)
+        near = is_loopback(urlsplit(address).hostname or "")
         if near not in self._clients:
             key = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
             own = {"User-Agent": "civicsky", "Content-Type": "application/json", "Accept-Encoding": "identity"}
-            self._clients[near] = httpx.AsyncClient(
-                timeout=self._settings.request_seconds,
-                headers={**own, **key},
-                trust_env=not near,
-                verify=self._tls,
-                follow_redirects=False,
-            )
+            try:
+                self._clients[near] = httpx.AsyncClient(
+                    timeout=self._settings.request_seconds,
+                    headers={**own, **key},
+                    trust_env=not near,
+                    verify=self._tls,
+                    follow_redirects=False,
+                )
+            except (ValueError, httpx.InvalidURL):  # its text may quote the address, which may hold a password
+                raise Refused(f"label: {BAD_PROXY}") from None
         return self._clients[near]
 
     def _failure(self, server: Endpoint, response: httpx.Response, text: str, *, has_body: bool) -> Exception:
@@ -528,8 +531,3 @@ async def _read(response: httpx.Response) -> str:
 
 def _count(value: Any) -> int:
     return value if type(value) is int and 0 <= value < 2**40 else 0
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return host in {"localhost", "::1"} or host.startswith("127.")

@@ -13,6 +13,12 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 UNREACHABLE = "unreachable"
 """Why a post has no answer when nobody could be reached, as opposed to an answer of no use."""
 
+BAD_PROXY = (
+    "the proxy that the environment names (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY) cannot be used; mend that variable, "
+    "or put the server into NO_PROXY"
+)
+"""Its address is never told: it may hold a password."""
+
 
 class CivicskyError(Exception):
     """Anything that ends a command with one line for the user.

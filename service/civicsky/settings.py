@@ -1,13 +1,15 @@
 """All settings: one frozen group a stage, and under each field its meaning, unit, and why this default.
 
-Sources, in rising precedence: the defaults here, a TOML file, for secrets a file named like the setting
-(`label.api_key`) in $CREDENTIALS_DIRECTORY, which systemd sets (LoadCredential=), the environment
+Sources, in rising precedence: the defaults here, a TOML file, the file of secrets beside it, for secrets a file named
+like the setting (`label.api_key`) in $CREDENTIALS_DIRECTORY, which systemd sets (LoadCredential=), the environment
 (`CIVICSKY_STAGE__FIELD`), flags.
 """
 
+import io
 import json
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import time
@@ -25,6 +27,16 @@ from civicsky.model import feed_place
 
 ENV_PREFIX: Final = "CIVICSKY_"
 CONFIG_VARIABLE: Final = "CIVICSKY_CONFIG"
+SECRETS: Final = {
+    "CIVICSKY_LABEL__API_KEY": "label.api_key",
+    "CIVICSKY_STORE__MONGO_URI": "store.mongo_uri",
+    "CIVICSKY_APPVIEW__APP_PASSWORD": "appview.app_password",
+    "CIVICSKY_NOTIFY__URL": "notify.url",
+    "CIVICSKY_NOTIFY__TOKEN": "notify.token",
+}
+"""Every secret: its variable, which is also its name in a file of secrets, and the setting."""
+_MAX_SECRETS: Final = 100_000
+"""Bytes of a file of secrets."""
 CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 _WORDS: Final = {
     "missing": "is missing; add it",
@@ -773,9 +785,17 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
 
     Raises `Usage`, which names the key and where it came from, for an unknown key or a bad value.
     """
+    return _loaded(file_of(config), flags)
+
+
+def load_without_file(flags: Mapping[str, Any] | None = None) -> Settings:
+    """The same of environment and flags alone, whatever file the environment names."""
+    return _loaded(None, flags)
+
+
+def _loaded(file: Path | None, flags: Mapping[str, Any] | None) -> Settings:
     _check_environment()
-    file = file_of(config)
-    values = _with_credentials(_read_file(file) if file else {})
+    values = _with_credentials(_with_secrets(_read_file(file), file) if file else {})
     try:
         settings = _with_flags(Settings(**values), flags or {})
         if settings.data_dir.parts[:1] and settings.data_dir.parts[0].startswith("~"):
@@ -790,6 +810,56 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
 def file_of(config: Path | None) -> Path | None:
     """The settings file that counts: the one that is named, else the environment's; None: there is none."""
     return config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+
+
+def secrets_file(config: Path) -> Path:
+    """Where the secrets of a settings file stand: beside it, NAME.env for NAME.toml."""
+    return config.with_suffix(".env") if config.suffix == ".toml" else config.with_name(f"{config.name}.env")
+
+
+def read_secrets(file: Path) -> dict[str, str]:
+    """What a file of secrets sets, by variable: lines that a shell and systemd read alike. {} when there is none.
+
+    Raises `Usage` when others can read it, for a line that is none, and for what is no secret of ours. Never tells a
+    value.
+    """
+    try:
+        with file.open("rb") as stream:
+            mode, text = stat.S_IMODE(os.fstat(stream.fileno()).st_mode), stream.read(_MAX_SECRETS).decode()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise Usage(f"file of secrets {file}: {error.strerror}; make it yours: chmod 600 {file}") from None
+    except UnicodeDecodeError:
+        raise Usage(f"file of secrets {file}: it is not text; write NAME='value' lines") from None
+    if mode & 0o077:
+        raise Usage(f"file of secrets {file}: others can read or write it; make it yours alone: chmod 600 {file}")
+    return _secrets_in(text, file)
+
+
+def _with_secrets(values: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The values of a settings file, with those of the file of secrets beside it in their places."""
+    for variable, secret in read_secrets(secrets_file(file)).items():
+        group, _, field = SECRETS[variable].partition(".")
+        values.setdefault(group, {})[field] = secret
+    return values
+
+
+def _secrets_in(text: str, file: Path) -> dict[str, str]:
+    from dotenv.parser import parse_stream  # noqa: PLC0415  (few commands have such a file)
+
+    found = {}
+    for line in parse_stream(io.StringIO(text)):
+        if line.error or (line.key is not None and line.value is None):
+            raise Usage(f"file of secrets {file}: line {line.original.line} is not NAME='value'")
+        if line.key is None or not line.key.upper().startswith(ENV_PREFIX):
+            continue  # a comment, or another program's
+        if line.key.upper() not in SECRETS:
+            raise Usage(
+                f"file of secrets {file}: {line.key[:60]!a} is no secret; set it in the settings file beside it"
+            )
+        found[line.key.upper()] = str(line.value)
+    return found
 
 
 def effective(settings: Settings) -> dict[str, Any]:

@@ -11,14 +11,19 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from math import inf
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
     InvalidMessage,
+    InvalidProxy,
+    InvalidProxyStatus,
     InvalidStatus,
+    ProxyError,
     WebSocketException,
 )
 from websockets.frames import CloseCode
@@ -30,7 +35,7 @@ from civicsky.errors import Transient
 from civicsky.metrics import Metrics
 from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Opened, Position, now_us
 from civicsky.opening import Gate
-from civicsky.settings import Source as SourceSettings
+from civicsky.settings import Source as SourceSettings, is_loopback
 
 PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
 WINDOW: Final = 0
@@ -55,16 +60,7 @@ async def reach(relay: str, settings: SourceSettings, listen_seconds: float) -> 
     """Open a relay's stream live, and close it again. Raises `Transient`, which says why it cannot be had."""
     first = None
     try:
-        async with connect(
-            relay + PATH,
-            open_timeout=settings.connect_seconds,
-            close_timeout=1,
-            ping_interval=None,
-            compression=None,
-            max_size=settings.max_frame_bytes,
-            max_queue=1,
-            user_agent_header="civicsky",
-        ) as socket:
+        async with await _connected(relay + PATH, settings.connect_seconds, settings.max_frame_bytes, 1) as socket:
             with suppress(TimeoutError):
                 async with asyncio.timeout(listen_seconds):
                     first = await socket.recv()
@@ -152,16 +148,8 @@ class Source:
         async with asyncio.timeout(None) as self._patience:  # ended by `stop`
             if self._stopping.is_set():
                 raise TimeoutError
-            return await connect(
-                self._url(),
-                open_timeout=self._settings.connect_seconds,
-                close_timeout=1,
-                ping_interval=None,  # the library's keepalive closes a healthy socket behind a slow reader
-                compression=None,
-                max_size=self._settings.max_frame_bytes * (HIGHER_BOUND if self._too_large else 1),
-                max_queue=4,
-                user_agent_header="civicsky",
-            )
+            bound = self._settings.max_frame_bytes * (HIGHER_BOUND if self._too_large else 1)
+            return await _connected(self._url(), self._settings.connect_seconds, bound, 4)
 
     def go_back(self, positions: Mapping[str, Position]) -> None:
         """Forget what came behind these, the committed positions, before the next connection: it is not kept."""
@@ -450,7 +438,46 @@ def _header(response: Response | None, name: str) -> str:
     return next(iter(response.headers.get_all(name)), "") if response else ""
 
 
+async def _connected(url: str, seconds: float, max_bytes: int, max_queue: int) -> ClientConnection:
+    """An open socket, by a proxy where the environment names one. Raises what `arrivals` knows, and nothing else."""
+    try:
+        return await connect(
+            url,
+            open_timeout=seconds,
+            close_timeout=1,
+            ping_interval=None,  # the library's keepalive closes a healthy socket behind a slow reader
+            compression=None,
+            max_size=max_bytes,
+            max_queue=max_queue,
+            user_agent_header="civicsky",
+            proxy=_proxy(url),
+        )
+    except ValueError:  # a port beyond numbers, say; its text may quote the address, which may hold a password
+        raise InvalidProxy("", "its address cannot be read") from None
+
+
+def _proxy(url: str) -> str | Literal[True] | None:
+    """How to get there. None: straight, as to anything on this machine. True: as the library reads the environment.
+
+    It does not read ALL_PROXY, as httpx and most programs do; one who sets only that means the relay, too.
+    """
+    parts = urlsplit(url)
+    if is_loopback(parts.hostname or ""):
+        return None
+    proxies = getproxies()
+    known = {parts.scheme, "socks", "https"} | ({"http"} if parts.scheme == "ws" else set())
+    if "all" not in proxies or known & proxies.keys() or proxy_bypass(parts.hostname or ""):
+        return True
+    return proxies["all"]
+
+
 def _why(error: Exception) -> str:
+    if isinstance(error, InvalidProxy):  # never its own text: the address may hold a password
+        return f"the proxy that the environment names cannot be used: {error.msg}"
+    if isinstance(error, InvalidProxyStatus):
+        return f"the proxy answers HTTP {error.response.status_code}"
+    if isinstance(error, ProxyError):
+        return "the proxy that the environment names does not answer as one"
     if isinstance(error, ConnectionClosed):
         frame = error.rcvd or error.sent
         return f"closed with {frame.code} {frame.reason}".strip() if frame else "closed without a word"

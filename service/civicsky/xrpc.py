@@ -22,8 +22,8 @@ import httpx
 from pydantic import SecretStr
 
 from civicsky import __version__, log
-from civicsky.errors import BadInput, Refused, Transient
-from civicsky.settings import AppView as AppViewSettings
+from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient
+from civicsky.settings import AppView as AppViewSettings, is_loopback
 
 MAX_ANSWER_BYTES: Final = 32_000_000
 """Bytes of one answer at most, packed or not. 25 posts are 100 kB. A post alone always fits: a record is at most 1 MB,
@@ -87,11 +87,14 @@ class Client:
         self._settings, self._atproto, self._network_error = settings, atproto, NetworkError
         self._protocol_error = AtProtocolError
         self._url, self._setting = getattr(settings, which), f"appview.{which}"
-        request = atproto.AsyncRequest(
-            timeout=settings.request_seconds,
-            trust_env=not _is_loopback(self._url),
-            event_hooks={"response": [self._take_over]},
-        )
+        try:
+            request = atproto.AsyncRequest(
+                timeout=settings.request_seconds,
+                trust_env=not is_loopback(urlsplit(self._url).hostname or ""),
+                event_hooks={"response": [self._take_over]},
+            )
+        except (ValueError, httpx.InvalidURL):  # its text may quote the address, which may hold a password
+            raise Refused(f"appview: {BAD_PROXY}") from None
         contact = f" ({settings.contact})" if settings.contact else ""
         request.add_additional_header("User-Agent", f"civicsky/{__version__}{contact}")
         request.add_additional_header("Accept-Encoding", "gzip")
@@ -226,8 +229,3 @@ def _wait(headers: httpx.Headers, code: int) -> float | None:
 
 def _bearer(token: SecretStr | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return host in {"localhost", "::1"} or host.startswith("127.")

@@ -302,6 +302,26 @@ def test_health_asks_with_the_token_and_where_the_settings_listen(tmp_path: Path
     assert finish(process).code == 0
 
 
+def test_a_flow_that_stands_still_is_not_alive(tmp_path: Path, relay: str) -> None:
+    port = free_port()
+    settings: dict[str, Any] = {
+        "source__start": "window", "worker__batch_frames": 32, "limits__wedged_seconds": 3,
+        "fault": "journal.commit:3:hang",
+    }  # fmt: skip
+    process = start("collect", "--relay", relay, "--data-dir", tmp_path / "data", "--http", port, **settings)
+    url = f"http://127.0.0.1:{port}/livez"
+
+    def stuck() -> str:
+        with suppress(httpx.TransportError):  # it does not listen yet
+            answer = CLIENT.get(url)
+            return answer.text if answer.status_code == 503 else ""
+        return ""
+
+    assert until(stuck, "it to say that it is stuck").startswith("stuck: journal stands still with work in hand, for ")
+    process.kill()
+    finish(process)
+
+
 def test_health_without_an_address_is_a_wrong_use() -> None:
     ended = run("health")
     assert (ended.code, ended.out) == (2, "")

@@ -30,6 +30,7 @@ NO_SETTINGS = {
     "--due", "--if-not-running", "--posts", "--origin",
     "--cron", "--timer", "--systemd", "--split", "--keep-alive", "--print", "--keep",
     "--format", "--table", "--level", "--prompt", "--key-file", "--live", "--url", "--follow", "--stage", "--event",
+    "--yes", "--force",
 }  # fmt: skip
 
 OF_ITS_OWN = {("civicsky export", "--model")}
@@ -154,7 +155,7 @@ def test_every_problem_kind_and_field_of_a_message_is_told_and_its_section_is_th
 
 
 def test_every_page_of_the_documentation_is_led_to_by_another() -> None:
-    pages = ["architecture", "configuration", "operations", "codebook", "research", "development"]
+    pages = ["architecture", "configuration", "operations", "cluster", "codebook", "research", "development"]
     everything = "\n".join(page(f"docs/{name}.md") for name in pages) + page("README.md") + page("CONTRIBUTING.md")
     for name in pages:
         assert f"{name}.md" in everything

@@ -1,0 +1,138 @@
+"""compose.yaml keeps what operations promise of it. No engine starts it here."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from ruamel.yaml import YAML
+
+from civicsky.settings import Settings, documented
+from docs.pages import ROOT, page, section
+from support.recipe import pairs, stages
+
+COMPOSE = ROOT / "compose.yaml"
+MODELS = {"vllm", "llama-cpp", "llama-cpp-gpu"}
+
+
+def secret_settings() -> set[str]:
+    groups = Settings.model_construct()
+    return {
+        f"{name}.{field}"
+        for name in Settings.model_fields
+        for field in getattr(type(getattr(groups, name)), "model_fields", {})
+        if isinstance(getattr(getattr(groups, name), field), SecretStr)
+    }
+
+
+@pytest.fixture(scope="module")
+def compose() -> Any:
+    return YAML(typ="safe").load(COMPOSE)
+
+
+@pytest.fixture(scope="module")
+def services(compose: Any) -> dict[str, Any]:
+    found: dict[str, Any] = compose["services"]
+    return found
+
+
+def valid(file: Path) -> "subprocess.CompletedProcess[str]":
+    program = str(Path(sys.executable).parent / "check-jsonschema")
+    command = [program, "--builtin-schema", "vendor.compose-spec", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_compose_file_fits_the_schema_of_compose_files(tmp_path: Path) -> None:
+    found = valid(COMPOSE)
+    assert found.returncode == 0, found.stdout
+    (tmp_path / "wrong.yaml").write_text(page("compose.yaml").replace("cap_drop:", "cap_dropped:"), encoding="utf-8")
+    assert valid(tmp_path / "wrong.yaml").returncode != 0
+
+
+def test_nothing_of_it_listens_beyond_its_own_networks(compose: Any, services: dict[str, Any]) -> None:
+    assert compose["networks"]["inside"] == {"internal": True}
+    for name, service in services.items():
+        assert not service.keys() & {"ports", "network_mode", "privileged", "pid", "ipc", "devices", "cap_add"}, name
+        networks = set(service["networks"])
+        assert networks == ({"inside", "outside"} if name == "civicsky" else {"inside"}), name
+
+
+def test_every_service_is_held_in_bounded_and_started_again(services: dict[str, Any]) -> None:
+    assert set(services) == {"civicsky", "mongodb", *MODELS}
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["init"] is True, name
+        assert service["restart"] == "unless-stopped", name
+        assert service["mem_limit"], name
+        assert service["pids_limit"], name
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
+        assert service.get("read_only", False) is (name != "vllm"), name
+        assert name == "civicsky" or service["healthcheck"]["test"][0] == "CMD", name
+
+
+def test_civicsky_has_longer_to_stop_than_a_drain_takes(services: dict[str, Any]) -> None:
+    drain = Settings.model_fields["limits"].default.drain_seconds
+    assert float(services["civicsky"]["stop_grace_period"].removesuffix("s")) >= drain + 30
+
+
+def test_civicsky_is_the_image_of_this_version_with_its_volume_and_its_check_of_health(
+    compose: Any, services: dict[str, Any]
+) -> None:
+    service, image = services["civicsky"], stages(ROOT / "Dockerfile")[-1]
+    version = tomllib.loads(page("pyproject.toml"))["project"]["version"]
+    assert service["image"] == f"civicsky:{version}"
+    assert service["volumes"] == [f"data:{image.one('VOLUME')}"]
+    assert set(compose["volumes"]) == {"data", "mongodb"}
+    assert not service.keys() & {"healthcheck", "user", "entrypoint", "command"}
+    assert set(service["build"]["args"]) <= {
+        name for line in stages(ROOT / "Dockerfile")[0].values("ARG") for name in pairs(line)
+    }
+
+
+def test_secrets_are_files_named_like_settings_and_stand_in_no_environment(
+    compose: Any, services: dict[str, Any]
+) -> None:
+    assert set(compose["secrets"]) - {"mongo_admin_password"} < secret_settings()
+    assert all(secret["file"] == f"${{SECRETS:-./secrets}}/{name}" for name, secret in compose["secrets"].items())
+    assert set(services["civicsky"]["secrets"]) == {"store.mongo_uri", "label.api_key"}
+    known = {variable: name for name, _, variable in documented()}
+    given = [name for service in services.values() for name in service.get("environment", {})]
+    ours = {known[name] for name in given if name.startswith("CIVICSKY_")}
+    assert ours == {"label.model_url", "label.model", "store.mongo_database"}
+    assert services["mongodb"]["environment"]["CIVICSKY_STORE__MONGO_DATABASE"] == Settings().store.mongo_database
+    for folder in ("/secrets/", "/models/", "/.env"):
+        assert folder in page(".gitignore").splitlines()
+
+
+def test_storing_begins_when_mongodb_has_its_user(compose: Any, services: dict[str, Any]) -> None:
+    assert services["civicsky"]["depends_on"] == {"mongodb": {"condition": "service_healthy"}}
+    check = services["mongodb"]["healthcheck"]["test"]
+    (source,) = services["mongodb"]["configs"]
+    assert check[-1] == source["target"]
+    assert (ROOT / compose["configs"][source["source"]]["file"]).is_file()
+    script = page("deploy/compose/mongodb.js")
+    assert all(secret in script for secret in services["mongodb"]["secrets"])
+
+
+def test_each_model_is_chosen_by_its_profile_and_asked_under_one_name(services: dict[str, Any]) -> None:
+    for name in MODELS:
+        assert services[name]["profiles"] == [name]
+        assert services[name]["networks"]["inside"]["aliases"] == ["model"]
+        assert services[name]["secrets"] == ["label.api_key"]
+        assert "8000" in str(services[name]["command"])
+        (volume,) = services[name]["volumes"]
+        assert volume.endswith(":ro")
+    assert services["civicsky"]["environment"]["CIVICSKY_LABEL__MODEL_URL"] == "${MODEL_URL:-http://model:8000/v1}"
+    for name in ("vllm", "llama-cpp-gpu"):
+        (device,) = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device["capabilities"] == ["gpu"]
+
+
+def test_operations_name_every_profile_secret_and_variable_of_the_compose_file(compose: Any) -> None:
+    text = section("docs/operations.md", "With compose")
+    for name in (*MODELS, *compose["secrets"], "MODEL_NAME", "MODEL_FILE", "MODEL_URL", "MODELS", "MODEL_MEMORY"):
+        assert name in text, name

@@ -1,0 +1,1 @@
+"""The image, made and run where no container engine is at hand."""
