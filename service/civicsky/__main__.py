@@ -11,7 +11,7 @@ def main() -> None:
     if os.getpid() == 1:
         # The kernel spares a container's first process what it has not asked for, and so SIGTERM until then.
         signal.signal(signal.SIGTERM, _end)
-    from civicsky.cli import run_command  # noqa: PLC0415
+    from civicsky.cli.main import run_command  # noqa: PLC0415
 
     sys.exit(run_command())
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from civicsky.cli import app
+from civicsky.cli.main import run_command  # noqa: F401  (it has all commands)
+from civicsky.cli.options import app
 from conftest import skip
 from docs.pages import ROOT, page
 from docs.test_docs_operations import commands

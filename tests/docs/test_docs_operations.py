@@ -9,7 +9,8 @@ import typer
 from civicsky import datadir, errors
 from civicsky.app import minute_line
 from civicsky.backups import NOTES
-from civicsky.cli import app
+from civicsky.cli.main import run_command  # noqa: F401  (it has all commands)
+from civicsky.cli.options import app
 from civicsky.health import MEANINGS
 from civicsky.log import EVENTS
 from civicsky.login import SESSION

@@ -375,7 +375,7 @@ def test_a_file_that_nobody_filled_in_costs_nothing(tmp_path: Path) -> None:
 def test_without_the_extra_it_is_said_what_to_install(name: str) -> None:
     code = (
         f"import sys; sys.modules[{name!r}] = None; sys.argv = ['civicsky', 'evaluate', 'x.csv']\n"
-        "from civicsky.cli import run_command; sys.exit(run_command())"
+        "from civicsky.cli.main import run_command; sys.exit(run_command())"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 2

@@ -388,9 +388,10 @@ class Seen(dict):
     def items(self): asked.update(self); return dict.items(self)
     def __iter__(self): asked.update(dict.keys(self)); return dict.__iter__(self)
 asked, os.environ = set(), Seen(os.environ)
-import civicsky.cli, civicsky.service, civicsky.app
+import civicsky.cli.main, civicsky.setup.service, civicsky.app
+from civicsky.settings import load
 print([name for name in asked if name.startswith("CIVICSKY_")])
-civicsky.cli.load()
+load()
 print([name for name in asked if name.startswith("CIVICSKY_")])
 """
     ran = subprocess.run(

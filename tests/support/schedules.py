@@ -28,7 +28,7 @@ if __name__ == "__main__":
 import atproto  # type: ignore[import-untyped]  # noqa: F401  (loaded once, for every life that asks the public API)
 
 from civicsky import app, faults, filter as filters, worker
-from civicsky.cli import run_command
+from civicsky.cli.main import run_command
 from civicsky.model import PostOp, Verdict
 from civicsky.pulse import Pulse
 from civicsky.settings import Filter, Worker

@@ -495,7 +495,7 @@ def _python(code: str) -> "subprocess.CompletedProcess[str]":
 
 def test_the_service_starts_without_numpy() -> None:
     block = "import sys; sys.modules.update(dict.fromkeys(['numpy', 'scipy', 'matplotlib', 'jinja2']))\n"
-    done = _python(f"{block}import civicsky.cli, civicsky.app, civicsky.report, civicsky.doctor, civicsky.demo")
+    done = _python(f"{block}import civicsky.cli.main, civicsky.app, civicsky.report, civicsky.doctor, civicsky.demo")
     assert done.returncode == 0, done.stderr
 
 

@@ -1,0 +1,49 @@
+"""Puts the commands together and runs one; maps how it ended to an exit code."""
+
+import sqlite3
+from typing import Annotated
+
+import typer
+
+from civicsky import __version__
+from civicsky.cli.options import app, complain
+from civicsky.errors import EXIT_FAILED, FULL, CivicskyError
+
+# Each adds its commands, in this order.
+# isort: off
+from civicsky.cli import starting, looking, changing, reporting, tools  # noqa: F401
+# isort: on
+
+_INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"civicsky {__version__}")
+        raise typer.Exit
+
+
+def run_command() -> int:
+    """Run the command line; gives the exit code."""
+    try:
+        app(standalone_mode=True)
+    except CivicskyError as error:
+        return complain(str(error), error.exit_code)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            return complain("ended by Ctrl-C", EXIT_FAILED)
+        return end.code if isinstance(end.code, int) else EXIT_FAILED
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = error.filename or "a file"
+        return complain(
+            f"{where}: {error.strerror}; nothing is lost: make room on the disk and start again", EXIT_FAILED
+        )
+    except sqlite3.Error as error:
+        return complain(f"a database could not be read: {error}", EXIT_FAILED)
+    except KeyboardInterrupt:
+        return complain("ended by Ctrl-C", EXIT_FAILED)
+    return 0
