@@ -31,6 +31,7 @@ from civicsky.label import Slot, ways_of
 from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger, LedgerReader
 from civicsky.lifecycle import Stop, happened, signals
+from civicsky.loading import effective
 from civicsky.local import JSON_TOKENS, WORD_TOKENS, LocalServer, find_weights, threads
 from civicsky.logfile import path_of
 from civicsky.metrics import Metrics
@@ -40,7 +41,7 @@ from civicsky.prompt import prompt_hash
 from civicsky.recheck import Rechecks, recheck
 from civicsky.rounds import Rounds
 from civicsky.sample import HOUR_US
-from civicsky.settings import Label, Settings, effective
+from civicsky.settings import Label, Settings
 from civicsky.source import Source
 from civicsky.status import unbalanced
 from civicsky.store import Collection, Store, open_store

@@ -18,10 +18,11 @@ from civicsky import log
 from civicsky.app import Summary, serve
 from civicsky.errors import EXIT_FAILED, Failed
 from civicsky.frames import read_frames, sample_file
+from civicsky.loading import load
 from civicsky.metrics import Metrics
 from civicsky.relay import Playback, Relay
 from civicsky.report import demo_report
-from civicsky.settings import Settings, load
+from civicsky.settings import Settings
 
 ENOUGH_LABELS: Final = 200
 DRAIN_SECONDS: Final = 480

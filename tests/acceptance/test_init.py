@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from civicsky.errors import EXIT_FAILED, EXIT_USAGE
-from civicsky.settings import load, secrets_file
+from civicsky.loading import load, secrets_file
 from conftest import Mongod, skip
 from support.command import CIVICSKY, HANGING_MOUNT, Ended, environment, model_server, run
 from support.typed import COLUMNS, Typed

@@ -10,7 +10,8 @@ import pytest
 from pydantic import SecretStr
 from ruamel.yaml import YAML
 
-from civicsky.settings import Settings, documented
+from civicsky.loading import documented
+from civicsky.settings import Settings
 from docs.pages import ROOT, page, section
 from support.recipe import pairs, stages
 

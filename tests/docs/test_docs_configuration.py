@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from civicsky.settings import CONFIG_VARIABLE, Settings, documented, effective, load
+from civicsky.loading import CONFIG_VARIABLE, documented, effective, load
+from civicsky.settings import Settings
 from civicsky.task import Task
 from docs.pages import blocks, named, page, section
 

@@ -12,13 +12,13 @@ from civicsky.backups import NOTES
 from civicsky.cli.main import run_command  # noqa: F401  (it has all commands)
 from civicsky.cli.options import app
 from civicsky.health import MEANINGS
+from civicsky.loading import documented
 from civicsky.log import EVENTS
 from civicsky.login import SESSION
 from civicsky.metrics import Metrics
 from civicsky.notify.notices import ABOUT, Kind, Notice, Who, message as message_of
 from civicsky.notify.outbox import file_of
 from civicsky.notify.ways import bare_environment
-from civicsky.settings import documented
 from civicsky.sqlite import UPGRADES
 from docs.pages import ROOT, anchor, named, page, quoted, rows, section
 

@@ -3,8 +3,9 @@
 import re
 
 from civicsky import filter as filters
+from civicsky.loading import documented
 from civicsky.model import HIDING
-from civicsky.settings import Group, Settings, documented
+from civicsky.settings import Group, Settings
 from docs.pages import page, quoted, rows, section
 
 RESEARCH = "docs/research.md"

@@ -10,8 +10,8 @@ import pytest
 
 from civicsky import counting, datadir, inbox
 from civicsky.counting import age_name
+from civicsky.loading import load
 from civicsky.model import parse_time
-from civicsky.settings import load
 from conftest import Client, Mongod
 from support.appview_server import AppViewServer, Trouble, appview_server
 from support.asked import ASKS, GIVES_UP, asked, collected, know, labelled, post_uri, rkey

@@ -9,9 +9,9 @@ import pytest
 
 from civicsky.document import Document
 from civicsky.errors import Usage
+from civicsky.loading import load
 from civicsky.research.estimate import Table, Wanted, as_json, as_text, estimate
 from civicsky.research.measure import Figure
-from civicsky.settings import load
 from civicsky.store import SqliteStore
 from support import command
 

@@ -22,8 +22,9 @@ from civicsky.export.columns import TABLES
 from civicsky.export.dataset import PAGE, Wanted, export
 from civicsky.export.pseudonyms import KEY, Pseudonyms
 from civicsky.export.writers import unguarded
+from civicsky.loading import load
 from civicsky.model import format_time
-from civicsky.settings import Settings, load
+from civicsky.settings import Settings
 from civicsky.store import Collection, Store, open_store
 from conftest import Mongod
 

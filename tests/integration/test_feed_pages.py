@@ -16,8 +16,9 @@ from civicsky.appview import AppView
 from civicsky.errors import BadInput, Refused, Transient, Usage
 from civicsky.fetch import Fetched
 from civicsky.inbox import Header, Item
+from civicsky.loading import load
 from civicsky.model import now_us, parse_time
-from civicsky.settings import Settings, load
+from civicsky.settings import Settings
 from civicsky.views import UNREADABLE
 from support.appview_server import AppViewServer, FeedPage, Trouble, appview_server
 from support.frames import block_and_cid, cid_of, cid_text, link, post

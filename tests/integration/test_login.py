@@ -13,7 +13,8 @@ from pydantic import SecretStr, ValidationError
 from civicsky import __version__, login
 from civicsky.appview import AppView
 from civicsky.errors import Refused, Transient, Usage
-from civicsky.settings import AppView as AppViewSettings, effective, load
+from civicsky.loading import effective, load
+from civicsky.settings import AppView as AppViewSettings
 from support.appview_server import AppViewServer, Trouble, appview_server
 from support.shown import credentials, english_posts, feed_uri
 

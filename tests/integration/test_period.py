@@ -9,9 +9,10 @@ import pytest
 from civicsky.document import Document
 from civicsky.errors import Failed, Usage
 from civicsky.ledger import Ledger
+from civicsky.loading import load
 from civicsky.model import format_time, now_us, parse_time
 from civicsky.research.period import DAY_US, TOP, Wanted, domain, gather
-from civicsky.settings import Settings, load
+from civicsky.settings import Settings
 from civicsky.store import Collection, SqliteStore, Store, open_store
 from conftest import Mongod
 from support.twenty import BY_DAY, DAYS, SHARES, twenty

@@ -10,11 +10,11 @@ import pytest
 from civicsky.document import Document
 from civicsky.errors import Usage
 from civicsky.ledger import Ledger
+from civicsky.loading import load
 from civicsky.model import format_time, now_us
 from civicsky.research.period import DAY_US, Wanted, gather
 from civicsky.research.period_report import GENERATOR, report, text_table
 from civicsky.sample import HOUR_US
-from civicsky.settings import load
 from civicsky.store import Collection, SqliteStore
 from support import command
 from support.browser import Browser, Page

@@ -389,7 +389,7 @@ class Seen(dict):
     def __iter__(self): asked.update(dict.keys(self)); return dict.__iter__(self)
 asked, os.environ = set(), Seen(os.environ)
 import civicsky.cli.main, civicsky.setup.service, civicsky.app
-from civicsky.settings import load
+from civicsky.loading import load
 print([name for name in asked if name.startswith("CIVICSKY_")])
 load()
 print([name for name in asked if name.startswith("CIVICSKY_")])

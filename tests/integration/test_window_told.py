@@ -9,8 +9,9 @@ import pytest
 from civicsky import datadir, doctor
 from civicsky.doctor import Context
 from civicsky.journal import Journal
+from civicsky.loading import effective, load
 from civicsky.model import now_us
-from civicsky.settings import Journal as JournalSettings, effective, load
+from civicsky.settings import Journal as JournalSettings
 from support.command import run
 
 HOUR = 3_600_000_000

@@ -9,8 +9,8 @@ import pytest
 
 from civicsky import doctor
 from civicsky.doctor import Context, Finding, Growth, as_text, examine, forecast, healthy, per_day
+from civicsky.loading import load
 from civicsky.model import now_us
-from civicsky.settings import load
 
 HOUR = 3_600_000_000
 GB = 1_000_000_000

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from civicsky.errors import Usage
-from civicsky.settings import Http, listening_at, load
+from civicsky.loading import load
+from civicsky.settings import Http, listening_at
 
 
 @pytest.mark.parametrize(

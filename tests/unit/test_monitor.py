@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from civicsky.health import Condition, Look
+from civicsky.loading import load
 from civicsky.metrics import Metrics
-from civicsky.settings import Settings, load
+from civicsky.settings import Settings
 from civicsky.watch import monitor as monitors
 from civicsky.watch.monitor import Monitor, resident
 

@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from civicsky.errors import Usage
+from civicsky.loading import load
 from civicsky.schedule import due, last_due, missing
-from civicsky.settings import Feeds, load
+from civicsky.settings import Feeds
 
 MINUTE = 60_000_000
 DAY = 24 * 60 * MINUTE

@@ -10,21 +10,9 @@ from pydantic import SecretStr, ValidationError
 
 import civicsky.settings
 from civicsky.errors import Usage
+from civicsky.loading import CONFIG_VARIABLE, documented, effective, load
 from civicsky.model import feed_place
-from civicsky.settings import (
-    CONFIG_VARIABLE,
-    AppView,
-    Group,
-    Http,
-    Label,
-    Notify,
-    Settings,
-    Source,
-    Store,
-    documented,
-    effective,
-    load,
-)
+from civicsky.settings import AppView, Group, Http, Label, Notify, Settings, Source, Store
 
 SECRET = "sk-very-secret"
 
@@ -578,7 +566,7 @@ def test_a_command_that_names_no_program_is_refused(words: tuple[str, ...]) -> N
 
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
-    groups = [type(group) for _, group in civicsky.settings._groups()]
+    groups = [type(group) for _, group in civicsky.loading._groups()]
     assert len(groups) == 20
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)

@@ -12,7 +12,8 @@ from hypothesis import given, strategies as st
 
 from civicsky import settings
 from civicsky.errors import Usage
-from civicsky.settings import SECRETS, Settings, documented, effective, load, read_secrets, secrets_file
+from civicsky.loading import SECRETS, documented, effective, load, read_secrets, secrets_file
+from civicsky.settings import Settings
 from civicsky.setup.settings_file import SHOWN, described, secrets_text, settings_text
 
 HOSTILE = [

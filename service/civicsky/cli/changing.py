@@ -13,7 +13,7 @@ import typer
 from civicsky import log
 from civicsky.cli.options import AsJson, Config, DataDir, StoreKind, app, label_flags
 from civicsky.errors import EXIT_FAILED, Usage
-from civicsky.settings import load
+from civicsky.loading import load
 
 
 @app.command()

@@ -25,7 +25,7 @@ from civicsky.cli.options import (
 )
 from civicsky.errors import EXIT_FAILED
 from civicsky.export.columns import Level
-from civicsky.settings import load
+from civicsky.loading import load
 
 
 @app.command()

@@ -31,8 +31,9 @@ from civicsky.cli.options import (
     label_flags,
 )
 from civicsky.errors import EXIT_FAILED, Failed, Held, Usage
+from civicsky.loading import load
 from civicsky.model import format_time, now_us
-from civicsky.settings import Log as LogSettings, Settings, load
+from civicsky.settings import Log as LogSettings, Settings
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 from civicsky import log
 from civicsky.cli.options import AsJson, Config, DataDir, app, dev, service
 from civicsky.errors import Usage
-from civicsky.settings import documented, effective, file_of, load
+from civicsky.loading import documented, effective, file_of, load
 
 
 @app.command()

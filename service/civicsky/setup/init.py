@@ -19,18 +19,9 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 from civicsky import datadir, log
 from civicsky.errors import CivicskyError, Failed, Usage
+from civicsky.loading import CONFIG_VARIABLE, SECRETS, file_of, load, load_without_file, secrets_file
 from civicsky.model import format_time, now_us
-from civicsky.settings import (
-    CONFIG_VARIABLE,
-    ENV_PREFIX,
-    SECRETS,
-    Settings,
-    expanded,
-    file_of,
-    load,
-    load_without_file,
-    secrets_file,
-)
+from civicsky.settings import ENV_PREFIX, Settings, expanded
 from civicsky.setup import places
 from civicsky.setup.settings_file import secrets_text, settings_text
 from civicsky.store import MongoStore

@@ -15,9 +15,10 @@ from typing import Final, NamedTuple
 
 from civicsky import datadir
 from civicsky.errors import EXIT_USAGE, Failed, Usage
+from civicsky.loading import CONFIG_VARIABLE, secrets
 from civicsky.model import now_us
 from civicsky.schedule import NO_TIME, last_due
-from civicsky.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings, expanded, secrets
+from civicsky.settings import ENV_PREFIX, Settings, expanded
 from civicsky.setup import unit, units
 from civicsky.setup.crontab import KINDS, Kind, line, merged
 from civicsky.setup.units import Say, managed, ran

@@ -17,7 +17,8 @@ import tomlkit
 
 from civicsky import settings
 from civicsky.errors import Usage
-from civicsky.settings import SECRETS, Group, Settings
+from civicsky.loading import SECRETS
+from civicsky.settings import Group, Settings
 
 SHOWN: Final = (
     "data_dir",
@@ -64,6 +65,7 @@ _WHY: Final = {
     "appview.app_password": "The app password of the account that fetches feeds which want a login.",
     "notify.url": "The webhook's address; many hold a token.",
     "notify.token": "The webhook's token, sent as a Bearer.",
+    "http.token": "What readers of the health over HTTP must send as a Bearer; 16 characters or more.",
 }
 
 
