@@ -71,7 +71,7 @@ def back_up(settings: Settings, place: Path, keep: int | None, say: Say) -> Done
             path = _new(place)
             backups.note(folder, path)
             told = _written(folder, path)
-            removed = backups.older(place, told["of"], keep) if keep else []
+            removed = backups.older(path, told["of"], keep) if keep else []
             for former in removed:
                 backups.remove(former)
             backups.note(folder, path)

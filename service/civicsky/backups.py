@@ -5,6 +5,7 @@ A backup is a folder `civicsky-TIME` with copies of our databases and `backup.js
 noted in those that can still be reached, in `erased.txt`, and a restore erases it again.
 """
 
+import errno
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 from civicsky.copies import synced
 from civicsky.errors import Usage
+from civicsky.model import parse_moment
 from civicsky.sqlite import UPGRADE_STAMP, UPGRADES
 
 MANIFEST: Final = "backup.json"
@@ -40,9 +42,12 @@ def manifest(backup: Path) -> dict[str, Any]:
     try:
         told = json.loads((backup / MANIFEST).read_text(encoding="utf-8"))
         files = told["files"]
-        if told["kind"] != KIND or not all(map(_FILE.fullmatch, files)):
+        if told["kind"] != KIND or not all(map(_FILE.fullmatch, files)) or parse_moment(told["at"]) is None:
             raise ValueError
-        [(int(one["bytes"]), str(one["sha256"])) for one in files.values()]
+        numbers = [one["bytes"] for one in files.values()] + list(told.get("formats", {}).values())
+        numbers += [told.get(name, 0) for name in ("posts", "labels", "stored")]
+        if not all(type(n) is int and n >= 0 for n in numbers) or not all(one["sha256"] for one in files.values()):
+            raise ValueError
     except FileNotFoundError:
         raise Usage(f"{backup} is no backup: it has no {MANIFEST}; name a folder civicsky-TIME") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -80,15 +85,23 @@ def remove_half(backup: Path) -> None:
     shutil.rmtree(half_name(backup), ignore_errors=True)
 
 
-def older(place: Path, of: str, keep: int) -> list[Path]:
-    """The backups in a folder of the data directory `of` (an identity) beyond the newest `keep`."""
-    mine = []
+def older(made: Path, of: str, keep: int) -> list[Path]:
+    """The backups beside `made`, of the same data directory, beyond the newest: `keep` remain in all.
+
+    `made` is one of them whatever the names of the others say: a clock may have been ahead when they were made.
+    """
+    return [one for one in beside(made, of) if one != made][keep - 1 :]
+
+
+def beside(backup: Path, of: str) -> list[Path]:
+    """The backups of the data directory `of` (an identity) in the folder of a backup, the newest first."""
+    place, mine = backup.parent, []
     for folder in sorted(place.iterdir(), reverse=True):
         if _NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
             with suppress(Usage):
                 if of and manifest(folder)["of"] == of:
                     mine.append(folder)
-    return mine[keep:]
+    return mine
 
 
 # ---- those of a data directory ---------------------------------------------------------------------------------------
@@ -119,14 +132,23 @@ def note_erased(data_dir: Path, names: Iterable[str]) -> list[str]:
         if not _may_be_there(backup):
             continue
         try:
-            with os.fdopen(os.open(backup / ERASED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as stream:
-                stream.write(lines)
-                stream.flush()
-                os.fsync(stream.fileno())
+            _append(backup, lines)
             told.append(f"backup {backup}: it keeps the texts until you remove it; a restore of it erases them again")
         except OSError as error:
             told.append(f"backup {backup}: {error.strerror}; if you restore it, erase these again")
     return told + [f"copy before an upgrade {path}: it keeps the texts until it is removed" for path in kept(data_dir)]
+
+
+def _append(backup: Path, lines: str) -> None:
+    """Into a backup, also one that is being made and may get its name meanwhile."""
+    for folder in (backup, half_name(backup), backup):
+        with suppress(FileNotFoundError):
+            with os.fdopen(os.open(folder / ERASED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as stream:
+                stream.write(f"\n{lines}")  # a full disk may have left half a line
+                stream.flush()
+                os.fsync(stream.fileno())
+            return
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def erased_since(backup: Path) -> list[str]:

@@ -9,12 +9,14 @@ import os
 import re
 import select
 import shutil
+import stat
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
+from math import isinf
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -114,7 +116,7 @@ class Reader:
         """A line as it was found."""
         text = raw.decode(errors="replace").rstrip("\r")
         try:
-            values = json.loads(text, parse_constant=_refuse_constant)
+            values = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
@@ -125,6 +127,13 @@ class Reader:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(name)  # NaN is no JSON, and jq would stop at it
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if isinf(value):
+        raise ValueError(digits)  # it would be written as Infinity, which is no JSON either
+    return value
 
 
 def is_wanted(line: Line, wanted: Wanted) -> bool:
@@ -271,7 +280,9 @@ def _opened(paths: Sequence[Path]) -> list[int]:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except FileNotFoundError:
             continue
-        if any(os.path.samestat(os.fstat(file), os.fstat(other)) for other in found):
+        now = os.fstat(file)
+        # A pipe or a device in a log's place has no lines of ours, and may never end.
+        if not stat.S_ISREG(now.st_mode) or any(os.path.samestat(now, os.fstat(other)) for other in found):
             os.close(file)
         else:
             found.append(file)

@@ -8,7 +8,8 @@ up again. What people erased since the backup was made is erased once more.
 import asyncio
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -51,27 +52,58 @@ def restore(settings: Settings, backup: Path) -> Restored:
         if name in SCHEMAS and number > len(SCHEMAS[name].steps):
             raise Usage(f"{backup / name} was written by a newer civicsky (format {number}); upgrade civicsky")
     folder = datadir.prepare(settings.data_dir)
-    if {path.name for path in folder.iterdir()} - _NOT_OURS:
-        raise Usage(f"{folder} is not empty; name a new folder with --data-dir")
+    _want_empty(folder, _NOT_OURS)
     needed = sum(one["bytes"] for one in told["files"].values()) + _MARGIN
     copies.want_room(folder, needed, f"to restore {backup}")
     erased = backups.erased_since(backup)
-    staged = folder / datadir.RESTORING
     try:
-        staged.mkdir(mode=0o700)
-        with datadir.locked(folder, ("collect", "label"), brief=True):
+        with _staging(folder) as staged:
             _stage(backup, staged, told["files"])
             if erased:
                 asyncio.run(_erase(staged / datadir.JOURNAL, settings, erased))
-            backups.note(staged, backup)
+            _note(staged, backup, told)
             _unstage(staged)
-    except BaseException as error:
-        if staged.exists():
-            _clear(folder)
-        if isinstance(error, OSError):
-            raise Failed(f"{error.filename or folder}: {error.strerror}; nothing was restored: mend it") from None
-        raise
+    except OSError as error:
+        raise Failed(f"{error.filename or folder}: {error.strerror}; nothing was restored: mend it") from None
     return Restored(folder, backup, told, erased)
+
+
+def _want_empty(folder: Path, but: frozenset[str]) -> None:
+    if {path.name for path in folder.iterdir()} - but:
+        raise Usage(f"{folder} is not empty; name a new folder with --data-dir")
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A folder in an empty data directory that is ours alone; after an error the directory is empty again.
+
+    Raises `Usage` or `Held` when a service or another restore was faster since it was looked at, and leaves theirs.
+    """
+    staged = folder / datadir.RESTORING
+    try:
+        staged.mkdir(mode=0o700)
+    except FileExistsError:
+        raise Usage(f"data directory {folder} is being restored by another process") from None
+    try:
+        with datadir.locked(folder, ("collect", "label"), brief=True):
+            _want_empty(folder, _NOT_OURS | {staged.name, "collect.lock", "label.lock"})
+            try:
+                yield staged
+            except BaseException:
+                _clear(folder)
+                raise
+    finally:
+        with suppress(FileNotFoundError):
+            staged.rmdir()
+
+
+def _note(staged: Path, backup: Path, told: dict[str, Any]) -> None:
+    """Remember the backup, and those beside it: they are of the same posts, and `erase` must reach them, too."""
+    others: list[Path] = []
+    with suppress(OSError):
+        others = backups.beside(backup, str(told.get("of", "")))
+    for path in [*reversed([one for one in others if one != backup]), backup]:
+        backups.note(staged, path)
 
 
 def _stage(backup: Path, staged: Path, files: dict[str, Any]) -> None:

@@ -380,11 +380,15 @@ class AppView(Group):
     @field_validator("url")
     @classmethod
     def _http(cls, url: str) -> str:
-        parts = urlsplit(url)
+        parts = _split(url)
         if "@" in parts.netloc:
             raise ValueError("the public API's address carries no credentials: it has no login")
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
-            raise ValueError(f"{url!r} is not an http:// or https:// address")
+        try:
+            port = parts.port
+        except ValueError:  # its message quotes what may be half of a password
+            raise ValueError("Port out of range: it is a number up to 65535") from None
+        if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+            raise ValueError(f"{_shown(url)!r} is not an http:// or https:// address")
         if parts.query or parts.fragment:
             raise ValueError("the public API's address has no ? and no #")
         return url.rstrip("/")

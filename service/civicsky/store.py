@@ -25,6 +25,8 @@ _IDS_A_QUERY: Final = 500
 _PAGE: Final = 1000
 _BRIEF: Final = ("_id", "cid", "rev", "state", "event_at")
 """What `Store.by_time` gives of a post."""
+_SYNTAX: Final = frozenset({"mongodb://", "mongodb+srv://", ":", "[", "]", "&", ";"})
+"""What is quoted in complaints about a connection string, and is no piece of one."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -278,7 +280,7 @@ class MongoStore:
                 hosts = ",".join(f"{host}:{port}" for host, port in parse_uri(self._uri)["nodelist"])
                 self._connect()
             except (PyMongoError, ValueError) as error:
-                why = _brief(error, self._uri)
+                why = _unquoted(_brief(error, self._uri), self._uri)
                 raise Refused(f"store: store.mongo_uri is not a MongoDB connection string ({why})") from None
         self.where = f"{hosts}/{settings.mongo_database}"
 
@@ -535,6 +537,13 @@ def _brief(error: Exception, uri: str) -> str:
     text = str(error).split(", Timeout:")[0].split(", full error")[0].replace(uri, "the connection string")
     password = uri.partition("://")[2].rpartition("@")[0].partition(":")[2]
     return (text.replace(password, "***") if password else text)[:200]
+
+
+def _unquoted(text: str, uri: str) -> str:
+    """A complaint about a connection string without its pieces: half a password may be taken for a host or a name."""
+    text = re.sub(r"'[^']*'|\"[^\"]*\"", lambda found: found[0] if found[0][1:-1] in _SYNTAX else "***", text)
+    head, colon, tail = text.rpartition(": ")
+    return f"{head}: ***" if colon and tail in uri else text
 
 
 def _with_dates(document: Document) -> Document:

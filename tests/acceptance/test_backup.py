@@ -1,20 +1,23 @@
 """Backups, while the service runs or not, and what is restored from them goes on as if nothing had happened."""
 
 import json
+import os
 import random
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from civicsky import datadir
+from civicsky import backups, datadir, restore as restoring
+from civicsky.errors import Usage
 from civicsky.model import POSTS
+from civicsky.settings import Settings
 from conftest import Client, Mongod
 from support.command import Ended, cursor, end_when, model_server, query, run, start, until
 from support.converge import cursors, differences, documents, get, has_converged, post
@@ -239,6 +242,14 @@ def test_all_but_the_newest_of_this_directory_are_removed_and_nothing_else(folde
     assert set(place.iterdir()) == {Path(newest["path"]), former[2], *others}
 
 
+def test_the_backup_made_now_is_kept_also_when_a_clock_was_ahead(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "backups"
+    ahead = Path(back_up(folder, place)["path"]).rename(place / "civicsky-20990101T000000Z")
+    newest = back_up(folder, place, "--keep", "1")
+    assert newest["removed"] == [str(ahead)]
+    assert set(place.iterdir()) == {Path(newest["path"])}
+
+
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
 
 
@@ -297,7 +308,7 @@ def test_a_restore_that_is_killed_halfway_is_not_started_on(folder: Path, tmp_pa
     assert states(back) == states(folder)
 
 
-@pytest.mark.parametrize("wrong", ["full", "none", "newer", "damaged", "leads out"])
+@pytest.mark.parametrize("wrong", ["full", "none", "newer", "damaged", "leads out", "hostile"])
 def test_what_cannot_be_restored_is_refused_and_nothing_is_changed(folder: Path, tmp_path: Path, wrong: str) -> None:
     backup, back = Path(back_up(folder, tmp_path / "backups")["path"]), tmp_path / "back"
     back.mkdir()
@@ -312,9 +323,11 @@ def test_what_cannot_be_restored_is_refused_and_nothing_is_changed(folder: Path,
         with (backup / "ledger.db").open("r+b") as stream:
             stream.seek(5000)
             stream.write(b"!")
+    elif wrong == "hostile":
+        told["at"] = "\x1b]0;title\x07"
     else:
         told["files"]["../evil"] = told["files"]["ledger.db"]
-    if wrong in {"newer", "leads out"}:
+    if wrong in {"newer", "leads out", "hostile"}:
         (backup / "backup.json").write_text(json.dumps(told))
     before = list(back.iterdir())
     ended = run("restore", backup, "--data-dir", back)
@@ -324,11 +337,40 @@ def test_what_cannot_be_restored_is_refused_and_nothing_is_changed(folder: Path,
         "newer": (2, "was written by a newer civicsky (format 99)"),
         "damaged": (1, "ledger.db is damaged (its SHA-256 is another)"),
         "leads out": (2, "it is none of ours, or damaged"),
+        "hostile": (2, "it is none of ours, or damaged"),
     }[wrong]
     assert ended.code == code
     assert says in line(ended)
     assert list(back.iterdir()) == before
     assert not (tmp_path / "evil").exists()
+
+
+def test_a_restore_leaves_what_a_service_that_was_faster_has_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup, back = Path(back_up(folder, tmp_path / "backups")["path"]), tmp_path / "back"
+    monkeypatch.setattr(os, "umask", lambda mask: mask)  # of this process
+    erased_since = backups.erased_since
+    for faster in ("runs", "ran", "restores"):
+        with ExitStack() as service:
+
+            def between(path: Path, faster: str = faster, service: ExitStack = service) -> list[str]:
+                """After the folder was found empty."""
+                if faster == "restores":
+                    (back / datadir.RESTORING).mkdir()
+                    (back / datadir.RESTORING / "journal.db").write_text("mine")
+                    return erased_since(path)
+                (back / "journal.db").write_text("mine")
+                if faster == "runs":
+                    service.enter_context(datadir.locked(back, ("collect", "label")))
+                return erased_since(path)
+
+            monkeypatch.setattr(backups, "erased_since", between)
+            with pytest.raises(Usage):
+                restoring.restore(Settings(data_dir=back), backup)
+        made = back / datadir.RESTORING / "journal.db" if faster == "restores" else back / "journal.db"
+        assert made.read_text() == "mine", faster
+        shutil.rmtree(back)
 
 
 # ---- what is erased --------------------------------------------------------------------------------------------------
@@ -363,6 +405,25 @@ def test_what_is_erased_after_a_backup_is_erased_again_by_its_restore(
     assert query(back / "ledger.db", "SELECT 1 FROM label WHERE did = ? AND answer IS NOT NULL", A) == []
     again = run("erase", f"at://{A}/{POSTS}/{FIRST}", "--data-dir", back)
     assert f"backup {backup}: " in again.out, "the restored directory knows where it came from"
+
+
+def test_what_is_erased_after_a_restore_is_noted_in_all_backups_beside_it_also_in_one_that_is_being_made(
+    folder: Path, tmp_path: Path
+) -> None:
+    place, back = tmp_path / "backups", tmp_path / "back"
+    former = Path(back_up(folder, place)["path"]).rename(place / "civicsky-20260101T000000Z")
+    backup = Path(back_up(folder, place)["path"])
+    restore(backup, back)
+    (backup / "erased.txt").write_text("did:plc:half")  # a disk was full
+    making = place / "civicsky-20260102T000000Z"
+    backups.half_name(making).mkdir()
+    backups.note(back, making)
+    ended = run("erase", A, "--data-dir", back)
+    assert ended.code == 0, ended.err
+    for one in (former, making, backup):
+        assert f"backup {one}: it keeps the texts until you remove it" in ended.out
+    backups.half_name(making).rename(making)
+    assert [backups.erased_since(one) for one in (former, making, backup)] == [[A], [A], ["did:plc:half", A]]
 
 
 def test_an_earlier_format_is_backed_up_and_restored_as_it_is(tmp_path: Path) -> None:

@@ -153,7 +153,12 @@ def test_on_another_node_the_newest_backup_comes_back_and_at_the_end_one_is_made
     node: Node, started: list["subprocess.Popen[str]"]
 ) -> None:
     backups = node.folder / "back ups"
-    for name in ("civicsky-20261101T000000Z", "civicsky-20261102T000000Z", "other"):
+    for name in (
+        "civicsky-20261101T000000Z",
+        "civicsky-20261102T000000Z",
+        "civicsky-20261102T000000Z-mongodb",
+        "other",
+    ):
         (backups / name).mkdir(parents=True)
     made = 'case $1 in restore) mkdir -p "$DATA_DIR"; touch "$DATA_DIR/journal.db";; esac'
     program = str(node.command("civicsky", made))
@@ -171,15 +176,17 @@ def test_on_another_node_the_newest_backup_comes_back_and_at_the_end_one_is_made
         assert node.asked("civicsky") == round_
 
 
+@pytest.mark.parametrize("code", [1, 2])
 def test_a_backup_that_cannot_come_back_starts_no_empty_service(
-    node: Node, started: list["subprocess.Popen[str]"]
+    node: Node, started: list["subprocess.Popen[str]"], code: int
 ) -> None:
     (node.folder / "backups" / "civicsky-20261101T000000Z").mkdir(parents=True)
-    program = str(node.command("civicsky", "case $1 in restore) exit 1;; esac"))
+    program = str(node.command("civicsky", f"case $1 in restore) exit {code};; esac"))
     job = node.start("civicsky.sbatch", CIVICSKY=program, BACKUPS=str(node.folder / "backups"))
     started.append(job)
-    assert ended(job)[0] == 1
+    assert ended(job)[0] == code
     assert [line.split()[1] for line in node.asked("civicsky")] == ["restore"]
+    assert bool(node.asked("scancel")) == (code == 2), "who must be asked for help is not called every five minutes"
 
 
 def test_before_its_end_a_job_has_time_for_what_is_held_and_only_one_runs() -> None:

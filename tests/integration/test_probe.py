@@ -49,6 +49,12 @@ DOWN = (
         (http('{"ready": true, "reasons": [], "quiet": false}'), True, "ready"),
         (http('{"ready": true, "reasons": [], "quiet": true}'), True, "ready, and the stream is quiet"),
         (http(DOWN, "503 Bad"), False, "not ready: relay_down for 131 s (relay: HTTP 502); x (None)"),
+        (
+            http('{"ready": false, "reasons": [{"name": "x", "why": "y", "seconds": 1%s}]}' % ("0" * 400), "503 Bad"),
+            False,
+            "not ready: x (y)",
+        ),
+        (http("[" * 60_000, "503 Bad"), False, "HTTP 503, and no answer of civicsky"),
         (http("ok"), False, "HTTP 200, and no answer of civicsky"),
         (http("[]"), False, "HTTP 200, and no answer of civicsky"),
         (http('{"ready": "yes", "reasons": []}'), False, "HTTP 200, and no answer of civicsky"),

@@ -241,7 +241,17 @@ async def test_a_name_that_cannot_be_looked_up_now_is_transient() -> None:
     await store.close()
 
 
-def test_a_wrong_connection_string_is_refused_without_being_shown() -> None:
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongo://user:hunter2@host",
+        "mongodb://user:some/hunter2@host/",
+        "mongodb://user:some%2Ahunter2/more@host/",
+        "mongodb://user:hunter2/more@host/",
+        "mongodb://user:some@hunter2@host",
+    ],
+)
+def test_a_wrong_connection_string_is_refused_and_no_piece_of_it_is_shown(uri: str) -> None:
     with pytest.raises(Refused, match="not a MongoDB connection string") as caught:
-        MongoStore(StoreSettings(mongo_uri=SecretStr("mongo://user:hunter2@host")))
+        MongoStore(StoreSettings(mongo_uri=SecretStr(uri)))
     assert "hunter2" not in str(caught.value)

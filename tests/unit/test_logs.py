@@ -1,7 +1,9 @@
 """Lines of a log, whoever wrote them, as they are shown to people and handed to programs."""
 
 import json
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, strategies as st
 from civicsky import logs
 from civicsky.errors import Usage
 from civicsky.log import _UNSAFE
-from civicsky.logs import Cutter, Line, Reader, Wanted, as_json, as_text, is_wanted, moment
+from civicsky.logs import Cutter, Line, Reader, Tail, Wanted, as_json, as_text, is_wanted, moment
 from civicsky.model import now_us, parse_time
 
 AT = "2026-11-24T00:37:49.205928Z"
@@ -64,7 +66,7 @@ def test_a_line_that_is_no_json_is_shown_as_it_is_and_has_the_time_of_the_one_be
 
 
 @pytest.mark.parametrize(
-    "raw", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, '{"n": NaN}', '{"n": Infinity}', "{", ""]
+    "raw", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, '{"n": NaN}', '{"n": Infinity}', '{"n": -1e999}', "{", ""]
 )
 def test_what_looks_like_json_and_is_none_is_an_ordinary_line(raw: str) -> None:
     found = Reader().read(raw.encode())
@@ -122,3 +124,18 @@ def test_since_takes_a_date_a_time_or_how_long_ago() -> None:
         with pytest.raises(Usage) as raised:
             moment(text)
         assert "\x1b" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_in_a_followed_files_place_is_passed_over(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "x.log"
+    file.write_text("one\n")
+    tail = Tail(file, former=True)
+    assert [line.text for line in tail.lines()] == ["one"]
+    file.unlink()
+    os.mkfifo(file) if kind == "pipe" else file.mkdir()
+    assert list(tail.lines()) == []
+    file.rename(tmp_path / "away")
+    file.write_text("two\n")
+    assert [line.text for line in tail.lines()] == ["two"]
+    tail.close()

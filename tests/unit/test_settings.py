@@ -330,16 +330,24 @@ def test_an_address_must_not_carry_a_password(who: str) -> None:
         "me:hunter2@host.example",
     ],
 )
-@pytest.mark.parametrize("scheme", ["ftp", "", "ws"])
+@pytest.mark.parametrize("scheme", ["ftp", "", "ws", "https"])
 def test_no_complaint_about_an_address_tells_its_password(file: Path, url: str, scheme: str) -> None:
     address = url.format(scheme)
-    for key, value in (("source.relays", [address]), ("label.model_url", address)):
+    one = ("label.model_url", "appview.url", "appview.login_url")
+    for key, value in (("source.relays", [address]), *((name, address) for name in one)):
         group, _, field = key.partition(".")
         file.write_text(f"[{group}]\n{field} = {json.dumps(value)}\n")
         for config, flags in ((file, None), (None, {key: value})):
             told = complaint(config, flags)
             assert key in told
             assert "hunter2" not in told
+
+
+def test_what_is_no_port_of_the_public_api_is_not_shown() -> None:
+    for key in ("appview.url", "appview.login_url"):
+        told = complaint(None, {key: "https://me:hunter2"})
+        assert key in told
+        assert "hunter2" not in told
 
 
 @pytest.mark.parametrize("rest", ["/?x=1", "?x=1", "/?", "/#part", "#"])

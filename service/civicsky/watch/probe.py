@@ -18,6 +18,8 @@ _MOST_BYTES: Final = 65_536
 _OK: Final = 200
 _BUSY: Final = 503
 _SHOWN: Final = 5
+_MOST_SECONDS: Final = 1e12
+"""What lasts longer is no time: an endless number would not be shown, but raise."""
 
 
 class Probed(NamedTuple):
@@ -74,7 +76,7 @@ def _of_livez(status: int, text: str) -> Probed:
 
 def _of_readyz(status: int, text: str) -> Probed:
     found: Any = None
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         found = json.loads(text)
     told = found if isinstance(found, dict) and isinstance(found.get("reasons"), list) else {}
     if status == _OK and told.get("ready") is True:
@@ -92,7 +94,8 @@ def _stranger(status: int, text: str) -> Probed:
 
 def _reason(one: dict[str, Any]) -> str:
     seconds = one.get("seconds")
-    lasted = f" for {seconds:.0f} s" if isinstance(seconds, int | float) else ""
+    known = isinstance(seconds, int | float) and 0 <= seconds <= _MOST_SECONDS
+    lasted = f" for {seconds:.0f} s" if known else ""
     return f"{one.get('name')}{lasted} ({one.get('why')})"
 
 
