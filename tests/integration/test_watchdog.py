@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -133,6 +134,21 @@ async def test_a_drain_without_a_bound_is_no_end_before_a_signal_comes(heard: He
         assert "STOPPING=1" not in heard.lines()
         stop.request("SIGTERM")
         await heard_of(heard, "STOPPING=1")
+
+
+async def test_a_process_that_ran_out_of_files_for_a_while_still_gives_signs_of_life(heard: Heard) -> None:
+    """A manager that hears nothing would end it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    watchdog = Watchdog(Manager(heard.address, 0.2), Metrics(), Stop(), endless=False)
+    async with watchdog.on_duty():
+        watchdog.started()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            assert not Manager(heard.address).tell("WATCHDOG=1")
+            await until_looked(watchdog, 2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await heard_of(heard, "WATCHDOG=1", heard.lines().count("WATCHDOG=1") + 2)
 
 
 @pytest.mark.parametrize(("how", "loop"), [("block", "event loop"), ("hang", "journal")])
