@@ -17,8 +17,8 @@ from civicsky.settings import Health as Bounds
 Name = Literal["relay_down", "behind", "disk_full", "model_down", "store_down", "context_down"]
 
 MEANINGS: Final[dict[Name, str]] = {
-    "relay_down": "No relay is connected, though hours are open: nothing is being collected. One that connects again and "
-    "again, and brings nothing new, counts as away.",
+    "relay_down": "No relay is connected, though hours are open: nothing is being collected. One that connects again "
+    "and again, and brings nothing new, counts as away.",
     "behind": "What is committed is old: frames wait here, or the relay replays what was missed.",
     "disk_full": "The journal's disk bound is reached: reading pauses, or posts are shed.",
     "model_down": "The model cannot be used; posts wait for a label on disk.",

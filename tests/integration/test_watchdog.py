@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,32 @@ def test_a_process_that_was_stopped_for_long_did_not_stand_still(tmp_path: Path,
     ended = finish(process)
     assert ended.code == 0
     assert "wedged" not in ended.err
+
+
+def test_whoever_reads_no_log_any_more_ends_nothing(tmp_path: Path, relay: str) -> None:
+    """As a terminal after Ctrl-S, or a journal that hangs."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    process = subprocess.Popen(
+        [CIVICSKY, "collect", "--relay", relay, "--data-dir", str(tmp_path)],
+        env={**environment(worker__processes=1, log__minute_seconds=0.1), "WATCHDOG_USEC": "2000000"},
+        stderr=writer,
+    )
+    os.close(writer)
+    try:
+        until(lambda: cursor(tmp_path), "it to collect")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(4)
+        with os.fdopen(reader, "rb") as log:
+            while b'"log_left_out"' not in (line := log.readline()):
+                assert line, "it tells of what it left out"
+            process.send_signal(signal.SIGTERM)
+            log.read()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
