@@ -17,7 +17,8 @@ from civicsky.settings import Health as Bounds
 Name = Literal["relay_down", "behind", "disk_full", "model_down", "store_down", "context_down"]
 
 MEANINGS: Final[dict[Name, str]] = {
-    "relay_down": "No relay is connected, though hours are open: nothing is being collected.",
+    "relay_down": "No relay is connected, though hours are open: nothing is being collected. One that connects again "
+    "and again, and brings nothing new, counts as away.",
     "behind": "What is committed is old: frames wait here, or the relay replays what was missed.",
     "disk_full": "The journal's disk bound is reached: reading pauses, or posts are shed.",
     "model_down": "The model cannot be used; posts wait for a label on disk.",
@@ -96,6 +97,7 @@ class Health:
         self._collects, self._labels = collects, labels
         self._since: dict[Name, float] = {}
         self._met = False
+        self._relay = _Relay(bounds, metrics)
         self._heard = (-1, 0.0)
         self._behind = self._fell = False
         self._peak = 0.0
@@ -133,8 +135,11 @@ class Health:
         facts, bounds = self._metrics, self._bounds
         self._met |= facts.connected or not self._collects
         whys: dict[Name, tuple[str, float]] = {}
-        if self._collects and not facts.window_why and not facts.connected:
-            whys["relay_down"] = (facts.relay_why or "relay: not connected yet", bounds.relay_seconds)
+        gone_at = self._relay.gone_since(now) if self._collects else None
+        if gone_at is not None:
+            why = "relay: it connects, and brings nothing new" if facts.connected else "relay: not connected yet"
+            whys["relay_down"] = (facts.relay_why or why, bounds.relay_seconds)
+            self._since["relay_down"] = gone_at
         whys["disk_full"] = (facts.journal_why, bounds.disk_seconds)
         if self._labels:
             whys["model_down"] = (facts.model_why, bounds.model_seconds)
@@ -146,7 +151,8 @@ class Health:
         self._behind = lag >= bounds.behind_seconds * (_NEAR if self._behind else 1.0)
         self._peak = max(self._peak, lag) if self._behind else 0.0
         if self._behind:
-            found["behind"] = Condition("behind", f"{lag:,.0f} s behind the stream", lag, bounds.lag_seconds)
+            doubt = ", unless it is this machine's clock that is off" if facts.clock_doubts else ""
+            found["behind"] = Condition("behind", f"{lag:,.0f} s behind the stream{doubt}", lag, bounds.lag_seconds)
         return [found[name] for name in MEANINGS if name in found]
 
     def _lag(self, now: float, *, quiet: bool) -> float:
@@ -169,6 +175,36 @@ class Health:
         if frames != self._heard[0] or not self._metrics.connected or self._metrics.paused:
             self._heard = (frames, now)
         return now - self._heard[1] >= self._bounds.quiet_seconds
+
+
+class _Relay:
+    """Since when no relay serves us. One that connects, brings nothing new and goes away again did not serve us."""
+
+    def __init__(self, bounds: Bounds, metrics: Metrics) -> None:
+        self._bounds, self._metrics = bounds, metrics
+        self._gone_at: float | None = None
+        self._back_at: float | None = None
+        self._in_vain = False
+        """Whether it was back since, and went away again."""
+        self._news = 0
+
+    def gone_since(self, now: float) -> float | None:
+        """As above; None while one serves us, or none is needed. One that stays is only quiet."""
+        facts, news = self._metrics, self._news
+        self._news = facts.news
+        stayed = self._back_at is not None and now - self._back_at >= self._bounds.quiet_seconds
+        if facts.window_why or facts.news != news or stayed:
+            self._gone_at, self._in_vain = None, False
+        if facts.window_why:
+            self._back_at = None
+        elif facts.connected:
+            self._back_at = now if self._back_at is None else self._back_at
+            is_over = self._gone_at is not None and now - self._gone_at >= self._bounds.relay_seconds
+            return self._gone_at if is_over and self._in_vain else None
+        else:
+            self._in_vain |= self._gone_at is not None and self._back_at is not None
+            self._gone_at, self._back_at = now if self._gone_at is None else self._gone_at, None
+        return self._gone_at
 
 
 def _tell(before: Look, look: Look, metrics: Metrics) -> None:

@@ -41,6 +41,8 @@ ROOMY: Final = 0.9
 """Share of the disk bound below which all is as before."""
 BEYOND: Final = 1.25
 """Times the disk bound at which even shedding is not enough."""
+PRUNED_AT_ONCE: Final = 5000
+"""Rows that one statement deletes at most, while commits wait for it."""
 
 Counts = Counter[tuple[str, str, str]]
 """By (unit, outcome, reason)."""
@@ -199,7 +201,7 @@ class Journal:
         """
         settings, now = self._settings, now_us()
         await self._prune_posts(now, settled)
-        await self._db.execute("DELETE FROM reject WHERE at < ?", (now - int(settings.reject_days * _DAY),))
+        await self._drop("reject", "(rkey, did)", "at", now - int(settings.reject_days * _DAY))
         await self._db.execute("DELETE FROM quarantine WHERE at < ?", (now - int(settings.quarantine_days * _DAY),))
         await self._db.execute(
             "DELETE FROM quarantine WHERE id IN (SELECT id FROM (SELECT id, sum(length(bytes)) OVER newer AS size, "
@@ -207,12 +209,19 @@ class Journal:
             (settings.quarantine_bytes, settings.quarantine_rows),
         )
         if followed is not None:
-            await self._db.execute("DELETE FROM change WHERE n <= ?", (followed,))
+            await self._drop("change", "n", "n", followed + 1)
         await self._db.give_back(1000)
         await self._db.truncate_log()
         async with self._db.transaction() as db:
             size = await _live_bytes(db)
         self._heed(size)
+
+    async def _drop(self, table: str, key: str, by: str, before: int) -> None:
+        """Delete all rows below a value, in pages: after a long stop there are millions, and a commit waits for one."""
+        columns = key.strip("()")
+        page = f"SELECT {columns} FROM {table} WHERE {by} < ? ORDER BY {by} LIMIT {PRUNED_AT_ONCE}"
+        while await self._db.execute(f"DELETE FROM {table} WHERE {key} IN ({page})", (before,)) == PRUNED_AT_ONCE:
+            pass
 
     async def _prune_posts(self, now: int, settled: Settled) -> None:
         """One round over the oldest posts, in pages, so that nothing waits long for us."""

@@ -8,6 +8,7 @@ and go. Nothing here raises for a disk that is full or a reader that is gone.
 import json
 import logging
 import re
+import select
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -79,6 +80,7 @@ EventName = Literal[
     "clock_right",
     "log_down",
     "log_up",
+    "log_left_out",
     "wedged",
     "moving",
     "notified",
@@ -147,6 +149,7 @@ EVENTS: Final[dict[EventName, str]] = {
     "clock_right": "info: it does not differ any more",
     "log_down": "warning: log.file cannot be written; lines go to standard error meanwhile; why=",
     "log_up": "info: it can be written again",
+    "log_left_out": "warning: whoever reads standard error took nothing; so many lines were left out: n=",
     "wedged": "error: a loop stands still with work in hand, and the service is ended soon; loop=, seconds=",
     "moving": "info: what stood still moves again",
     "notified": "info: a message for people is to be sent; kind=, problem=, id=",
@@ -192,6 +195,8 @@ _MAX_CHARS: Final = 500
 _MAX_ITEMS: Final = 20
 _MAX_DEPTH: Final = 3
 _MINUTE: Final = 60.0
+_STALL_SECONDS: Final = 1.0
+"""How long a reader of standard error is waited for, once: as a whole service waits meanwhile."""
 
 
 def configure(settings: Log) -> None:
@@ -255,14 +260,33 @@ def cleaned(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _StandardError:
-    """Prints to standard error. A reader that went away, or a full disk behind it, ends nothing."""
+    """Prints to standard error. A reader that went away or reads no more, or a full disk behind it, ends nothing."""
+
+    left_out: ClassVar[int] = 0
+    """Lines, since the reader took the last one."""
 
     def msg(self, line: str) -> None:
         """One line."""
+        if not _is_taken(0 if self.left_out else _STALL_SECONDS):
+            _StandardError.left_out += 1
+            return
+        if n := self.left_out:
+            _StandardError.left_out = 0
+            event("log_left_out", stage="log", n=n)
         with suppress(OSError, ValueError):
             print(line, file=sys.stderr, flush=True)
 
     debug = info = warning = error = msg
+
+
+def _is_taken(seconds: float) -> bool:
+    """Whether a line can be written to standard error without waiting for its reader, now or in so many seconds."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stderr.fileno(), select.POLLOUT)
+        return bool(poll.poll(seconds * 1000))
+    except (OSError, ValueError):
+        return True
 
 
 class _ToFile:

@@ -26,6 +26,8 @@ class Metrics:
     """What the calls cost, in `label.currency`; 0 for a model without a price."""
     host: str = ""
     connected: bool = False
+    news: int = 0
+    """Frames that were new: only they prove that a relay serves us."""
     relay_why: str = ""
     """Why the relay is not there; empty when it is."""
     window_why: str = ""

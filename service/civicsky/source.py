@@ -181,6 +181,7 @@ class Source:
         position.cursor = seq
         self._too_large = self._failures = self._tries = 0  # only a new frame proves that this relay serves us
         self._fall_back = None
+        self._metrics.news += 1
         self._mark_up()
         return None
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pytest
 
-from civicsky.journal import Journal
+from civicsky.journal import PRUNED_AT_ONCE, Journal
 from civicsky.model import Arrival, Batch, Committed, Event, Frame, Key, PostOp, Verdict, now_us
 from civicsky.settings import Journal as JournalSettings
 from support.command import finish, model_server, query, run, start, until
@@ -295,3 +295,33 @@ async def test_space_that_became_free_is_given_back_to_the_disk(tmp_path: Path) 
         for _ in range(4):
             await led.journal.prune(led.n, all_settled)
         assert (tmp_path / "journal.db").stat().st_size < before / 4
+
+
+async def test_what_outlived_its_use_by_the_thousand_goes_in_pages_and_commits_need_not_wait_for_all(
+    tmp_path: Path,
+) -> None:
+    """As after a stop of a week, when all that was rejected is too old at once."""
+    n = 4 * PRUNED_AT_ONCE
+    async with stream(tmp_path) as it:
+        journal = it.journal
+        async with journal.database.transaction() as db:
+            await db.executemany(
+                "INSERT INTO reject VALUES (?,'did:plc:x','',0,'language',0,NULL)", [(tid(at),) for at in range(n)]
+            )
+            await db.executemany(
+                "INSERT INTO change (kind, did, rkey, rev, at) VALUES ('put','did:plc:x',?,'',0)",
+                [(tid(at),) for at in range(n)],
+            )
+        left: dict[str, set[int]] = {"reject": set(), "change": set()}
+        pruning = asyncio.create_task(journal.prune(n - 1, _nothing))
+        while not pruning.done():
+            for table, seen in left.items():
+                seen.update(*await journal.database.rows(f"SELECT count(*) FROM {table}"))
+        await pruning
+        for table, end in (("reject", 0), ("change", 1)):
+            assert left[table] - {0, 1, n}, "somebody had a turn in the midst of it"
+            assert await journal.database.rows(f"SELECT count(*) FROM {table}") == [(end,)]
+
+
+async def _nothing(_keys: Sequence[Key]) -> Sequence[Key]:
+    return []

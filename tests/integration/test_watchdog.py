@@ -3,10 +3,12 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,21 @@ async def test_a_drain_without_a_bound_is_no_end_before_a_signal_comes(heard: He
         await heard_of(heard, "STOPPING=1")
 
 
+async def test_a_process_that_ran_out_of_files_for_a_while_still_gives_signs_of_life(heard: Heard) -> None:
+    """A manager that hears nothing would end it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    watchdog = Watchdog(Manager(heard.address, 0.2), Metrics(), Stop(), endless=False)
+    async with watchdog.on_duty():
+        watchdog.started()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            assert not Manager(heard.address).tell("WATCHDOG=1")
+            await until_looked(watchdog, 2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await heard_of(heard, "WATCHDOG=1", heard.lines().count("WATCHDOG=1") + 2)
+
+
 @pytest.mark.parametrize(("how", "loop"), [("block", "event loop"), ("hang", "journal")])
 def test_what_is_wedged_where_nobody_watches_ends_by_itself_and_the_next_start_goes_on(
     how: str, loop: str, tmp_path: Path, relay: str
@@ -179,3 +196,32 @@ def test_a_process_that_was_stopped_for_long_did_not_stand_still(tmp_path: Path,
     ended = finish(process)
     assert ended.code == 0
     assert "wedged" not in ended.err
+
+
+def test_whoever_reads_no_log_any_more_ends_nothing(tmp_path: Path, relay: str) -> None:
+    """As a terminal after Ctrl-S, or a journal that hangs."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    process = subprocess.Popen(
+        [CIVICSKY, "collect", "--relay", relay, "--data-dir", str(tmp_path)],
+        env={**environment(worker__processes=1, log__minute_seconds=0.1), "WATCHDOG_USEC": "2000000"},
+        stderr=writer,
+    )
+    os.close(writer)
+    try:
+        until(lambda: cursor(tmp_path), "it to collect")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(4)
+        with os.fdopen(reader, "rb") as log:
+            while b'"log_left_out"' not in (line := log.readline()):
+                assert line, "it tells of what it left out"
+            process.send_signal(signal.SIGTERM)
+            log.read()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -36,7 +36,7 @@ def test_whoever_was_never_connected_is_not_ready_and_then_has_the_bound() -> No
     assert (names(first), first.ready, first.over, first.passed) == (["relay_down"], False, (), ())
     assert [c.name for c in first.reasons] == ["relay_down"]
     assert [c.name for c in one.look(120).passed] == ["relay_down"]
-    facts.connected = True
+    facts.connected, facts.news = True, 1
     one.look(0)
     assert one.look(1).ready
     facts.connected, facts.relay_why = False, "refused"
@@ -50,6 +50,41 @@ def test_whoever_was_never_connected_is_not_ready_and_then_has_the_bound() -> No
     over = one.look(124)
     assert over.ready
     assert [c.name for c in over.ended] == ["relay_down"]
+
+
+def test_a_relay_that_comes_back_in_vain_again_and_again_is_down_all_the_while() -> None:
+    """It answers a ping, so it counts as connected, and hangs up before it sends anything."""
+    one, facts = health()
+    told = []
+    for at in range(1000):
+        facts.connected = at % 45 >= 30
+        look = one.look(at)
+        told += [("passed", at)] * len(look.passed) + [("ended", at)] * bool(at >= 120 and look.ended)
+    assert told == [("passed", 120)]
+    facts.connected, facts.news = True, 1
+    over = one.look(1000)
+    assert (over.ready, [c.name for c in over.ended]) == (True, ["relay_down"])
+    facts.connected = False
+    assert [c.seconds for c in one.look(1001).conditions] == [0], "what it brought counts"
+
+
+def test_a_relay_that_stays_without_a_word_is_quiet_and_no_longer_down() -> None:
+    one, facts = health()
+    for at in range(150):
+        facts.connected = at % 45 >= 30
+        one.look(at)
+    facts.connected = True
+    assert next(at for at in range(150, 400) if one.look(at).ready) == 150 + BOUNDS.quiet_seconds
+    facts.connected = False
+    assert [c.seconds for c in one.look(400).conditions] == [0]
+
+
+def test_whoever_may_have_a_wrong_clock_is_told_so_where_that_looks_like_being_behind() -> None:
+    one, facts = health()
+    facts.behind_seconds = 3600
+    facts.clock_doubts.add("handshake")
+    (behind,) = one.look(0).conditions
+    assert behind.why == "3,600 s behind the stream, unless it is this machine's clock that is off"
 
 
 @pytest.mark.parametrize(

@@ -370,3 +370,12 @@ def test_ten_bad_frames_are_the_same_again_only_when_nothing_new_came_between() 
     assert (reader.cursor, reader.gaps()) == (42, [])
     reader.connected().bad(*TEN)
     assert (reader.cursor, [gap[2] for gap in reader.gaps()]) == (None, ["undecodable"])
+
+
+def test_only_a_new_frame_proves_that_a_relay_serves_us() -> None:
+    reader = Reader(cursor=10)
+    told = []
+    for seq in (10, None, 11, 11, 12):
+        reader.source.settle(seq)
+        told.append(reader.metrics.news)
+    assert told == [0, 0, 1, 1, 2]

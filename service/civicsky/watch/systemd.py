@@ -40,11 +40,12 @@ class Manager:
         """Send lines such as `READY=1`; whether there is somebody who took them."""
         if not self._address:
             return False
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as channel:
-            try:
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        try:
+            with socket.socket(socket.AF_UNIX, kind) as channel:
                 channel.sendto("\n".join(lines).encode(errors="replace"), self._address)
-            except OSError:
-                return False
+        except OSError:  # also when we have too many files open
+            return False
         return True
 
 

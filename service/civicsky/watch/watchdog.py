@@ -49,6 +49,8 @@ class Watchdog:
         """How often the loop came by, and how often it found that the flow moves."""
         self._started = self._ready = self._stopping = False
         self._wedged = False
+        self._stuck = ""
+        """What stands still, as of the last look: the other thread may not ask the loop's own books."""
         self._health = Look()
         self._status, self._may_tell = "", Every(TICK)
 
@@ -97,7 +99,7 @@ class Watchdog:
         if self._ending.is_set() and not self._stopping:
             lines.append("STOPPING=1")
             self._stopping = anew = True
-        text = self._metrics.pulse.stuck() or self._status_now()
+        text = self._stuck or self._status_now()
         if text != self._status and (self._may_tell.is_due() or anew):
             lines.append(f"STATUS={text}")
             self._status = text
@@ -127,6 +129,7 @@ class Watchdog:
         elif self._wedged and not work:
             log.event("moving")
         self._wedged = work is not None
+        self._stuck = self._metrics.pulse.stuck()
 
     # ---- in a thread of its own ----
 
@@ -141,7 +144,7 @@ class Watchdog:
             if since_looked >= self.patience * TOLD_AT and not told:
                 _in_time(partial(log.event, "wedged", loop="event loop", seconds=round(since_looked), where=_where()))
             if since_fed >= self.patience and not self._manager.watches:
-                _end("event loop" if since_looked else self._metrics.pulse.stuck())
+                _end(self._stuck or "event loop")
 
 
 def _end(what: str) -> None:
