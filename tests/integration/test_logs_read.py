@@ -190,6 +190,7 @@ def test_where_there_is_no_log_one_line_says_what_to_do(tmp_path: Path) -> None:
     ended = run("logs", "--data-dir", tmp_path)
     assert ended.code == 2
     assert ended.err.startswith("civicsky: no log found: neither ")
+    assert ended.err.endswith("; name a FILE, or give the service --log-file FILE\n")
     assert ended.err.count("\n") == 1
     assert run("logs", tmp_path).err.endswith("is a folder; name a file in it\n")
 

@@ -199,7 +199,7 @@ def test_no_secret_gets_into_a_line_and_it_is_said_where_keys_go(machine: Machin
     assert ended.code == 0
     assert SECRET not in ended.out + ended.err + machine.table.read_text(encoding="utf-8")
     assert "unknown to what is started: CIVICSKY_LABEL__API_KEY" in ended.out
-    assert f"keys go into {machine.config}, mode 600" in ended.out
+    assert f"keys go into {machine.config.with_suffix('.env')}, mode 600" in ended.out
 
 
 def test_the_key_is_read_when_the_line_runs_and_not_before(machine: Machine) -> None:
@@ -222,6 +222,7 @@ def test_without_a_time_there_is_nothing_to_install(machine: Machine) -> None:
         ended = machine.service("install", where)
         assert ended.code == 2
         assert "set feeds.at and feeds.zone" in ended.err
+        assert ("or add --keep-alive" in ended.err) == (where == "--cron")
     assert machine.lines() == []
     assert not machine.units.exists()
 

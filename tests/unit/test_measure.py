@@ -503,5 +503,5 @@ def test_without_the_extra_the_command_says_how_to_install_it() -> None:
     block = "import sys; sys.modules['numpy'] = None; sys.argv = ['civicsky', 'estimate']\n"
     done = _python(f"{block}from civicsky.__main__ import main\nsys.exit(main())")
     assert done.returncode == 2
-    assert "pip install '.[research]'" in done.stderr
+    assert "pip install --require-hashes -r requirements/research.txt" in done.stderr
     assert "Traceback" not in done.stderr

@@ -156,7 +156,9 @@ def test_a_book_that_is_none_is_refused(values: Any) -> None:
 def test_every_message_says_who_what_since_when_and_where_to_look(kind: Kind, name: str) -> None:
     values = message(Notice(kind, name, "a reason", AT, AT - 90 * SECOND, AT), WHO, "7")
     assert values["text"].startswith("civicsky: ")
-    for part in ("[lab]", "why: `a reason`", ABOUT[name].means, "collect on node7, civicsky 0.2.0"):
+    over = kind == "recovered"  # what is told of it is no more so
+    reason, meaning = ("it was: `a reason`", "what it meant: ") if over else ("why: `a reason`", "what it means: ")
+    for part in ("[lab]", reason, meaning, ABOUT[name].means, "collect on node7, civicsky 0.2.0"):
         assert part in values["text"]
     assert f"civicsky {ABOUT[name].look[0]} --data-dir /data/civicsky" in values["text"]
     assert f"docs/operations.md#{ABOUT[name].section}" in values["text"]

@@ -78,6 +78,12 @@ def test_every_setting_that_is_shown_exists_and_has_its_own_docstring_as_comment
         assert told in text
 
 
+def test_a_new_file_shows_how_to_watch_the_service_and_be_told() -> None:
+    text = settings_text({}, "civicsky.env")
+    for line in ("[log]", '#file = ""', "[notify]", "#command = []", "[http]", '#listen = ""'):
+        assert line in text.splitlines()
+
+
 def test_no_secret_is_among_the_settings_of_a_new_file() -> None:
     assert not set(SECRETS.values()) & set(SHOWN)
     annotations = {

@@ -198,7 +198,7 @@ def test_a_folder_of_an_export_that_was_killed_is_told_from_one_that_is_being_wr
 
 def test_without_pyarrow_only_parquet_is_refused_and_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(Usage, match=r"extra `export`.*pip install '\.\[export\]'.*--format csv or jsonl"):
+    with pytest.raises(Usage, match=r"extra `export`.*-r requirements/export\.txt.*--format csv or jsonl"):
         writers.check("parquet")
     writers.check("csv")
     writers.check("jsonl")

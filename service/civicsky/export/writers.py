@@ -73,8 +73,8 @@ def _arrow() -> tuple[Any, Any]:
         from pyarrow import parquet  # noqa: PLC0415
     except ModuleNotFoundError:
         raise Usage(
-            "Parquet needs the extra `export` (pyarrow is missing): pip install '.[export]' in the folder with "
-            "civicsky's source, or take --format csv or jsonl"
+            "Parquet needs the extra `export` (pyarrow is missing): pip install --require-hashes "
+            "-r requirements/export.txt in the folder with civicsky's source, or take --format csv or jsonl"
         ) from None
     # Its own pools keep what was freed: a sixth more memory for no time.
     pa.set_memory_pool(pa.system_memory_pool())

@@ -236,9 +236,10 @@ def _text(values: Mapping[str, Any]) -> str:
     """For people: the first line says it all."""
     lasted = "" if values["lasted_seconds"] is None else f", lasted {_span(values['lasted_seconds'])}"
     lines = [f"{_headline(values, lasted)} [{values['name']}]"]
+    over = values["kind"] == "recovered"
     if values["why"]:
-        lines.append(f"why: `{values['why']}`")
-    lines.append(f"what it means: {values['means']}")
+        lines.append(f"{'it was' if over else 'why'}: `{values['why']}`")
+    lines.append(f"what it {'meant' if over else 'means'}: {values['means']}")
     lines.append(f"look: `{values['look']}`; {values['section']}")
     lines.append(f"from: {values['role']} on {values['host']}, civicsky {values['version']}")
     return "\n".join(lines)

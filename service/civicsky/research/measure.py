@@ -18,7 +18,7 @@ try:
 except ModuleNotFoundError as error:  # pragma: no cover
     raise Usage(
         f"this needs the extra `research` ({error.name} is missing): "
-        "pip install '.[research]' in the folder with civicsky's source"
+        "pip install --require-hashes -r requirements/research.txt in the folder with civicsky's source"
     ) from None
 
 Floats = np.typing.NDArray[np.float64]

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from civicsky import datadir
 from civicsky.errors import EXIT_USAGE, Failed, Usage
-from civicsky.loading import CONFIG_VARIABLE, secrets
+from civicsky.loading import CONFIG_VARIABLE, secrets, secrets_file
 from civicsky.model import now_us
 from civicsky.schedule import NO_TIME, last_due
 from civicsky.settings import ENV_PREFIX, Settings, expanded
@@ -76,7 +76,7 @@ def cron_lines(place: Place, *, keep_alive: bool) -> dict[Kind, str | None]:
     """
     at, zone = place.settings.feeds.at, place.settings.feeds.zone
     if not at and not keep_alive:
-        raise Usage(NO_TIME)
+        raise Usage(f"{NO_TIME}; or add --keep-alive, to have the service started")
     log = place.data_dir / datadir.CRON_LOG
     lines: dict[Kind, str | None] = {"fetch": None}
     if at:
@@ -114,7 +114,7 @@ def install_cron(place: Place, say: Say, *, keep_alive: bool, only_print: bool) 
     say(f"both outputs go to {folder / datadir.CRON_LOG}")
     if keep_alive:
         say(f"the service's log: civicsky logs --follow --data-dir {folder}")
-    where = place.config or "a settings file, named with --config"
+    where = secrets_file(place.config) if place.config else "the file of secrets beside a settings file"
     say(f"cron has no environment of yours: keys go into {where}, mode 600")
 
 

@@ -53,6 +53,10 @@ SHOWN: Final = (
     "feeds.zone",
     "authors.fetch",
     "log.level",
+    "log.file",
+    "notify.format",
+    "notify.command",
+    "http.listen",
     "limits.drain_seconds",
 )
 """What a new file shows: what people change. The others are in docs/configuration.md."""
