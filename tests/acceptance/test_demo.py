@@ -26,6 +26,22 @@ def share(report: str, name: str) -> tuple[float, float, float, int]:
     return float(found[1]), float(found[2]), float(found[3]), int(found[4].replace(",", ""))
 
 
+@pytest.mark.timeout(300)
+def test_the_demo_of_the_first_frames_does_the_same_with_less(tmp_path: Path) -> None:
+    needs_model()
+    ended = run("demo", "--data-dir", tmp_path, "--frames", 400, timeout=280)
+    assert ended.code == 0, ended.err
+    assert "frame: received 400 = commit " in ended.out
+    found = re.search(r"labelled (\d+) of (\d+) kept, failed 0, waiting 0", ended.out)
+    assert found
+    assert 50 < int(found[1]) <= int(found[2])
+    accuracy, *_, n = share(ended.out, "civic or not")
+    assert n > 50
+    assert accuracy > 0.75
+    share(ended.out, "civic")
+
+
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_demo_labels_every_kept_post_with_a_real_model_and_reports(tmp_path: Path) -> None:
     needs_model()

@@ -31,7 +31,7 @@ NO_SETTINGS = {
     "--due", "--if-not-running", "--posts", "--origin",
     "--cron", "--timer", "--systemd", "--split", "--keep-alive", "--print", "--keep",
     "--format", "--table", "--level", "--prompt", "--key-file", "--live", "--url", "--follow", "--stage", "--event",
-    "--yes", "--force",
+    "--yes", "--force", "--frames",
 }  # fmt: skip
 
 OF_ITS_OWN = {("civicsky export", "--model")}

@@ -18,11 +18,14 @@ def demo(
     data_dir: Annotated[
         Path, typer.Option("--data-dir", metavar="DIR", help="Folder in which each demo makes its own.")
     ] = Path("demo-data"),
+    frames: Annotated[
+        int | None, typer.Option("--frames", metavar="N", help="Only the first so many: quicker, less to see.", min=200)
+    ] = None,
 ) -> None:
     """Do the main job on a recorded stream, and report."""
     from civicsky.demo import run_demo  # noqa: PLC0415
 
-    raise typer.Exit(run_demo(data_dir, print))
+    raise typer.Exit(run_demo(data_dir, print, frames))
 
 
 @app.command()
