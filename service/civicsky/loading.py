@@ -67,7 +67,7 @@ def _loaded(file: Path | None, flags: Mapping[str, Any] | None) -> Settings:
         settings = _with_flags(Settings(**values), flags or {})
         if settings.data_dir.parts[:1] and settings.data_dir.parts[0].startswith("~"):
             settings = settings.model_copy(update={"data_dir": expanded(settings.data_dir)})
-        return settings  # noqa: TRY300  (no error is expected of it alone)
+        return settings.read_from(file)
     except SettingsError:
         raise Usage(_explain_no_json()) from None
     except ValidationError as error:

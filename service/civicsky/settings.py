@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from civicsky.errors import Usage
@@ -727,6 +727,17 @@ class Settings(BaseSettings):
     notify: Notify = Notify()
     http: Http = Http()
     limits: Limits = Limits()
+    _file: Path | None = PrivateAttr(None)
+
+    @property
+    def file(self) -> Path | None:
+        """The settings file that was read, whole path; None: there was none."""
+        return self._file
+
+    def read_from(self, file: Path | None) -> "Settings":
+        """The same, with a note of the file that they were read from."""
+        self._file = file and file.absolute()
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -206,3 +206,10 @@ def test_a_second_service_does_not_touch_the_first_ones_file(relay: str, tmp_pat
     first.send_signal(signal.SIGTERM)
     assert finish(first).code == 0
     assert file.read_text().count('"event": "started"') == 1
+
+
+def test_an_event_that_there_is_not_is_a_typing_error_and_not_an_empty_answer(tmp_path: Path) -> None:
+    write(tmp_path / "log", line(1))
+    ended = run("logs", tmp_path / "log", "--event", "minutes")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "civicsky: --event minutes: there is no such event; docs/operations.md lists them\n"

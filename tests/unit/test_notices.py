@@ -43,6 +43,15 @@ def test_a_problem_is_told_once_while_it_lasts_and_once_when_it_is_over_with_how
     assert book.see([], own, gone + 121 * SECOND) == []
 
 
+def test_where_to_look_is_a_command_that_finds_the_same_settings() -> None:
+    notice = Notice("problem", "relay_down", "", AT, AT)
+    config = "/home/me/my settings.toml"
+    told_of = message(notice, WHO._replace(config=config), "1")
+    assert told_of["look"] == f"civicsky doctor --config '{config}' --data-dir /data/civicsky"
+    assert told_of["config"] == config
+    assert message(notice, WHO, "1")["look"] == "civicsky doctor --data-dir /data/civicsky"
+
+
 def test_what_does_not_yet_want_a_human_is_not_told_and_its_end_is_not_either() -> None:
     book, own = Book(), settings()
     assert book.see([down(wanting=False)], own, AT) == []

@@ -718,3 +718,13 @@ def test_addresses_lose_their_last_slash() -> None:
 @pytest.mark.parametrize("contact", ["a\r\nX: b", "a\n", "a\x00", "a" * 201])
 def test_a_contact_cannot_add_to_the_request(contact: str) -> None:
     assert "plain ASCII characters" in complaint(None, {"appview.contact": contact})
+
+
+def test_settings_know_the_file_that_they_were_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("civicsky.toml")
+    file.write_text('data_dir = "~/x"\n', encoding="utf-8")
+    assert load(file, {"label.model": "m"}).file == tmp_path / file
+    assert load().file is None
+    monkeypatch.setenv("CIVICSKY_CONFIG", str(file))
+    assert load().file == tmp_path / file

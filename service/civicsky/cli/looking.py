@@ -92,6 +92,8 @@ def logs(
     """Show the log as people read it."""
     from civicsky import logs as reading  # noqa: PLC0415
 
+    if unknown := sorted(set(event or ()) - set(log.EVENTS)):
+        raise Usage(f"--event {unknown[0]}: there is no such event; docs/operations.md lists them")
     settings = load(config, {"data_dir": data_dir})
     wanted = reading.Wanted(stage or (), event or (), level, reading.moment(since))
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

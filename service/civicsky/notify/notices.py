@@ -87,6 +87,8 @@ class Who(NamedTuple):
     data_dir: str
     role: str
     version: str
+    config: str = ""
+    """The settings file; empty when there is none."""
 
 
 @dataclass
@@ -210,6 +212,7 @@ def message(notice: Notice, who: Who, number: str) -> dict[str, Any]:
     """A notice with all that is told of it, as plain values: the body of the format `json`. Bounded, and harmless."""
     about = ABOUT.get(notice.name, _ELSE)
     told = {name: _quotable(value) for name, value in who._asdict().items()}
+    config = ("--config", told["config"]) if told["config"] else ()
     seconds = None if notice.until is None else max(0, (notice.until - notice.since) // _SECOND)
     values = {
         "id": number,
@@ -220,7 +223,7 @@ def message(notice: Notice, who: Who, number: str) -> dict[str, Any]:
         "at": format_time(notice.at),
         "since": format_time(notice.since),
         "lasted_seconds": seconds,
-        "look": shlex.join(("civicsky", *about.look, "--data-dir", told["data_dir"])),
+        "look": shlex.join(("civicsky", *about.look, *config, "--data-dir", told["data_dir"])),
         "section": f"docs/operations.md#{about.section}",
         **told,
     }

@@ -36,7 +36,7 @@ class Notifier:
 
     def __init__(self, settings: Settings, folder: Path, role: str, metrics: Metrics, ways: Sequence[Way]) -> None:
         self._settings, self._metrics, self._ways = settings.notify, metrics, tuple(ways)
-        self._who = who(settings.notify, folder, role)
+        self._who = who(settings, folder, role)
         self._state = State(folder / file_of(role), [way.name for way in ways])
         self._saving, self._closing = asyncio.Lock(), asyncio.Event()
         self._deliveries: list[Delivery] = []

@@ -196,10 +196,10 @@ def ways_of(settings: Notify, *, output: int | None = asyncio.subprocess.DEVNULL
     return [*ways, Command(settings, output)] if settings.command else ways
 
 
-def who(settings: Notify, folder: Path, role: str) -> Who:
+def who(settings: Settings, folder: Path, role: str) -> Who:
     """Who says what this process tells."""
-    host = socket.gethostname()
-    return Who(settings.name or f"{host} {folder}", host, str(folder), role, __version__)
+    host, config = socket.gethostname(), str(settings.file or "")
+    return Who(settings.notify.name or f"{host} {folder}", host, str(folder), role, __version__, config)
 
 
 async def test(settings: Settings, say: Callable[[str], None], complain: Callable[[str], None]) -> int:
@@ -208,7 +208,7 @@ async def test(settings: Settings, say: Callable[[str], None], complain: Callabl
         raise Usage(NONE_SET)
     folder, now = expanded(settings.data_dir), now_us()
     notice = Notice("test", "test", "", now, now)
-    told = message(notice, who(settings.notify, folder, "notify"), secrets.token_hex(8))
+    told = message(notice, who(settings, folder, "notify"), secrets.token_hex(8))
     codes = [EXIT_DONE]
     for way in ways_of(settings.notify, output=None):
         try:
