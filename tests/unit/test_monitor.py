@@ -20,7 +20,7 @@ WARMING = Condition("model_down", "the model is down", 5.0, 600.0)
 
 
 def made(metrics: Metrics | None = None, why: str = "", settings: Settings | None = None) -> Monitor:
-    return Monitor(settings or load(), metrics or Metrics(), lambda: why)
+    return Monitor(settings or load(), metrics or Metrics(), lambda: why, lambda: "")
 
 
 def heeded(*conditions: Condition, quiet: bool = False, met: bool = True) -> Monitor:

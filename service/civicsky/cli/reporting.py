@@ -120,8 +120,8 @@ def export(
     level: Annotated[
         Level, typer.Option("--level", help="All; or addresses alone; or pseudonyms, labels and no text.")
     ] = "internal",
-    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Date (UTC) or RFC 3339 time.")] = "",
-    until: Annotated[str, typer.Option("--until", metavar="TIME", help="The same; not included.")] = "",
+    since: Since = "",
+    until: Until = "",
     task: Annotated[
         list[str] | None, typer.Option("--task", metavar="NAME", help="May be given several times; default: all.")
     ] = None,

@@ -1,4 +1,4 @@
-"""Tells people of the running service what wants them. What is told is decided in `notices.py`, sent by `notify.py`.
+"""Tells people of the running service what wants them. What is told is decided in `notices.py`, sent by `ways.py`.
 
 Nothing here delays the flow: what is to be told goes into an outbox, which a task for each way sends by itself.
 """

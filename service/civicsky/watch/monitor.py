@@ -44,11 +44,11 @@ class Monitor:
         settings: Settings,
         metrics: Metrics,
         stopping: Callable[[], str],
-        stuck: Callable[[], str] = str,
+        stuck: Callable[[], str],
     ) -> None:
         self._settings, self._metrics, self._stopping = settings, metrics, stopping
         self.stuck = stuck
-        """For `/livez`, beside the fact that the loop turns or nobody would answer. The default: never."""
+        """For `/livez`, beside the fact that the loop turns or nobody would answer."""
         self._stalls = Stalls()
         self._look: Look | None = None
         self._looked_at = 0.0
