@@ -364,10 +364,10 @@ def test_a_drain_that_is_longer_than_the_units_patience_is_not_cut_off(
     manager: UserManager, model: tuple[str, Path]
 ) -> None:
     url, _ = model
-    tell(url, delay=0.05)
+    tell(url, delay=0.5)
     with sample_relay("--rate", "max") as relay:
         service = Service(manager, "test-drain", "run", "--relay", relay, "--model-url", url, "--model", "mock",
-                          limits__drain_seconds=8)  # fmt: skip
+                          label__slots=1, limits__drain_seconds=8)  # fmt: skip
         service.change("TimeoutStopSec=2", f"WatchdogSec={WATCH}").start()
         until(lambda: service.log("label_up"), "the model to answer")
         tell(url, delay=600)  # and from now on no more

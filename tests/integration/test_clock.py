@@ -28,8 +28,10 @@ def collected(folder: Path, relay: Led, *steps: Callable[[Led], None]) -> Ended:
     left = list(steps)
 
     def is_done() -> bool:
-        if cursor(folder) < relay.seq or not left:
-            return cursor(folder) >= relay.seq
+        if cursor(folder) < relay.seq:
+            return False
+        if not left:
+            return True
         left.pop(0)(relay)
         return False
 

@@ -50,7 +50,7 @@ def written(folder: Path, chosen: dict[str, Any]) -> Path:
 
 
 def test_a_new_file_changes_no_setting_but_those_that_were_chosen(tmp_path: Path) -> None:
-    assert load(written(tmp_path, {})) == load()
+    assert load(written(tmp_path, {})).read_from(None) == load()
     chosen = {"data_dir": "/x", "source.relays": ("wss://a", "wss://b"), "label.slots": 9, "source.window.zone": ""}
     read = load(written(tmp_path, chosen))
     assert (str(read.data_dir), read.source.relays, read.label.slots) == ("/x", ("wss://a", "wss://b"), 9)
@@ -62,7 +62,7 @@ def test_every_line_that_shows_a_default_may_be_put_in_force_and_changes_nothing
     in_force = re.sub(r"^#(\w+ = .+)$", r"\1", text, flags=re.MULTILINE)
     file = tmp_path / "all.toml"
     file.write_text(in_force, encoding="utf-8")
-    assert load(file) == load()
+    assert load(file).read_from(None) == load()
     assert len(re.findall(r"^\w+ = .+$", in_force, re.MULTILINE)) > 20
 
 
