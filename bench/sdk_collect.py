@@ -13,6 +13,7 @@ import argparse
 import sqlite3
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,19 +49,16 @@ class Collector:
         self.cursor = 0
 
     def take(self, message: Any) -> None:
-        """One message."""
-        try:
+        """One message; one that the SDK cannot read is lost."""
+        with suppress(Exception):
             event = parse_subscribe_repos_message(message)
-        except Exception:  # noqa: BLE001  (whatever the SDK makes of a hostile one)
-            event = None
-        if isinstance(event, REPOS.Commit):
-            self._event_at = parse_time(event.time) or 0
-            self._commit(event)
-        elif isinstance(event, REPOS.Account):
-            self._account(event)
+            self.cursor = event.seq or self.cursor
+            if isinstance(event, REPOS.Commit):
+                self._event_at = parse_time(event.time) or 0
+                self._commit(event)
+            elif isinstance(event, REPOS.Account):
+                self._account(event)
         self._frames += 1
-        if seq := getattr(event, "seq", None):
-            self.cursor = seq
         if self._frames >= self._batch:
             self.write()
 
@@ -147,6 +145,13 @@ def open_journal(path: Path) -> sqlite3.Connection:
     return db
 
 
+class Client(FirehoseSubscribeReposClient):
+    """The SDK's, which goes on behind a frame that is no DAG-CBOR: by itself it would end there."""
+
+    def _handle_frame_decoding_error(self, exception: Exception) -> None:
+        pass
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
@@ -156,7 +161,7 @@ def main() -> int:
     told = parser.parse_args()
     load()
     collector = Collector(told.folder, told.url, told.batch)
-    client = FirehoseSubscribeReposClient(base_uri=f"{told.url}/xrpc")
+    client = Client(base_uri=f"{told.url}/xrpc")
 
     def on_message(message: Any) -> None:
         collector.take(message)
