@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from bench.processes import Broken
 from bench.traffic import FIRST_SEQ, SPAN, Truth
+from civicsky.model import cid_text
 
 Key = tuple[str, str]
 """(rkey, did)."""
@@ -63,14 +64,15 @@ def kept(folder: Path) -> dict[Key, Post]:
 def check(folder: Path, truths: Sequence[Truth]) -> None:
     """Raises `Broken` when civicsky's journal does not hold exactly what these frames say."""
     with closing(sqlite3.connect(folder / "journal.db")) as db:
-        states = {(rkey, did): (state, cid) for rkey, did, state, cid in db.execute("SELECT rkey, did, state, cid FROM post")}
+        rows = db.execute("SELECT rkey, did, state, cid FROM post").fetchall()
         rejected = set(db.execute("SELECT rkey, did FROM reject").fetchall())
-        counts = Counter(
-            {(unit, outcome): n for unit, outcome, n in db.execute("SELECT unit, outcome, sum(n) FROM count GROUP BY 1, 2")}
-        )
+        counted = db.execute("SELECT unit, outcome, sum(n) FROM count GROUP BY unit, outcome").fetchall()
+    states = {(rkey, did): (state, cid) for rkey, did, state, cid in rows}
+    counts = Counter({(unit, outcome): n for unit, outcome, n in counted})
     expected = last_operations(truths)
+    faulty = sum(bool(post.fault) for one in truths for post in one.posts)
     _same("frames", counts["frame", "received"], len(truths))
-    _same("faulty operations", counts["post", "quarantined"], sum(bool(post.fault) for one in truths for post in one.posts))
+    _same("faulty operations", counts["post", "quarantined"], faulty)
     _same("posts", states.keys() | rejected, expected.keys())
     _same("posts both kept and rejected", states.keys() & rejected, set())
     gone = {truth.did for truth in truths if truth.kind == "#account"}
@@ -84,7 +86,7 @@ def check(folder: Path, truths: Sequence[Truth]) -> None:
 def last_operations(truths: Iterable[Truth]) -> dict[Key, tuple[str, str]]:
     """By post the last operation that can be used: (action, CID as text)."""
     return {
-        (post.rkey, truth.did): (post.action, cid_text(bytes.fromhex(post.cid)))
+        (post.rkey, truth.did): (post.action, cid_text(bytes.fromhex(post.cid)) if post.cid else "")
         for truth in truths
         for post in truth.posts
         if not post.fault
@@ -116,9 +118,3 @@ def check_same(ours: dict[Key, Post], theirs: dict[Key, Post], truths: Sequence[
 def _same(what: str, found: object, expected: object) -> None:
     if found != expected:
         raise Broken(f"{what}: {str(found)[:300]}, but {str(expected)[:300]} is expected")
-
-
-def cid_text(cid: bytes) -> str:
-    from civicsky.model import cid_text as text
-
-    return text(cid) if cid else ""

@@ -13,8 +13,6 @@ from pathlib import Path
 from time import clock_gettime, monotonic, sleep
 from typing import Any, Final, NamedTuple
 
-from bench.tls import certificate
-
 ROOT: Final = Path(__file__).parent.parent
 CIVICSKY: Final = str(Path(sys.executable).with_name("civicsky"))
 PATIENCE: Final = 120.0
@@ -155,10 +153,9 @@ def running(child: "Child") -> Iterator[Any]:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder for a while, with a certificate for our own address in it."""
+    """A folder for a while."""
     name = Path(tempfile.mkdtemp(prefix="civicsky-bench-"))
     try:
-        certificate(name / "tls.pem")
         yield name
     finally:
         shutil.rmtree(name)
@@ -167,7 +164,7 @@ def folder() -> Iterator[Path]:
 def environment(**settings: Any) -> dict[str, str]:
     """Ours, without proxies and settings from outside; `source__client="picows"` is a setting of civicsky's.
 
-    Our certificate is the only one that is trusted, when `trusted` names it.
+    `trusted` names a certificate, which is then the only one that is trusted.
     """
     plain = {
         name: value

@@ -2,8 +2,8 @@
 
     python -m bench.receive websockets|picows URL FRAMES
 
-Both run in uvloop, as civicsky does, without compression, and give each message as `bytes`. When all are there it prints the moment
-and their bytes, as JSON, and waits to be ended.
+Both run in uvloop, as civicsky does, without compression, and give each message as `bytes`. When all are there it
+prints the moment and their bytes, as JSON, and waits to be ended.
 """
 
 import asyncio
@@ -38,10 +38,10 @@ async def with_picows(url: str, frames: int) -> int:
     """The library's way: a listener that is called with each frame."""
     from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect  # noqa: PLC0415
 
-    class Listener(WSListener):  # type: ignore[misc]
+    class Listener(WSListener):
         size, left = 0, frames
 
-        def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002  (given by place)
             if frame.msg_type == WSMsgType.BINARY:
                 self.size += len(frame.get_payload_as_bytes())
                 self.left -= 1

@@ -3,10 +3,10 @@
     python -m bench.sdk_collect URL FOLDER LAST [--batch N]
 
 The SDK's `FirehoseSubscribeReposClient` with its documented steps: `parse_subscribe_repos_message`, `CAR.from_bytes`,
-`AtUri`, `models.get_or_create`. A post's verdict is civicsky's own (`worker.judge_record`), here in the same process. Posts,
-rejects, changes and the cursor go into a journal with civicsky's tables, statements and pragmas, a batch of frames in one
-transaction. It does less than civicsky: it does not look up what it knows of a post, nor count, nor keep what it cannot
-read. It ends when it has committed LAST, the last sequence number.
+`AtUri`, `models.get_or_create`. A post's verdict is civicsky's own (`worker.judge_record`), here in the same process.
+Posts, rejects, changes and the cursor go into a journal with civicsky's tables, statements and pragmas, a batch of
+frames in one transaction. It does less than civicsky: it does not look up what it knows of a post, nor count, nor keep
+what it cannot read. It ends when it has committed LAST, the last sequence number.
 """
 
 import argparse
@@ -100,9 +100,7 @@ class Collector:
         self._posts[key] = PostWrite(
             rkey, commit.repo, commit.rev, idx, cid, state, self._host, self._event_at, now_us(), 1.0, block, fields
         )
-        self._changes.append(
-            ("delete" if state == "deleted" else "put", commit.repo, rkey, commit.rev, self._event_at)
-        )
+        self._changes.append(("delete" if state == "deleted" else "put", commit.repo, rkey, commit.rev, self._event_at))
 
     def _account(self, account: Any) -> None:
         """What an account's end does to its posts; few frames say so."""

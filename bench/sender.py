@@ -95,7 +95,7 @@ class Reader:
 
     def _answer(self) -> None:
         """Pings get their pong, a farewell is returned. What a client says is short and masked."""
-        while len(self._said) >= 6 and len(self._said) >= (end := 6 + (self._said[1] & 0x7F)):
+        while len(self._said) > 1 and len(self._said) >= (end := 6 + (self._said[1] & 0x7F)):
             opcode, mask, payload = self._said[0] & 0x0F, self._said[2:6], self._said[6:end]
             self._said = self._said[end:]
             plain = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))

@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 
-def certificate(file: Path) -> None:
-    """Write a certificate for 127.0.0.1 that vouches for itself, with its key, good for a day."""
+def certificate(folder: Path) -> Path:
+    """Write a certificate for 127.0.0.1 that vouches for itself, with its key, good for a day; the file."""
+    file = folder / "tls.pem"
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a benchmark")])
     made = (
@@ -29,3 +30,4 @@ def certificate(file: Path) -> None:
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     file.touch(0o600)
     file.write_bytes(secret + made.public_bytes(Encoding.PEM))
+    return file
