@@ -47,6 +47,9 @@ class Network(Records):
         """Deactivated accounts."""
         self._mix = list(MIX)
         self._weights = list(accumulate(MIX.values()))
+        rkeys = [self.old_rkey().encode() for _ in range(1000)]
+        self._wholes = [b"app.bsky.feed.like/" + rkey for rkey in rkeys]
+        self._rests = [b"post/" + rkey if nth % 4 == 0 else rkey[4 + nth % 4 :] for nth, rkey in enumerate(rkeys)]
 
     def usual(self) -> tuple[bytes, Truth]:
         """A frame of the kinds that come."""
@@ -197,7 +200,7 @@ class Network(Records):
         follows = random.randrange(entries) if below else -1
         parts = [b"\xa2\x61e", dagcbor.head(4, entries)]
         for nth in range(entries):
-            key = random.randbytes(32 if nth == 0 else random.choice([7, 8, 9, 18]))
+            key = self._key(whole=nth == 0)
             tree = below if nth == follows else b"" if leaf or random.random() < 0.3 else self.noise_cid()
             parts += [
                 b"\xa4\x61k",
@@ -209,6 +212,10 @@ class Network(Records):
             parts += [dagcbor.link(tree) if tree else dagcbor.NULL, b"\x61v", dagcbor.link(self.noise_cid())]
         parts += [b"\x61l", dagcbor.NULL if leaf else dagcbor.link(self.noise_cid())]
         return b"".join(parts)
+
+    def _key(self, *, whole: bool) -> bytes:
+        """An entry's key; those after the first leave away what they share with the one before."""
+        return self.random.choice(self._wholes if whole else self._rests)
 
     def _commit_block(self, did: str, rev: str, data: bytes) -> bytes:
         signature = self.random.randbytes(64)
