@@ -22,7 +22,8 @@ from bench.part import Against, Ask, CannotRun, Fact, Figure, Measure, Part
 from bench.processes import CIVICSKY, Child, Sender, folder, running, until
 from bench.sender import PATH
 from bench.tls import certificate
-from bench.traffic import Truth, recording, truths
+from bench.traffic import recording, truths
+from bench.truth import Truth
 from civicsky.settings import Settings, Source
 
 PART: Final = Part(
@@ -81,7 +82,8 @@ Candidate = Callable[[Traffic, Path, Path | None], Took]
 @contextmanager
 def sending(traffic: Traffic, *options: str | Path, tls: Path | None = None) -> Iterator[Sender]:
     """A sender of these frames; over TLS with this certificate."""
-    with running(Sender(traffic.recording, *(["--tls", tls] if tls else []), *options)) as sender:
+    chosen: list[str | Path] = ["--tls", tls] if tls else []
+    with running(Sender(traffic.recording, *chosen, *options)) as sender:
         yield sender
 
 
@@ -89,7 +91,7 @@ def started(
     sender: Sender, where: Path, client: str = "", command: Sequence[str | Path] = (CIVICSKY,), **settings: Any
 ) -> Child:
     """`civicsky collect`, or another command that takes the same flags, with the default client or this one."""
-    flags = ["collect", "--data-dir", where, "--relay", sender.url]
+    flags: list[str | Path] = ["collect", "--data-dir", where, "--relay", sender.url]
     chosen = {"source__client": client} if client else {}
     return Child([*command, *flags], appview__recheck=False, **chosen, **settings)
 
@@ -107,12 +109,21 @@ def sdk(traffic: Traffic, where: Path, tls: Path | None) -> Took:
     """The SDK's way; see `sdk_collect`."""
     last, batch = str(journals.last_seq(traffic.truths)), str(Settings().worker.batch_frames)
     with sending(traffic, tls=tls) as sender:
-        command = [sys.executable, "-m", "bench.sdk_collect", sender.url, where, last, "--batch", batch]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "bench.sdk_collect",
+            sender.url,
+            where,
+            last,
+            "--batch",
+            batch,
+        ]
         with running(Child(command, trusted=tls)) as child:
             return to_cursor(sender, child, traffic, where)
 
 
-def bare(traffic: Traffic, where: Path, tls: Path | None, client: str) -> Took:
+def bare(traffic: Traffic, _where: Path, tls: Path | None, client: str) -> Took:
     """Receiving alone; see `receive`."""
     frames = len(traffic.truths)
     with sending(traffic, tls=tls) as sender:

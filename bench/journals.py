@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.processes import Broken
-from bench.traffic import FIRST_SEQ, SPAN, Truth
+from bench.traffic import FIRST_SEQ, SPAN
+from bench.truth import Truth
 from civicsky.model import cid_text
 
 Key = tuple[str, str]
@@ -32,13 +33,22 @@ class Cursor:
 
 def frames_up_to(seq: int, block: int) -> int:
     """How many frames were sent up to this sequence number, of a recording of `block` frames turn by turn."""
-    turn, at = divmod(seq - FIRST_SEQ, -(-block // SPAN) * SPAN)
+    turn, at = divmod(seq - FIRST_SEQ, turn_span(block))
     return turn * block + at + 1
 
 
-def last_seq(truths: Sequence[Truth]) -> int:
-    """The highest sequence number of those that can be committed."""
-    return max(truth.seq for truth in truths if truth.kind.startswith("#"))
+def last_seq(truths: Sequence[Truth], frames: int | None = None) -> int:
+    """The highest sequence number that can be committed of so many frames, sent turn by turn; without: of one turn."""
+    turn, rest = divmod((frames or len(truths)) - 1, len(truths))
+    seqs = [truth.seq for truth in truths[: rest + 1] if truth.kind.startswith("#")]
+    if not seqs:
+        raise ValueError("no such frame has a number")
+    return max(seqs) + turn * turn_span(len(truths))
+
+
+def turn_span(block: int) -> int:
+    """By how much sequence numbers rise from turn to turn of a recording of `block` frames."""
+    return -(-block // SPAN) * SPAN
 
 
 class Post(NamedTuple):

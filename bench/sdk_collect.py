@@ -29,7 +29,13 @@ from civicsky.worker import judge_record
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
-    from atproto import CAR, AtUri, FirehoseSubscribeReposClient, models, parse_subscribe_repos_message
+    from atproto import (  # type: ignore[import-untyped]
+        CAR,
+        AtUri,
+        FirehoseSubscribeReposClient,
+        models,
+        parse_subscribe_repos_message,
+    )
 
 REPOS: Final = models.ComAtprotoSyncSubscribeRepos
 SAMPLE: Final = Journal().reject_sample
@@ -143,7 +149,7 @@ def open_journal(path: Path) -> sqlite3.Connection:
     return db
 
 
-class Client(FirehoseSubscribeReposClient):
+class Client(FirehoseSubscribeReposClient):  # type: ignore[misc]
     """The SDK's, which goes on behind a frame that is no DAG-CBOR: by itself it would end there."""
 
     def _handle_frame_decoding_error(self, exception: Exception) -> None:

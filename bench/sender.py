@@ -73,8 +73,8 @@ class Reader:
         end = None if seconds is None else monotonic() + seconds
         while True:
             left = None if end is None else max(0.0, end - monotonic())
-            ready, _, _ = select.select([self.connection, *others], [], [], left)
-            if self.connection in ready:
+            ready, _, _ = select.select([self.connection.fileno(), *others], [], [], left)
+            if self.connection.fileno() in ready:
                 self._receive()
                 self._answer()
             if any(other in ready for other in others):
