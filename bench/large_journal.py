@@ -37,10 +37,10 @@ TEMPLATES: Final = 997
 HOST: Final = "wss://relay.example"
 DIGITS: Final = "234567abcdefghijklmnopqrstuvwxyz"
 TRIPLES: Final = [a + b + c for a in DIGITS for b in DIGITS for c in DIGITS]
-WORDS: Final = tuple(
-    "the a of we they vote senate tax cat bread rain school rent again council budget train song game friend today "
-    "never really people think about what would could should city water garden morning coffee law court judge".split()
-)
+WORDS: Final = """
+the a of we they vote senate tax cat bread rain school rent again council budget train song game friend today never
+really people think about what would could should city water garden morning coffee law court judge
+"""
 Row = tuple[Any, ...]
 
 
@@ -58,7 +58,7 @@ def fill(folder: Path, posts: int, *, waiting: bool = False, seed: int = 7) -> N
             db.execute(f"DROP INDEX {name}")
         for name, _ in triggers:
             db.execute(f"DROP TRIGGER {name}")
-        draw = random.Random(seed)  # noqa: S311  (made-up data)
+        draw = random.Random(seed)
         marks = ",".join("?" * 11)
         columns = "rkey, did, rev, idx, cid, state, host, event_at, received_at, record, fields"
         db.executemany(f"INSERT INTO post ({columns}) VALUES ({marks})", _posts(posts, draw))
@@ -106,7 +106,8 @@ def _rejects(posts: int, rejects: int, draw: random.Random) -> Iterator[Row]:
 
 def _template(draw: random.Random) -> tuple[tuple[bytes, bytes], tuple[str, str]]:
     """Record and fields, each in two parts: a number between them makes the text that of one post alone."""
-    text = " ".join(draw.choices(WORDS, k=min(50, max(1, int(draw.lognormvariate(2.6, 0.8))))))
+    words = WORDS.split()
+    text = " ".join(draw.choices(words, k=min(50, max(1, int(draw.lognormvariate(2.6, 0.8))))))
     reply = f"at://{_did(draw.getrandbits(32))}/app.bsky.feed.post/{tid(NEWEST)}" if draw.random() < REPLIES else None
     scores = {"fasttext": round(draw.random(), 4), "cld2": 0.99}
     ways = {"version": "english-vote-2", "english_by": ["tag", "cld2", "fasttext"], "scores": scores}

@@ -120,6 +120,7 @@ class Ratio:
     values: list[float]
     bar: float | None = None
     at_least: bool = True
+    unit: str = ""
 
 
 def met(one: Result | Ratio) -> bool | None:

@@ -374,10 +374,13 @@ class Labelling:
             pause = 1.0
             if not told and last_look:
                 return
-            if not told:
-                await self._rest("store")
-            elif told < self._settings.store.batch_documents and not last_look:
-                await asyncio.sleep(STORE_PAUSE)
+            await self._rest_from_storing(told)
+
+    async def _rest_from_storing(self, told: int) -> None:
+        if not told:
+            await self._rest("store")
+        elif told < self._settings.store.batch_documents and not self._labelled_all:
+            await asyncio.sleep(STORE_PAUSE)
 
     def _park_store(self, why: str) -> None:
         if self._metrics.store_why != why:  # runs and coverage may have been refused before

@@ -580,13 +580,14 @@ class Ledger:
                 (label_id,),
             )
             await touch(db, *post)
-        for sql, values in (
+        scrubs: list[tuple[str, Sequence[Sequence[Any]]]] = [
             # The key goes too: who guesses a short text could prove by its hash that it was the post's.
             ("UPDATE label SET answer = NULL, key = NULL WHERE rkey = ? AND did = ? AND answer IS NOT NULL", keys),
             *((f"DELETE FROM {table} WHERE rkey = ? AND did = ?", keys) for table in ("anchor", "probe", "raw")),
             ("DELETE FROM context WHERE uri = ?", [(post_uri(did, rkey),) for rkey, did in posts]),
             (_FORGET_AUTHOR, [(did, now_us()) for _, did in posts]),
-        ):
+        ]
+        for sql, values in scrubs:
             self._scrubbed |= await _many(db, sql, values) > 0
 
 

@@ -14,8 +14,9 @@ class Together(Generic[T, R]):
     """One transaction, and one wait for the disk, for all that many tasks want at the same time.
 
     `do` is given items in the order in which they came, and gives a result for each; when it fails, it fails for all
-    of them. It never runs twice at a time, and ends also when the caller who began it is cancelled: the others get
-    their results. Memory: an item for each task that waits.
+    of them. It never runs twice at a time. Whoever has the turn does it for the others; when that one is cancelled,
+    the next does it again for those that are not: the tasks of one group, which are cancelled together, may share it.
+    Memory: an item for each task that waits.
     """
 
     def __init__(self, do: Callable[[Sequence[T]], Awaitable[Sequence[R]]]) -> None:
@@ -32,7 +33,7 @@ class Together(Generic[T, R]):
                 if not future.done():
                     await self._next()
         except asyncio.CancelledError:
-            future.cancel()  # who has not had its turn wants nothing any more
+            future.cancel()  # it wants nothing any more
             raise
         return await future
 
@@ -40,24 +41,15 @@ class Together(Generic[T, R]):
         """Do the oldest that wait; the caller has the turn, and is one of them."""
         wanted = [entry for entry in self._waiting if not entry[1].done()]
         some, self._waiting = wanted[:MOST], wanted[MOST:]
-        doing = asyncio.ensure_future(self._settle(some))
-        try:
-            await asyncio.shield(doing)
-        except asyncio.CancelledError:
-            await doing
-            raise
-
-    async def _settle(self, some: Sequence[tuple[T, "asyncio.Future[R]"]]) -> None:
         try:
             results = await self._do([item for item, _ in some])
-        except BaseException as error:
+        except asyncio.CancelledError:
+            self._waiting = [*some, *self._waiting]
+            raise
+        except Exception as error:  # noqa: BLE001  (each caller gets it)
             for _, future in some:
-                if isinstance(error, asyncio.CancelledError):
-                    future.cancel()
-                elif not future.done():
+                if not future.done():
                     future.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
             return
         for (_, future), result in zip(some, results, strict=True):
             if not future.done():
