@@ -27,6 +27,8 @@ from civicsky.settings import Filter, Worker
 _packed: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 TOLD_AT_ONCE: Final = 100
 """Records of a feed in one job."""
+NICE: Final = 5
+"""Of the children: the process that holds the stream goes first."""
 WARM_SECONDS: Final = 60.0
 """What a child may take to start."""
 _SHA256_CID = b"\x01\x71\x12\x20"
@@ -113,6 +115,7 @@ def _from_json(value: Any) -> Any:
 def warm() -> int:
     """Load what a child needs; gives its process id."""
     _ignore_signals()
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
     filters.load()
     return os.getpid()
 
