@@ -141,7 +141,7 @@ EVENTS: Final[dict[EventName, str]] = {
     "store_parked": "error: the store refuses us; storing stands still until a restart; why=",
     "store_refused": "warning: documents that the store cannot hold; n=",
     "behind": "warning: what is committed is old: frames wait, or the relay replays; seconds=",
-    "catching_up": "info: we are less behind than before; seconds=",
+    "catching_up": "info: we come nearer, each minute; seconds=, speed= (times real time), left_s=, told= (in words)",
     "caught_up": "info: what is committed is fresh again",
     "unready": "warning: something has been wrong beyond its bound; name= the condition, why=, seconds=, bound=",
     "recovered": "info: nothing is wrong beyond its bound any more",

@@ -131,12 +131,13 @@ class Worker(Group):
 
     processes: int = Field(0, ge=0, le=64)
     """Child processes; 0 = one less than the processors we may use, at least 1 and at most 4."""
-    batch_frames: int = Field(256, ge=1, le=10_000)
-    """Frames in a batch at most; below 64 the cost of shipping dominates."""
-    batch_bytes: int = Field(4_000_000, ge=1)
+    batch_frames: int = Field(2048, ge=1, le=10_000)
+    """Frames in a batch at most: its size while we are behind, when each batch costs some fixed work."""
+    batch_bytes: int = Field(8_000_000, ge=1)
     """Bytes of frames in a batch at most, so that a few huge commits cannot fill the memory."""
     batch_seconds: float = Field(0.25, gt=0)
-    """A batch is sent off after this time even when it is small: the lag of a quiet stream."""
+    """A batch is sent off after this time however small it is: its size while the stream is live, some 50 to 100
+    frames, and so the delay between a frame and its place in the journal."""
     job_seconds: float = Field(30, gt=0)
     """Seconds for one batch; a child that takes longer is killed and the batch tried record by record."""
 

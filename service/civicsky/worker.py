@@ -24,8 +24,11 @@ from civicsky.pulse import Pulse
 from civicsky.record import extract
 from civicsky.settings import Filter, Worker
 
+_packed: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 TOLD_AT_ONCE: Final = 100
 """Records of a feed in one job."""
+NICE: Final = 5
+"""Of the children: the process that holds the stream goes first."""
 WARM_SECONDS: Final = 60.0
 """What a child may take to start."""
 _SHA256_CID = b"\x01\x71\x12\x20"
@@ -56,8 +59,7 @@ def judge_record(cid: bytes, block: bytes, keep: filters.Keep = "english") -> Ve
     fields = extract(record)
     judgement = filters.judge(fields, keep)
     fields["filter"] = judgement.notes
-    packed = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    return Verdict("rejected" if judgement.reason else "kept", judgement.reason or "", packed)
+    return Verdict("rejected" if judgement.reason else "kept", judgement.reason or "", _packed(fields))
 
 
 class Told(NamedTuple):
@@ -92,7 +94,7 @@ def judge_told(cid: str, text: str, keep: filters.Keep = "english") -> Told:
     if binary != actual:
         fields = json.loads(verdict.fields)
         fields["filter"]["flags"].append("unverified")
-        verdict = verdict._replace(fields=json.dumps(fields, ensure_ascii=False, separators=(",", ":")))
+        verdict = verdict._replace(fields=_packed(fields))
     return Told(verdict, block)
 
 
@@ -113,6 +115,7 @@ def _from_json(value: Any) -> Any:
 def warm() -> int:
     """Load what a child needs; gives its process id."""
     _ignore_signals()
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
     filters.load()
     return os.getpid()
 
