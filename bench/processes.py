@@ -124,8 +124,9 @@ class Sender(Child):
         self.url: str = self.heard()["url"]
 
     def wait_for_reader(self) -> None:
-        """Until somebody is connected."""
-        self.heard()
+        """Until somebody is connected. Raises `Broken` when that one is refused, or gone at once."""
+        if "connected" not in self.heard():
+            raise self.broken("its reader did not stay")
 
     def send(self, until: int, rate: float | None = None) -> float:
         """Have it send up to so many frames in all; the moment at which it began."""
