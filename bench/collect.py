@@ -65,6 +65,8 @@ class Took:
     seconds: float
     cpu: float
     sender_cpu: float
+    size: int = 0
+    """Bytes received, where that was counted."""
 
     @property
     def rate(self) -> float:
@@ -132,8 +134,9 @@ def bare(traffic: Traffic, _where: Path, tls: Path | None, client: str) -> Took:
             sender.wait_for_reader()
             before, sender_before = child.settle(), sender.cpu()
             began = sender.send(frames)
-            done = child.heard()["done"]
-            return Took(frames, began, done - began, child.cpu() - before, sender.cpu() - sender_before)
+            told = child.heard()
+            cpu, sender_cpu = child.cpu() - before, sender.cpu() - sender_before
+            return Took(frames, began, told["done"] - began, cpu, sender_cpu, told["bytes"])
 
 
 def to_cursor(sender: Sender, child: Child, traffic: Traffic, where: Path) -> Took:
@@ -144,12 +147,12 @@ def to_cursor(sender: Sender, child: Child, traffic: Traffic, where: Path) -> To
     with closing(journals.Cursor(where)) as cursor:
         began = sender.send(block)
         mark = traffic.truths[int(block * BEHIND)].seq
-        until(lambda: cursor.read() >= mark, child, "the cursor to get there")
+        until(lambda: cursor.read() >= mark, "the cursor was there", child, sender)
         ended, cpu, seen = monotonic(), child.cpu(), cursor.read()
         took = Took(
             journals.frames_up_to(seen, block), began, ended - began, cpu - before, sender.cpu() - sender_before
         )
-        until(lambda: cursor.read() >= last, child, "the last frame to be committed")
+        until(lambda: cursor.read() >= last, "the last frame was committed", child, sender)
     return took
 
 

@@ -17,7 +17,7 @@ from typing import Final
 from bench import journals
 from bench.collect import Traffic, sending, started, to_cursor
 from bench.part import Ask, Fact, Figure, Measure, Part
-from bench.processes import Child, folder, running, until
+from bench.processes import Child, Sender, folder, running, until
 
 PART: Final = Part(
     "loop",
@@ -61,22 +61,22 @@ def catching_up(traffic: Traffic) -> list[float]:
         return [late * 1000 for due, late in _pairs(file) if took.began <= due <= took.began + took.seconds]
 
 
-def live_waits(traffic: Traffic) -> list[float]:
+def live_waits(traffic: Traffic, rate: float = RATE) -> list[float]:
     """Milliseconds from a frame's sending to the moment at which a reader sees it committed."""
     with folder() as where, sending(traffic, "--times", where / "times") as sender:
         with running(started(sender, where)) as child:
             sender.wait_for_reader()
             child.settle()
             with closing(journals.Cursor(where)) as cursor:
-                sender.send(len(traffic.truths), RATE)
-                seen = _watched(child, cursor, journals.last_seq(traffic.truths))
+                sender.send(len(traffic.truths), rate)
+                seen = _watched(child, sender, cursor, journals.last_seq(traffic.truths))
             sender.wait_sent()
             child.finish()
         journals.check(where, traffic.truths)
         return list(waits(_doubles(where / "times"), seen))
 
 
-def _watched(child: Child, cursor: journals.Cursor, last: int) -> list[tuple[float, int]]:
+def _watched(child: Child, sender: Sender, cursor: journals.Cursor, last: int) -> list[tuple[float, int]]:
     """When which cursor was first seen, until it is the last."""
     seen = [(monotonic(), 0)]
 
@@ -86,7 +86,7 @@ def _watched(child: Child, cursor: journals.Cursor, last: int) -> list[tuple[flo
             seen.append((monotonic(), at))
         return at >= last
 
-    until(look, child, "the last frame to be committed", every=LOOK_SECONDS)
+    until(look, "the last frame was committed", child, sender, every=LOOK_SECONDS)
     return seen[1:]
 
 

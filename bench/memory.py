@@ -68,7 +68,7 @@ def after(traffic: Traffic, command: Sequence[str], counts: Sequence[int]) -> li
 def _send(sender: Sender, child: Child, cursor: journals.Cursor, count: int, last: int) -> None:
     """Up to so many frames in all, until the last is committed."""
     sender.send(count)
-    until(lambda: cursor.read() >= last, child, "the frames to be committed", every=0.1)
+    until(lambda: cursor.read() >= last, "the frames were committed", child, sender, every=0.1)
     sender.wait_sent()
 
 

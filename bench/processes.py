@@ -64,16 +64,15 @@ class Child:
         said = self._errors.read()[-2000:]
         return Broken(f"{' '.join(map(str, self._process.args[:4]))}: {why}\n{said}")  # type: ignore[index]
 
-    def check(self) -> None:
-        """Raises `Broken` when it has ended."""
-        if self._process.poll() is not None:
-            raise self.broken(f"ended with {self._process.returncode}")
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
 
-    def finish(self) -> int:
-        """Ask it to end, as a service manager does; its exit code."""
+    def finish(self) -> None:
+        """Ask it to end, as a service manager does. Raises `Broken` when it does not end well."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(PATIENCE)
+        if code := self._process.wait(PATIENCE):
+            raise self.broken(f"ended with {code}")
 
     def end(self) -> None:
         """Whatever it does: no process stays."""
@@ -94,7 +93,8 @@ class Child:
         """Wait until it stands still; `cpu` then."""
         before, end = self.cpu(), monotonic() + PATIENCE
         while monotonic() < end:
-            self.check()
+            if self.has_ended():
+                raise self.broken("ended early")
             sleep(_QUIET_SECONDS)
             now = self.cpu()
             if now - before < _QUIET_CPU:
@@ -124,8 +124,9 @@ class Sender(Child):
         self.url: str = self.heard()["url"]
 
     def wait_for_reader(self) -> None:
-        """Until somebody is connected."""
-        self.heard()
+        """Until somebody is connected. Raises `Broken` when that one is refused, or gone at once."""
+        if "connected" not in self.heard():
+            raise self.broken("its reader did not stay")
 
     def send(self, until: int, rate: float | None = None) -> float:
         """Have it send up to so many frames in all; the moment at which it began."""
@@ -178,16 +179,15 @@ def environment(**settings: Any) -> dict[str, str]:
     return {**plain, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "PYTHONUNBUFFERED": "1", **ours}
 
 
-def until(condition: Callable[[], Any], child: Child, what: str, every: float = 0.005, seconds: float = 3600) -> Any:
-    """Wait for a condition; its value. Raises `Broken` when the process ends before."""
-    end = monotonic() + seconds
-    looked = 0.0
+def until(condition: Callable[[], Any], what: str, *children: Child, every: float = 0.005) -> Any:
+    """Wait for a condition; its value. Raises `Broken` when one of the processes that work on it ends before."""
+    looked = monotonic()
     while not (value := condition()):
         if monotonic() - looked > 1:
             looked = monotonic()
-            child.check()
-            if looked > end:
-                raise child.broken(f"waited in vain for {what}")
+            ended = [child for child in children if child.has_ended()]
+            if ended and not condition():  # it may have ended well, just now
+                raise ended[0].broken(f"ended before {what}")
         sleep(every)
     return value
 

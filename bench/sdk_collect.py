@@ -4,8 +4,8 @@
 
 The SDK's `FirehoseSubscribeReposClient` with its documented steps: `parse_subscribe_repos_message`, `CAR.from_bytes`,
 `AtUri`, `models.get_or_create`. A post's verdict is civicsky's own (`worker.judge_record`), here in the same process.
-Posts, rejects, changes and the cursor go into a journal with civicsky's tables, statements and pragmas, a batch of
-frames in one transaction. It does less than civicsky: it does not look up what it knows of a post, nor count, nor keep
+Posts, rejects, changes and the cursor go into a journal with civicsky's tables, columns and pragmas, a batch of frames
+in one transaction. It does less than civicsky: it does not look up what it knows of a post, nor count, nor keep
 what it cannot read. It ends when it has committed LAST, the last sequence number.
 """
 
@@ -24,7 +24,7 @@ from civicsky.filter import load
 from civicsky.model import POSTS, now_us, parse_time
 from civicsky.order import PostWrite, RejectWrite, sampled
 from civicsky.settings import Journal
-from civicsky.tables import SCHEMA, WRITE_POST
+from civicsky.tables import SCHEMA
 from civicsky.worker import judge_record
 
 with warnings.catch_warnings():
@@ -39,6 +39,12 @@ with warnings.catch_warnings():
 
 REPOS: Final = models.ComAtprotoSyncSubscribeRepos
 SAMPLE: Final = Journal().reject_sample
+WRITE_POST: Final = (
+    "INSERT INTO post (rkey, did, rev, idx, cid, state, host, event_at, received_at, p_kept, record, fields) "
+    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (rkey, did) DO UPDATE SET rev = excluded.rev, idx = excluded.idx, "
+    "cid = excluded.cid, host = excluded.host, record = excluded.record, fields = excluded.fields, "
+    "event_at = excluded.event_at, received_at = excluded.received_at, p_kept = excluded.p_kept, state = excluded.state"
+)
 
 
 class Collector:
@@ -167,13 +173,21 @@ def main() -> int:
     collector = Collector(told.folder, told.url, told.batch)
     client = Client(base_uri=f"{told.url}/xrpc")
 
+    failed: list[BaseException] = []
+
     def on_message(message: Any) -> None:
         collector.take(message)
         if collector.cursor >= told.last:
             collector.write()
             client.stop()
 
-    client.start(on_message)
+    def on_error(error: BaseException) -> None:
+        failed.append(error)
+        client.stop()
+
+    client.start(on_message, on_error)
+    if failed:
+        raise failed[0]
     return 0
 
 
