@@ -92,7 +92,13 @@ def sdk_posts_only(data: bytes) -> list[Found]:
 
 def _of_sdk(ops: Any) -> list[Found]:
     return [
-        Found(action, op["author"], op["uri"].rkey, op.get("cid", b""), getattr(op.get("record"), "text", None))
+        Found(
+            action,
+            op["author"],
+            op["uri"].rpartition("/")[2],
+            op.get("cid", b""),
+            op["record"].text if "record" in op else None,
+        )
         for action, some in ops.get(POST, {}).items()
         for op in some
     ]

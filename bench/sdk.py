@@ -1,7 +1,8 @@
 """The SDK's way with a frame, as its documentation and examples have it (examples/firehose of the atproto package).
 
-Every commit's CAR is decoded, and every created record becomes a model, before anybody asks whether it is a post. Two
-things differ from the example: an update is read like a creation ("not supported yet" there), and nothing is printed.
+Every commit's CAR is decoded, and every created record becomes a model, before anybody asks whether it is a post. What
+differs from the example: an update is read like a creation ("not supported yet" there), a deletion names its author,
+and nothing is printed.
 """
 
 from collections import defaultdict
@@ -15,7 +16,11 @@ from atproto import (  # type: ignore[import-untyped]
     parse_subscribe_repos_message,
 )
 
-INTERESTED = {models.ids.AppBskyFeedPost: models.AppBskyFeedPost}
+INTERESTED = {
+    models.ids.AppBskyFeedLike: models.AppBskyFeedLike,
+    models.ids.AppBskyFeedPost: models.AppBskyFeedPost,
+    models.ids.AppBskyGraphFollow: models.AppBskyGraphFollow,
+}
 POSTS = models.ids.AppBskyFeedPost
 Ops = dict[str, dict[str, list[dict[str, Any]]]]
 
@@ -45,11 +50,11 @@ def ops_by_type(commit: models.ComAtprotoSyncSubscribeRepos.Commit) -> Ops:
     for op in commit.ops:
         uri = AtUri.from_str(f"at://{commit.repo}/{op.path}")
         if op.action == "delete":
-            found[uri.collection]["delete"].append({"uri": uri, "author": commit.repo})
+            found[uri.collection]["delete"].append({"uri": str(uri), "author": commit.repo})
             continue
         if not op.cid:
             continue
-        info = {"uri": uri, "cid": str(op.cid), "author": commit.repo}
+        info = {"uri": str(uri), "cid": str(op.cid), "author": commit.repo}
         raw = car.blocks.get(op.cid)
         if not raw:
             continue

@@ -50,7 +50,7 @@ class Seed:
     def __init__(self, path: Path, *, waits: bool) -> None:
         self.db = sqlite3.connect(path)
         if not waits:
-            self.db.execute("PRAGMA synchronous = OFF")
+            self.db.executescript("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY")
         self.db.executescript(TABLES)
 
     def on_message(self, data: bytes) -> None:
@@ -67,7 +67,7 @@ class Seed:
                 self._insert(created, record)
 
     def _insert(self, created: dict[str, Any], record: Any) -> None:
-        row = (str(created["uri"]), created["cid"], created["author"], record.text, ",".join(record.langs))
+        row = (created["uri"], created["cid"], created["author"], record.text, ",".join(record.langs))
         self.db.execute("INSERT OR REPLACE INTO post VALUES (?,?,?,?,?,?)", (*row, record.created_at))
         self.db.commit()
 

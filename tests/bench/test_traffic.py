@@ -11,7 +11,7 @@ import pytest
 from bench import traffic
 from bench.hostile import WAYS
 from bench.records import SPAN_US, STEP_US
-from bench.traffic import FIRST_SEQ, HOSTILE_EVERY, SPAN, Block, frames
+from bench.traffic import FIRST_SEQ, SPAN, Block, frames
 from bench.truth import Truth
 from civicsky.decode import COLLECTIONS, decode
 from civicsky.errors import BadInput
@@ -19,13 +19,6 @@ from civicsky.model import Event, PostOp
 from civicsky.worker import judge_record
 
 Made = list[tuple[bytes, Truth]]
-ALL_WAYS = HOSTILE_EVERY * len(WAYS)
-
-
-@pytest.fixture(scope="module")
-def made() -> Made:
-    """As many as it takes to see every hostile way once."""
-    return list(frames(ALL_WAYS))
 
 
 def test_every_frame_is_decoded_to_what_its_truth_says(made: Made) -> None:
@@ -124,8 +117,7 @@ def test_a_number_that_is_not_nine_bytes_long_is_refused() -> None:
 
 
 @pytest.fixture
-def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(traffic, "CACHE", tmp_path / "cache")
+def recorded(own_cache: Path) -> Path:
     return traffic.recording(1000)
 
 
