@@ -173,8 +173,7 @@ async def defects(database: Database, *, thorough: bool) -> list[str]:
 
 async def rows(connection: Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
     """All rows of a query, inside a transaction."""
-    async with connection.execute(sql, values) as cursor:
-        return list(await cursor.fetchall())
+    return list(await connection.execute_fetchall(sql, values))  # one trip to its thread, where a cursor takes three
 
 
 async def rows_by_key(connection: Connection, sql: str, keys: Iterable[tuple[str, str]]) -> list[Any]:
