@@ -6,7 +6,7 @@ It knows the stages only by the small shapes declared here.
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -30,10 +30,13 @@ from civicsky.model import (
     Position,
     PostOp,
     Verdict,
+    made,
 )
 from civicsky.queue import Closed, Queue
 from civicsky.settings import Settings
 
+SOME = 9
+"""Frames at a batch's end that tell the stream's time."""
 AHEAD_US = 5 * 60_000_000
 """How far a relay's clock may be ahead of ours."""
 FULL_SECONDS = 5.0
@@ -52,7 +55,7 @@ class SourceShape(Protocol):
 
     @property
     def gate(self) -> GateShape: ...
-    def arrivals(self) -> AsyncGenerator[Arrival, None]: ...
+    def handfuls(self) -> AsyncGenerator[Iterator[Arrival], None]: ...
     def settle(self, seq: int | None) -> FrameOutcome | None: ...
     def settle_bad(self, digest: str) -> None: ...
     def renumber(self) -> None: ...
@@ -155,6 +158,9 @@ class _Intake:
         self._source, self._decode, self._pool, self._batches = source, decode, pool, batches
         self._room = room
         self._bounds, self._limits = settings.worker, settings.limits
+        self._limited = bool(settings.limits.max_frames or settings.limits.max_posts)
+        self._link = 0
+        self._armed = False
         self._metrics, self._stop = metrics, stop
         self._batch = Batch()
         self._posts_in_batch = 0
@@ -166,9 +172,9 @@ class _Intake:
 
     async def read(self) -> None:
         """Until the source ends or a limit is reached."""
-        async with aclosing(self._source.arrivals()) as arrivals:
-            async for arrival in arrivals:
-                await self._take(arrival)
+        async with aclosing(self._source.handfuls()) as handfuls:
+            async for handful in handfuls:
+                await self._take(handful)
                 while not self._room.is_set() and not self._stop.requested.is_set():
                     await happened(self._room, 0.5)  # the disk's bound: the relay waits at the socket
                 if self._stop.requested.is_set():
@@ -182,23 +188,35 @@ class _Intake:
             if self._batch.frames and monotonic() - self._began >= self._bounds.batch_seconds / 2:
                 await self._send()
 
-    async def _take(self, arrival: Arrival) -> None:
-        if self._batch.frames and self._batch.frames[0].arrival.link != arrival.link:
-            await self._send()  # a batch belongs to one connection, so to one host and epoch
-        frame = self._settle(arrival)
-        batch = self._batch
-        if not batch.frames:
-            self._began = monotonic()
-        batch.frames.append(frame)
-        batch.size += len(arrival.data)
-        self._metrics.take()
-        if frame.outcome == "commit":
-            self._posts_in_batch += len(frame.event.posts)
-            self._metrics.add("posts", frame.event.new_posts)
-            self._source.gate.count(arrival.opening, frame.event.new_posts)
-        self._check_limits()
-        if len(batch.frames) >= self._bounds.batch_frames or batch.size >= self._bounds.batch_bytes:
-            await self._send()
+    async def _take(self, handful: Iterable[Arrival]) -> None:
+        """Decode what is there into the batch, which is sent when it is full."""
+        taken, bounds, self._armed = 0, self._bounds, faults.armed()
+        for arrival in handful:
+            if arrival.link != self._link:
+                await self._send()  # a batch belongs to one connection, so to one host and epoch
+                self._link = arrival.link
+            frame = self._settle(arrival)
+            batch = self._batch
+            if not batch.frames:
+                self._began = monotonic()
+            batch.frames.append(frame)
+            batch.size += len(arrival.data)
+            taken += 1
+            if frame.event.posts and frame.outcome == "commit":
+                self._note_posts(frame)
+            is_over = self._limited and self._is_over(taken)
+            if is_over or len(batch.frames) >= bounds.batch_frames or batch.size >= bounds.batch_bytes:
+                self._metrics.take(taken)
+                taken = 0
+                await self._send()
+            if is_over:
+                break
+        self._metrics.take(taken)
+
+    def _note_posts(self, frame: Frame) -> None:
+        self._posts_in_batch += len(frame.event.posts)
+        self._metrics.add("posts", frame.event.new_posts)
+        self._source.gate.count(frame.arrival.opening, frame.event.new_posts)
 
     def _settle(self, arrival: Arrival) -> Frame:
         """Decode one arrival and decide what becomes of it."""
@@ -211,17 +229,22 @@ class _Intake:
             log.event("quarantined", stage="decode", host=arrival.host, reason=bad.reason, sha256=digest)
             self._source.settle_bad(digest)
             return Frame(arrival, Event("quarantined"), "quarantined", bad.reason)
-        faults.point("decode.decoded")
-        if event.time:
-            self._clock.look(arrival.host, max(0, event.time - arrival.received_at) / 1e6)  # old ones are replayed
-        # A clock that is ahead must not outrank all that comes later.
-        event.time = min(event.time, arrival.received_at + AHEAD_US)
+        if self._armed:
+            faults.point("decode.decoded")
+        if event.time > arrival.received_at or self._metrics.clock_doubts:
+            event = self._on_time(event, arrival)
         judged = self._source.settle(event.seq)
-        if event.outcome in {"info", "error"}:
+        if event.seq is None and event.outcome in {"info", "error"}:
             self._heed(event)
         if judged is not None:
             return Frame(arrival, event, judged, "renumbered" if judged == "ignored" else "")
-        return Frame(arrival, event, event.outcome, event.name if event.outcome in {"ignored", "info", "error"} else "")
+        return made(Frame, (arrival, event, event.outcome, event.name))
+
+    def _on_time(self, event: Event, arrival: Arrival) -> Event:
+        """Look at the clocks; one that is ahead must not outrank all that comes later. Old events are replayed."""
+        if event.time:
+            self._clock.look(arrival.host, max(0, event.time - arrival.received_at) / 1e6)
+        return event._replace(time=min(event.time, arrival.received_at + AHEAD_US))
 
     def _heed(self, event: Event) -> None:
         log.event("source_info", stage="source", name=event.name)
@@ -230,12 +253,14 @@ class _Intake:
         elif event.name == "OutdatedCursor":
             self._source.outdated()
 
-    def _check_limits(self) -> None:
+    def _is_over(self, taken: int) -> bool:
+        """Whether a limit of the run is reached, with so many frames that are not counted yet."""
         counts, limits = self._metrics.counts, self._limits
-        if limits.max_frames and counts["frames"] >= limits.max_frames:
+        if limits.max_frames and counts["frames"] + taken >= limits.max_frames:
             self._stop.request(f"limit of {limits.max_frames} frames", drain=True)
         if limits.max_posts and counts["posts"] >= limits.max_posts:
             self._stop.request(f"limit of {limits.max_posts} posts", drain=True)
+        return self._stop.requested.is_set()
 
     async def _send(self) -> None:
         # Reader and ticker both come here: the lock keeps the batches in order.
@@ -286,9 +311,8 @@ async def _commit(
         metrics.outcomes.update({what: n for what, n in committed.counts.items() if what[0] in {"frame", "post"}})
         metrics.gaps.update(committed.gaps)
         metrics.event_at = committed.position.event_at
-        metrics.settle(
-            len(sent.batch.frames), max((frame.event.time for frame in sent.batch.frames), default=0) or None
-        )
+        # Some: the clock of a single server may be wrong.
+        metrics.settle(len(sent.batch.frames), max(frame.event.time for frame in sent.batch.frames[-SOME:]) or None)
         if committed.resume:
             at = committed.position
             log.event("source_resumed", stage="source", host=at.host, epoch=at.epoch, resume=committed.resume)

@@ -5,7 +5,6 @@ alone reach .95 (fastText), .946 (CLD2) and .892 (the post's own tag).
 """
 
 import re
-import unicodedata
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -104,7 +103,8 @@ def _flags(fields: dict[str, Any]) -> list[str]:
 def _clean(text: str) -> str:
     """What the language models should see: no addresses, handles, hash signs, control or invisible characters."""
     text = _NOISE.sub(" ", text[:MAX_VOTE])  # bounded: the pattern's time grows with the square of the length
-    text = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text)
+    if not text.isprintable():  # it has some of Unicode's "Other" or "Separator" besides spaces
+        text = "".join([char if char.isprintable() else " " for char in text])
     text = " ".join(text.split())
     return text.lower() if text.isupper() else text
 

@@ -6,8 +6,9 @@ that comes before its create need nothing else. An account's status has no rev: 
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, Literal, NamedTuple
 
 from civicsky.model import HIDING, Event, Frame, Key, PostOp, PostOutcome, PostState, Verdict, cid_text, post_uri
@@ -105,6 +106,8 @@ class Plan:
     rules: Rules
     posts: dict[Key, PostWrite] = field(default_factory=dict)
     rejects: dict[Key, RejectWrite] = field(default_factory=dict)
+    rejected: set[Key] = field(default_factory=set)
+    """Those with a row in the table of rejected posts."""
     forgotten_rejects: set[Key] = field(default_factory=set)
     account_writes: dict[str, Account] = field(default_factory=dict)
     changes: list[tuple[str, str, str, str, int]] = field(default_factory=list)
@@ -118,6 +121,21 @@ class Plan:
     def kept(self) -> int:
         """New posts kept."""
         return self.counts["post", "kept", ""]
+
+
+def notable(frames: Sequence[Frame]) -> list[int]:
+    """Where the frames are that do more than move the cursor and the counts; the others are for `pass_by`."""
+    return [at for at, frame in enumerate(frames) if frame.event.posts or frame.outcome != "commit"]
+
+
+def pass_by(plan: Plan, frames: Sequence[Frame]) -> None:
+    """Apply commits without an operation on a post: nine in ten of all frames."""
+    if not frames:
+        return
+    plan.counts["frame", "commit", ""] += len(frames)
+    for (collection, action), n in Counter(chain.from_iterable([frame.event.others for frame in frames])).items():
+        plan.counts["record", action, collection] += n
+    plan.cursor = max(plan.cursor or 0, *[frame.event.seq or 0 for frame in frames])
 
 
 def apply(plan: Plan, frame: Frame, verdicts: Iterator[Verdict]) -> Account | None:
@@ -230,7 +248,8 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str |
         fields,
     )
     plan.rejects.pop(key, None)
-    plan.forgotten_rejects.add(key)
+    if key in plan.rejected:
+        plan.forgotten_rejects.add(key)
     plan.known[key] = Known(event.rev, op.idx, state, event_at, received_at)
     plan.changes.append(("delete" if state == "deleted" else "put", event.did, op.rkey, event.rev, event.time))
 
@@ -239,6 +258,7 @@ def _reject(plan: Plan, frame: Frame, op: PostOp, reason: str) -> None:
     event, key = frame.event, (op.rkey, frame.event.did)
     record = op.block if sampled(key, plan.rules.reject_sample) else None
     plan.rejects[key] = RejectWrite(op.rkey, event.did, event.rev, op.idx, reason, frame.arrival.received_at, record)
+    plan.rejected.add(key)
     plan.known[key] = Known(event.rev, op.idx, "rejected")
 
 

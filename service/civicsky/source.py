@@ -7,7 +7,7 @@ each message, the sequence number that was in it. Outside of `source.window` it 
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, suppress
 from math import inf
 from time import monotonic
@@ -33,7 +33,7 @@ from civicsky import faults, log
 from civicsky.clock import Clock, skew_seconds
 from civicsky.errors import Transient
 from civicsky.metrics import Metrics
-from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Opened, Position, now_us
+from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Opened, Opening, Position, made, now_us
 from civicsky.opening import Gate
 from civicsky.settings import Source as SourceSettings, is_loopback
 
@@ -43,6 +43,10 @@ WINDOW: Final = 0
 BAD_IN_A_ROW: Final = 10
 REMEMBERED: Final = 4096
 """Numbers of one connection that are remembered: some 10 s of the whole network."""
+HANDFUL: Final = 256
+"""Messages that are taken off a socket ahead of their reader."""
+HANDFUL_BYTES: Final = 1_000_000
+"""The same in bytes; one message may go beyond."""
 HIGHER_BOUND: Final = 4
 """Times `max_frame_bytes`, for one attempt."""
 
@@ -72,8 +76,9 @@ async def reach(relay: str, settings: SourceSettings, listen_seconds: float) -> 
 class Source:
     """One reader's hold on the stream of the first relay that can be reached.
 
-    `positions` are the committed positions of every relay in `settings.relays`. In memory at most four messages wait
-    (each at most `max_frame_bytes`); after that TCP makes the relay wait. `opened` is the newest opening that the
+    `positions` are the committed positions of every relay in `settings.relays`. In memory at most `HANDFUL` messages
+    or `HANDFUL_BYTES` wait, and five messages more (each at most `max_frame_bytes`); after that TCP makes the relay
+    wait. `opened` is the newest opening that the
     journal knows, `held_until` by host the time of the last events held.
     """
 
@@ -106,9 +111,9 @@ class Source:
         self._fall_back: int | None = None
         self._prefer_at = inf
         self._first = True
-        self._recent: deque[int] = deque()
-        self._seen: set[int] = set()
+        self._recent: deque[int] = deque(maxlen=REMEMBERED)
         self._floor = 0
+        self._proved = False
         self._at_once = self._dropped = self._silent = False
         self._patience: asyncio.Timeout | None = None
         self._clock = Clock("handshake", metrics.clock_doubts)
@@ -119,10 +124,11 @@ class Source:
         self._gaps: list[Gap] = []
         self.host = settings.relays[0]
 
-    async def arrivals(self) -> AsyncGenerator[Arrival, None]:
-        """Yield messages for ever, or until `stop`; reconnects by itself and never raises for the relay's faults.
+    async def handfuls(self) -> AsyncGenerator[Iterator[Arrival], None]:
+        """Yield the messages that are there, for ever, or until `stop`; reconnects by itself.
 
-        After each message the caller must call `settle` or `settle_bad`.
+        Never raises for the relay's faults. The messages of a handful are of one connection. After each of them the
+        caller must call `settle` or `settle_bad`, before it takes the next one; what it leaves comes again.
         """
         while not self._stopping.is_set():
             if not self.gate.is_open():
@@ -135,9 +141,9 @@ class Source:
             self._back = {}
             self._leave_out_closed_hours()
             try:
-                async with await self._connect() as socket, aclosing(self._read(socket)) as messages:
-                    async for arrival in messages:
-                        yield arrival
+                async with await self._connect() as socket, aclosing(self._read(socket)) as handfuls:
+                    async for handful in handfuls:
+                        yield handful
                 await self._after_drop()
             except (OSError, TimeoutError, WebSocketException) as error:
                 error = TimeoutError() if self._silent else error
@@ -161,44 +167,48 @@ class Source:
         None: it is new. `duplicate`: it was taken in before. `ignored`: the host was renumbered; a new epoch has begun
         and its window will be read again.
         """
-        self._bad.clear()
+        if self._bad:
+            self._bad.clear()
         if seq is None:
             return None
         first, self._first = self._first, False
         position = self._positions[self.host]
-        if position.cursor is not None and seq <= position.cursor:
+        if position.cursor is None:
+            self._follow_on()
+        elif seq <= position.cursor:
             if first and seq < position.cursor:
                 self.renumber()
                 return "ignored"
-            if seq <= self._floor or seq in self._seen:
+            if seq <= self._floor or seq in self._recent:
                 return "duplicate"
             self._remember(seq)  # it is late, not a double
             return None
         self._remember(seq)
-        self._follow_on(position)
-        self._held_until[self.host] = faults.clock.now_us()
-        self._bad_before = []
         position.cursor = seq
-        self._too_large = self._failures = self._tries = 0  # only a new frame proves that this relay serves us
-        self._fall_back = None
         self._metrics.news += 1
-        self._mark_up()
+        if not self._proved:
+            self._prove()
         return None
 
     def _remember(self, seq: int) -> None:
         """Know the last numbers of this connection, so that a late frame can be told from a double."""
-        self._seen.add(seq)
+        if len(self._recent) == REMEMBERED:
+            self._floor = max(self._floor, self._recent[0])
         self._recent.append(seq)
-        if len(self._recent) > REMEMBERED:
-            gone = self._recent.popleft()
-            self._seen.discard(gone)
-            self._floor = max(self._floor, gone)
 
-    def _follow_on(self, position: Position) -> None:
+    def _follow_on(self) -> None:
         """From the first frame on, another host that we never held must be read from its window's beginning."""
-        if position.cursor is None:
-            self._begun.discard(self.host)
-            self._from_the_beginning(*(host for host in self._positions if host != self.host))
+        self._begun.discard(self.host)
+        self._from_the_beginning(*(host for host in self._positions if host != self.host))
+
+    def _prove(self) -> None:
+        """The first new frame of a handful: only a new one proves that this relay serves us."""
+        self._proved = True
+        self._held_until[self.host] = faults.clock.now_us()
+        self._bad_before = []
+        self._too_large = self._failures = self._tries = 0
+        self._fall_back = None
+        self._mark_up()
 
     def _from_the_beginning(self, *hosts: str) -> None:
         """Read these from their windows' beginning if they have no cursor, unless closed hours are left out."""
@@ -269,7 +279,7 @@ class Source:
                 self._patience.reschedule(0)
         self._drop()
 
-    async def _read(self, socket: ClientConnection) -> AsyncGenerator[Arrival, None]:
+    async def _read(self, socket: ClientConnection) -> AsyncGenerator[Iterator[Arrival], None]:
         if self._stopping.is_set():
             return
         self._socket = socket
@@ -278,23 +288,37 @@ class Source:
         opening = self.gate.opening
         epoch = self._positions[self.host].epoch
         self._prefer_at = monotonic() + self._settings.prefer_seconds if self._index else inf
-        watch = asyncio.create_task(self._watch(socket), name="source-watch")
-        hours = asyncio.create_task(self._hang_up_in_time(), name="source-hours")
+        inlet = _Inlet(socket)
+        tasks = (
+            asyncio.create_task(self._watch(socket), name="source-watch"),
+            asyncio.create_task(self._hang_up_in_time(), name="source-hours"),
+            asyncio.create_task(inlet.fill(), name="source-inlet"),
+        )
         try:
-            # After a drop `_socket` is another one: what the dropped one still holds is not read.
             while self._socket is socket:
                 self._waiting_since = monotonic()
-                data = await socket.recv()
+                messages = await inlet.take()
                 self._waiting_since = None
-                self._arrived += 1
-                faults.point("source.received")
-                yield Arrival(self._arrived, self.host, epoch, self._link, self._resumed_after, data, now_us(), opening)
+                yield self._arrivals(socket, epoch, messages, opening)
         finally:
             self._socket = self._waiting_since = None
-            for task in (watch, hours):
+            for task in tasks:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+
+    def _arrivals(
+        self, socket: ClientConnection, epoch: int, messages: list[bytes | str], opening: Opening | None
+    ) -> Iterator[Arrival]:
+        host, link, resumed_after, at = self.host, self._link, self._resumed_after, now_us()
+        self._proved, armed = False, faults.armed()
+        for data in messages:
+            if self._socket is not socket:  # after a drop, what the dropped one still holds is not read
+                return
+            self._arrived += 1
+            if armed:
+                faults.point("source.received")
+            yield made(Arrival, (self._arrived, host, epoch, link, resumed_after, data, at, opening))
 
     def _begin_link(self) -> None:
         """A new connection: its first frame tells of a renumbering, and its numbers are remembered from here on."""
@@ -304,7 +328,6 @@ class Source:
         self._resumed_after = self._positions[self.host].cursor
         self._floor = self._resumed_after or 0
         self._recent.clear()
-        self._seen.clear()
 
     def _look_at_clock(self, socket: ClientConnection) -> None:
         if (ahead := skew_seconds(_header(socket.response, "Date"))) is not None:
@@ -432,6 +455,44 @@ class Source:
             log.event("source_down", stage="source", host=self.host, why=why)
         self._up = False
         self._metrics.connected, self._metrics.relay_why = False, f"relay: {why}"
+
+
+class _Inlet:
+    """Takes messages off a socket as they come, so that all that are there can be had at once. Bounded; in order."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._messages: list[bytes | str] = []
+        self._size = 0
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._error: Exception | None = None
+
+    async def fill(self) -> None:
+        """Until the connection ends."""
+        try:
+            while True:
+                data = await self._socket.recv()
+                self._messages.append(data)
+                self._size += len(data)
+                self._news.set()
+                if len(self._messages) >= HANDFUL or self._size >= HANDFUL_BYTES:
+                    self._room.clear()
+                    await self._room.wait()
+        except Exception as error:  # noqa: BLE001  (whatever it is, `take` raises it)
+            self._error = error
+            self._news.set()
+
+    async def take(self) -> list[bytes | str]:
+        """All that has come, waiting for the first. After the last message: raises what ended the connection."""
+        await self._news.wait()
+        self._news.clear()
+        messages, self._messages, self._size = self._messages, [], 0
+        self._room.set()
+        if self._error is not None:
+            self._news.set()
+            if not messages:
+                raise self._error
+        return messages
 
 
 def _header(response: Response | None, name: str) -> str:

@@ -24,6 +24,7 @@ from civicsky.pulse import Pulse
 from civicsky.record import extract
 from civicsky.settings import Filter, Worker
 
+_packed: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 TOLD_AT_ONCE: Final = 100
 """Records of a feed in one job."""
 WARM_SECONDS: Final = 60.0
@@ -56,8 +57,7 @@ def judge_record(cid: bytes, block: bytes, keep: filters.Keep = "english") -> Ve
     fields = extract(record)
     judgement = filters.judge(fields, keep)
     fields["filter"] = judgement.notes
-    packed = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    return Verdict("rejected" if judgement.reason else "kept", judgement.reason or "", packed)
+    return Verdict("rejected" if judgement.reason else "kept", judgement.reason or "", _packed(fields))
 
 
 class Told(NamedTuple):
@@ -92,7 +92,7 @@ def judge_told(cid: str, text: str, keep: filters.Keep = "english") -> Told:
     if binary != actual:
         fields = json.loads(verdict.fields)
         fields["filter"]["flags"].append("unverified")
-        verdict = verdict._replace(fields=json.dumps(fields, ensure_ascii=False, separators=(",", ":")))
+        verdict = verdict._replace(fields=_packed(fields))
     return Told(verdict, block)
 
 

@@ -181,9 +181,9 @@ def test_an_update_whose_record_is_bad_leaves_the_post_as_it_was() -> None:
 
 def test_operations_on_other_collections_are_counted_by_action_and_collection() -> None:
     done = plan()
+    others = [("app.bsky.feed.like", "create"), ("app.bsky.feed.like", "create"), ("other", "delete")]
     frame = commit()
-    frame.event.others = [("app.bsky.feed.like", "create"), ("app.bsky.feed.like", "create"), ("other", "delete")]
-    apply(done, frame, iter([]))
+    apply(done, frame._replace(event=frame.event._replace(others=others)), iter([]))
     assert done.counts == {
         ("frame", "commit", ""): 1,
         ("record", "create", "app.bsky.feed.like"): 2,
