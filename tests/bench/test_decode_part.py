@@ -4,12 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from bench import decode
+from bench import decode, traffic
 from bench.decode import ROUTES, SAME, check
 from bench.part import Ask, gather
-from bench.truth import Truth
+from support.made_frames import Made, of_all_ways
 
-Made = list[tuple[bytes, Truth]]
+
+@pytest.fixture
+def made() -> Made:
+    return of_all_ways()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(traffic, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 @pytest.mark.parametrize("name", SAME)

@@ -4,11 +4,22 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from bench import seed
-from bench.part import Ask, gather
-from bench.truth import Truth
+import pytest
 
-Made = list[tuple[bytes, Truth]]
+from bench import seed, traffic
+from bench.part import Ask, gather
+from support.made_frames import Made, of_all_ways
+
+
+@pytest.fixture
+def made() -> Made:
+    return of_all_ways()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(traffic, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 def test_the_seeds_way_keeps_what_is_tagged_english_and_saves_its_cursor_before_it_writes(

@@ -17,8 +17,18 @@ from civicsky.decode import COLLECTIONS, decode
 from civicsky.errors import BadInput
 from civicsky.model import Event, PostOp
 from civicsky.worker import judge_record
+from support.made_frames import Made, of_all_ways
 
-Made = list[tuple[bytes, Truth]]
+
+@pytest.fixture
+def made() -> Made:
+    return of_all_ways()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(traffic, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 def test_every_frame_is_decoded_to_what_its_truth_says(made: Made) -> None:
@@ -33,7 +43,9 @@ def test_every_frame_is_decoded_to_what_its_truth_says(made: Made) -> None:
             continue
         assert (event.seq, event.did, event.time) == (truth.seq, truth.did, truth.time)
         assert event.rev == (truth.rev if truth.kind == "#commit" else "")
-        assert event.others == [(name if name in COLLECTIONS else "other", action) for name, action in truth.others]
+        assert list(event.others) == [
+            (name if name in COLLECTIONS else "other", action) for name, action in truth.others
+        ]
         assert [(op.action, op.rkey, op.cid.hex()) for op in event.posts] == [post[:3] for post in truth.posts]
 
 
