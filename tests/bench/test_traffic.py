@@ -11,21 +11,24 @@ import pytest
 from bench import traffic
 from bench.hostile import WAYS
 from bench.records import SPAN_US, STEP_US
-from bench.traffic import FIRST_SEQ, HOSTILE_EVERY, SPAN, Block, frames
+from bench.traffic import FIRST_SEQ, SPAN, Block, frames
 from bench.truth import Truth
 from civicsky.decode import COLLECTIONS, decode
 from civicsky.errors import BadInput
 from civicsky.model import Event, PostOp
 from civicsky.worker import judge_record
-
-Made = list[tuple[bytes, Truth]]
-ALL_WAYS = HOSTILE_EVERY * len(WAYS)
+from support.made_frames import Made, of_all_ways
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def made() -> Made:
-    """As many as it takes to see every hostile way once."""
-    return list(frames(ALL_WAYS))
+    return of_all_ways()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(traffic, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 def test_every_frame_is_decoded_to_what_its_truth_says(made: Made) -> None:
@@ -40,7 +43,9 @@ def test_every_frame_is_decoded_to_what_its_truth_says(made: Made) -> None:
             continue
         assert (event.seq, event.did, event.time) == (truth.seq, truth.did, truth.time)
         assert event.rev == (truth.rev if truth.kind == "#commit" else "")
-        assert event.others == [(name if name in COLLECTIONS else "other", action) for name, action in truth.others]
+        assert list(event.others) == [
+            (name if name in COLLECTIONS else "other", action) for name, action in truth.others
+        ]
         assert [(op.action, op.rkey, op.cid.hex()) for op in event.posts] == [post[:3] for post in truth.posts]
 
 
@@ -124,8 +129,7 @@ def test_a_number_that_is_not_nine_bytes_long_is_refused() -> None:
 
 
 @pytest.fixture
-def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(traffic, "CACHE", tmp_path / "cache")
+def recorded(own_cache: Path) -> Path:
     return traffic.recording(1000)
 
 
