@@ -289,6 +289,8 @@ async def open_line(url: str, seconds: float, max_bytes: int) -> PicowsLine:
             )
     except WSHandshakeError as error:
         raise _translated(error) from error
+    except OSError:  # among them a certificate that nobody vouches for, which is a ValueError, too
+        raise
     except (WSError, ValueError) as error:  # where it redirects us to is no address
         raise NoWebsocket("InvalidURI") from error
     if listener is None:  # it hung up before it answered

@@ -115,6 +115,8 @@ async def open_line(url: str, seconds: float, max_bytes: int, proxy: str | Liter
         )
     except WebSocketException as error:
         raise _translated(error) from error
+    except OSError:  # among them a certificate that nobody vouches for, which is a ValueError, too
+        raise
     except ValueError:  # a port beyond numbers, say; its text may quote the address, which may hold a password
         raise ProxyUnusable(_BAD_PROXY + "its address cannot be read") from None
 
