@@ -70,7 +70,7 @@ class PicowsLine(WSListener):
         self._pong: tuple[bytes, asyncio.Future[None]] | None = None
         self._over = self._stuck = self._held = False
         self._error: LineClosed | None = None
-        self._gone = asyncio.Event()
+        self._seen_off: asyncio.Task[None]
 
     # ---- for the reader ----------------------------------------------------------------------------------------------
 
@@ -80,10 +80,7 @@ class PicowsLine(WSListener):
             if self._error is not None:
                 raise self._error
             self._reader = self._loop.create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
+            await self._reader
         if self._handfuls:
             messages = self._handfuls.popleft()
         else:
@@ -110,11 +107,9 @@ class PicowsLine(WSListener):
             self._end()
             self._transport.send_close(WSCloseCode(NORMAL))
             self._transport.disconnect()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._gone.wait()
-                return
+        await asyncio.wait([self._seen_off], timeout=CLOSE_SECONDS)
         self._transport.disconnect(graceful=False)
+        await self._seen_off
 
     # ---- called by picows --------------------------------------------------------------------------------------------
 
@@ -122,6 +117,7 @@ class PicowsLine(WSListener):
         """The handshake is done."""
         self._transport = transport
         self.date = transport.response.headers.get("Date", "")
+        self._seen_off = self._loop.create_task(_until_gone(transport), name="source-socket")
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """A frame that is whole, and not above the bound."""
@@ -131,7 +127,7 @@ class PicowsLine(WSListener):
             and frame.fin
             and not (frame.rsv1 or frame.rsv2 or frame.rsv3)
         ):  # fmt: skip
-            self._take(frame.get_payload_as_bytes(), frame.payload_size)
+            self._take(frame.get_payload_as_bytes())
         elif not self._over:
             self._odd(transport, frame)
 
@@ -142,7 +138,6 @@ class PicowsLine(WSListener):
             code = int(handshake.sent.code)  # type: ignore[call-overload]  # an IntEnum, whatever its stub says
             self._stop_with(closed(code, handshake.sent.reason, too_large=code == TOO_BIG))
         self._stop_with(LineClosed())
-        self._gone.set()
 
     def pause_writing(self) -> None:
         """It does not take our pongs: no more pings are read."""
@@ -161,15 +156,21 @@ class PicowsLine(WSListener):
 
     # ---- messages ----------------------------------------------------------------------------------------------------
 
-    def _take(self, data: bytes | str, size: int) -> None:
-        self._messages.append(data)
-        self._size += size
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-        if self._size >= HANDFUL_BYTES or len(self._messages) >= HANDFUL:
-            self._handfuls.append(self._messages)
+    def _take(self, data: bytes | str) -> None:
+        messages = self._messages
+        messages.append(data)
+        self._size += len(data)
+        if self._reader is not None:
+            self._wake()
+        if self._size >= HANDFUL_BYTES or len(messages) >= HANDFUL:
+            self._handfuls.append(messages)
             self._messages, self._size = [], 0
             self._hold()
+
+    def _wake(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.set_result(None)
 
     def _odd(self, transport: WSTransport, frame: WSFrame) -> None:
         """All but whole binary messages."""
@@ -202,7 +203,7 @@ class PicowsLine(WSListener):
             return
         self._whole, parts, self._parts = True, self._parts, bytearray()
         try:
-            self._take(parts.decode() if self._is_text else bytes(parts), len(parts))
+            self._take(parts.decode() if self._is_text else bytes(parts))
         except UnicodeDecodeError as error:
             self._fail(BAD_TEXT, f"{error.reason} at position {error.start}")
 
@@ -232,8 +233,7 @@ class PicowsLine(WSListener):
     def _stop_with(self, error: LineClosed) -> None:
         """The first one says why."""
         self._error = self._error or error
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        self._wake()
         if self._pong is not None and not self._pong[1].done():
             self._pong[1].set_exception(self._error)
 
@@ -252,6 +252,12 @@ class PicowsLine(WSListener):
         if self._held and not (self._handfuls or self._stuck or self._over or below.is_closing()):
             below.resume_reading()
             self._held = False
+
+
+async def _until_gone(transport: WSTransport) -> None:
+    """Picows raises here what it has told already; unheard, it would end up as a complaint of the event loop."""
+    with suppress(WSError):
+        await transport.wait_disconnected()
 
 
 class _Alarm(logging.Handler):
