@@ -4,12 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import matplotlib as mpl
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
 from bench.results import Entry, named
 from bench.shown import number
-from civicsky.research.drawing import Figure, FigureCanvasSVG, mpl
+from civicsky.research import drawing  # its settings hold for all plots of the process
 
 FILE: Final = "performance-{}.svg"
-INK, SOFT, MET, MISSED = "#1a1a1a", "#9a9a9a", "#2a6f97", "#c1121f"
+INK, SOFT, MET, MISSED = drawing.INK, drawing.SOFT, "#2a6f97", "#c1121f"
 ROW: Final = 0.26
 """Inches a row."""
 MOST: Final = 24

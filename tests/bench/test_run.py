@@ -32,12 +32,12 @@ def entry(*measures: Measure | Exception, ask: Ask = Ask(rounds=2)) -> Entry:  #
     return run.run_part("decode", ask, lambda _: part(*measures))
 
 
-GOOD = (
+GOOD: tuple[Measure, ...] = (
     Fact("frames", 1000),
     *(Figure("ours", "frames/s", 90.0 + n) for n in range(3)),
     *(Against("ours over theirs, frames/s", 9.0 + n, bar=8) for n in range(3)),
 )
-MISSED = (*(Against("ours over theirs, frames/s", 3.0 + n, bar=8) for n in range(3)),)
+MISSED: tuple[Measure, ...] = tuple(Against("ours over theirs, frames/s", 3.0 + n, bar=8) for n in range(3))
 
 
 def test_a_part_has_its_date_commit_machine_and_every_value() -> None:
