@@ -175,8 +175,7 @@ class _Intake:
         async with aclosing(self._source.handfuls()) as handfuls:
             async for handful in handfuls:
                 await self._take(handful)
-                while not self._room.is_set() and not self._stop.requested.is_set():
-                    await happened(self._room, 0.5)  # the disk's bound: the relay waits at the socket
+                await self._wait_for_room()
                 if self._stop.requested.is_set():
                     break
         await self._send()
@@ -209,9 +208,15 @@ class _Intake:
                 self._metrics.take(taken)
                 taken = 0
                 await self._send()
-            if is_over:
-                break
+                await self._wait_for_room()
+                if self._stop.requested.is_set():
+                    break
         self._metrics.take(taken)
+
+    async def _wait_for_room(self) -> None:
+        """At the disk's bound: the relay waits at the socket."""
+        while not self._room.is_set() and not self._stop.requested.is_set():
+            await happened(self._room, 0.5)
 
     def _note_posts(self, frame: Frame) -> None:
         self._posts_in_batch += len(frame.event.posts)

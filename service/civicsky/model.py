@@ -243,6 +243,8 @@ class Verdict(NamedTuple):
     reason: str = ""
     fields: str = ""
     """JSON object of the post's fields (see `record.extract`) with `filter`; set unless kind is `bad`."""
+    cid: str = ""
+    """The record's CID as the protocol writes it; set unless kind is `bad`."""
 
 
 class Frame(NamedTuple):

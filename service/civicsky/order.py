@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, Literal, NamedTuple
 
-from civicsky.model import HIDING, Event, Frame, Key, PostOp, PostOutcome, PostState, Verdict, cid_text, post_uri
+from civicsky.model import HIDING, Event, Frame, Key, PostOp, PostOutcome, PostState, Verdict, post_uri
 
 BEFORE_ALL: Final = ("", -1)
 """(rev, idx) before that of any operation: of a post that only a feed showed."""
@@ -205,7 +205,7 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
     if account and account.status == "deleted" and event.time <= account.at:
         return "stale", ""
     if op.action == "delete":
-        _write(plan, frame, op, "deleted", None)
+        _write(plan, frame, op, "deleted", "", None)
         return "deleted", ""
     if rules.erased and post_uri(event.did, op.rkey) in rules.erased:
         return "rejected", "erased"
@@ -220,11 +220,11 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
         return "shed", ""
     # A post once kept stays, whatever an edit made of it: it must not vanish silently. The verdict on the new text is
     # in its `filter` field.
-    _write(plan, frame, op, state_for(account), verdict.fields)
+    _write(plan, frame, op, state_for(account), verdict.cid, verdict.fields)
     return ("updated" if is_held else "kept"), ""
 
 
-def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str | None) -> None:
+def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, cid: str, fields: str | None) -> None:
     event, key = frame.event, (op.rkey, frame.event.did)
     known = plan.known.get(key)
     event_at, received_at = event.time, frame.arrival.received_at
@@ -238,7 +238,7 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str |
         event.did,
         event.rev,
         op.idx,
-        cid_text(op.cid) if op.cid else "",
+        cid,
         state,
         frame.arrival.host,
         event_at,
