@@ -108,6 +108,8 @@ class Plan:
     rejects: dict[Key, RejectWrite] = field(default_factory=dict)
     rejected: set[Key] = field(default_factory=set)
     """Those with a row in the table of rejected posts."""
+    authors: set[str] = field(default_factory=set)
+    """Those with posts, sampled rejects or frames put aside, before these frames or by them."""
     forgotten_rejects: set[Key] = field(default_factory=set)
     account_writes: dict[str, Account] = field(default_factory=dict)
     changes: list[tuple[str, str, str, str, int]] = field(default_factory=list)
@@ -247,6 +249,7 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, cid: str, fie
         op.block or None,
         fields,
     )
+    plan.authors.add(event.did)
     plan.rejects.pop(key, None)
     if key in plan.rejected:
         plan.forgotten_rejects.add(key)
@@ -259,6 +262,7 @@ def _reject(plan: Plan, frame: Frame, op: PostOp, reason: str) -> None:
     record = op.block if sampled(key, plan.rules.reject_sample) else None
     plan.rejects[key] = RejectWrite(op.rkey, event.did, event.rev, op.idx, reason, frame.arrival.received_at, record)
     plan.rejected.add(key)
+    plan.authors.add(event.did)
     plan.known[key] = Known(event.rev, op.idx, "rejected")
 
 
@@ -289,6 +293,7 @@ def _set_aside(plan: Plan, frame: Frame, reason: str) -> None:
     if erased and any(post_uri(frame.event.did, op.rkey) in erased for op in frame.event.posts):
         return  # the frame holds a text that must not come back
     plan.frame_aside = arrival.n
+    plan.authors.add(frame.event.did)
     plan.quarantine.append(
         QuarantineWrite(
             hashlib.sha256(arrival.data).hexdigest(),
