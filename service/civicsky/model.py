@@ -7,7 +7,7 @@ rkeys rise with time. "rev" is the repository revision (a TID); "idx" is an oper
 import re
 from base64 import b32encode
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
@@ -194,6 +194,18 @@ class Arrival(NamedTuple):
     received_at: int
     opening: Opening | None = None
     """The opening in which it came; None without a window."""
+
+
+class Handful(NamedTuple):
+    """Messages of one connection that came together, in their order, to be taken in one by one or all at once."""
+
+    link: int
+    """As in `Arrival`."""
+    at: int
+    """When they were taken off the socket."""
+    messages: Sequence[bytes | str]
+    one_by_one: Iterator[Arrival]
+    """Each must be settled before the next one is taken; those behind the end of the connection are left out."""
 
 
 class PostOp(NamedTuple):
