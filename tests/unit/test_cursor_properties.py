@@ -50,7 +50,7 @@ class Held:
     def connect(self, host: str) -> None:
         """What `arrivals` does when a connection is open."""
         self.source.host = host
-        self.source._socket = SimpleNamespace(transport=SimpleNamespace(abort=lambda: None))  # type: ignore[assignment]
+        self.source._line = SimpleNamespace(abort=lambda: None)
         self.source._begin_link()
         self.taken = []
 
@@ -63,7 +63,7 @@ class Held:
             return outcome
         if kind in {"bad", "ten_bad"}:
             for _ in range(BAD_IN_A_ROW if kind == "ten_bad" else 1):
-                if self.source._socket is not None:  # nothing more is read from a dropped connection
+                if self.source._line is not None:  # nothing more is read from a dropped connection
                     self.source.settle_bad(value)
         elif kind == "future":
             self.source.settle(None)
@@ -80,7 +80,7 @@ class Held:
 
     def go_on(self) -> None:
         """Connect again if the source hung up."""
-        if self.source._socket is None:
+        if self.source._line is None:
             self.connect(self.source.host)
 
 
@@ -160,7 +160,7 @@ def test_a_number_above_the_cursor_becomes_the_cursor_and_one_that_is_only_late_
             if before is None or value > before:
                 assert (outcome, held.at.cursor) == (None, value)
             elif first and value < before:
-                assert (outcome, held.at.cursor, held.source._socket) == ("ignored", None, None)
+                assert (outcome, held.at.cursor, held.source._line) == ("ignored", None, None)
             else:
                 late = value > floor and value not in taken
                 assert (outcome, held.at.cursor) == (None if late else "duplicate", before)
@@ -200,7 +200,7 @@ def test_each_epoch_that_a_stream_went_through_has_exactly_one_gap(
 def test_the_steps_do_reach_a_new_epoch(kind: Kind) -> None:
     held = Held((9, None), "live")
     held.do(kind, 3)
-    assert (held.at.epoch, held.source._socket) == (2, None)
+    assert (held.at.epoch, held.source._line) == (2, None)
 
 
 rising = st.builds(lambda first, steps: [first + sum(steps[:n]) for n in range(1, len(steps) + 1)],
@@ -219,18 +219,18 @@ def test_a_handful_at_once_is_the_same_as_one_by_one(
         arrivals = together.source.settle_all(handful, seqs)
         if arrivals is None:
             assert together.source._arrived == before
-            outcomes = [together.source.settle(seq) for seq in seqs if together.source._socket]
+            outcomes = [together.source.settle(seq) for seq in seqs if together.source._line]
         else:
             assert [(one.n, one.data, one.host, one.received_at) for one in arrivals] == [
                 (before + 1 + at, data, HOSTS[0], 5) for at, data in enumerate(handful.messages)
             ]
             outcomes = [None] * len(seqs)
-        assert outcomes == [alone.source.settle(seq) for seq in seqs if alone.source._socket]
+        assert outcomes == [alone.source.settle(seq) for seq in seqs if alone.source._line]
         assert (together.at, together.source._floor, together.source._recent) == (
             alone.at, alone.source._floor, alone.source._recent
         )  # fmt: skip
         assert together.source._metrics.news == alone.source._metrics.news
-        if together.source._socket is None:
+        if together.source._line is None:
             together.connect(HOSTS[0])
             alone.connect(HOSTS[0])
 
