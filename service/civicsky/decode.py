@@ -7,7 +7,7 @@ https://atproto.com/specs/event-stream ; the CAR v1 layout: https://ipld.io/spec
 
 import re
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from libipld import decode_dag_cbor_multi
 
@@ -21,6 +21,9 @@ _is_rkey: Final = re.compile(r"[A-Za-z0-9._:~-]{1,512}").fullmatch
 _is_did: Final = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]{1,2000}").fullmatch
 _is_rev: Final = re.compile(r"[2-7a-z]{13}").fullmatch
 _ACTIONS: Final = frozenset({"create", "update", "delete"})
+_COMMIT: Final = {"op": 1, "t": "#commit"}
+_TIME_LENGTH: Final = len("2026-11-22T13:12:25.063Z")
+_MILLIS: Final = {f"{n:03}": n * 1000 for n in range(1, 1000)}
 _commit_fields: Final = itemgetter("seq", "repo", "time", "rev", "ops", "blocks")
 _CID_LENGTH: Final = 36  # version, codec, hash function, digest length: one byte each; then SHA-256
 
@@ -61,32 +64,36 @@ def decode(data: bytes) -> Event:
         raise BadInput("undecodable") from error
     if not isinstance(header, dict) or not isinstance(body, dict):
         raise BadInput("undecodable")
+    try:
+        return _commit(body) if header == _COMMIT else _by_header(header, body)
+    except (KeyError, TypeError) as error:  # a field is missing, or of another type
+        raise BadInput("bad_field") from error
+
+
+def _by_header(header: dict[str, Any], body: dict[str, Any]) -> Event:
     op, kind = header.get("op"), header.get("t")
     if op == -1:
         return Event("error", name=_word(body.get("error")))
     if op != 1 or not isinstance(kind, str):
         return Event("ignored", name="unknown_op")
     reader = _READERS.get(kind)
-    if reader is None:
-        return Event("ignored", name="unknown_kind")
-    try:
-        return reader(body)
-    except (KeyError, TypeError) as error:  # a field is missing, or of another type
-        raise BadInput("bad_field") from error
+    return reader(body) if reader else Event("ignored", name="unknown_kind")
 
 
 def find_blocks(car: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
     """The blocks of a CAR v1 whose CIDs are wanted. A CAR that is cut short gives what was found before."""
     found: dict[bytes, bytes] = {}
+    length, starts, cids = len(car), car.startswith, tuple(wanted)
     try:
         size, at = _varint(car, 0)
         at += size
-        while at < len(car) and len(found) < len(wanted):
-            size, at = _varint(car, at)
+        while at < length and len(found) < len(wanted):
+            size, at = car[at], at + 1
+            if size > 0x7F:  # noqa: PLR2004  (the high bit says that more bytes follow)
+                size, at = _varint(car, at - 1)
             end = at + size
-            cid = car[at : at + _CID_LENGTH]
-            if cid in wanted and end <= len(car):
-                found[cid] = car[at + _CID_LENGTH : end]
+            if starts(cids, at) and end <= length:
+                found[car[at : at + _CID_LENGTH]] = car[at + _CID_LENGTH : end]
             at = end
     except IndexError:
         pass
@@ -110,10 +117,27 @@ def _numbered(seq: Any, did: Any, time: Any) -> int:
     """Check sequence number, DID and time, which every numbered event has; gives the time in microseconds."""
     if type(seq) is not int or not 0 < seq < MAX_SEQ or not _is_did(did):
         raise BadInput("bad_field")
-    micros = parse_time(time)
+    micros = _micros(time)
     if micros is None:
         raise BadInput("bad_field")
     return micros
+
+
+def _micros(time: str) -> int | None:
+    """As `parse_time`; nearly every frame is of the same second as the one before, and of a whole millisecond."""
+    whole, micros = _Second.last
+    if time[:20] == whole and len(time) == _TIME_LENGTH and time[23] == "Z" and (after := _MILLIS.get(time[20:23])):
+        return micros + after
+    found = parse_time(time)
+    if found is not None and len(time) == _TIME_LENGTH and time[19] == "." and time[23] == "Z":
+        _Second.last = (time[:20], found - found % 1_000_000)
+    return found
+
+
+class _Second:
+    """The whole second that was read last: its text, up to the point, and the microseconds."""
+
+    last: ClassVar[tuple[str, int]] = ("", 0)
 
 
 def _commit(body: dict[str, Any]) -> Event:

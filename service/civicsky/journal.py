@@ -282,15 +282,17 @@ class Journal:
                 if other is None or (found.rev or "", found.idx) > (other.rev or "", other.idx):
                     known[rkey, did] = found
         accounts: dict[str, order.Account] = {}
-        authors = list(order.dids(some))
-        for at in range(0, len(authors), 500):
-            part = authors[at : at + 500]
+        dids = list(order.dids(some))
+        for at in range(0, len(dids), 500):
+            part = dids[at : at + 500]
             marks = ",".join("?" * len(part))
             for did, status, when in await rows(
                 db, f"SELECT did, status, at FROM account WHERE did IN ({marks})", part
             ):
                 accounts[did] = order.Account(status, when)
-        return order.Plan(known, accounts, None, await self._rules(db), rejected=rejected)
+        changing = [frame.event.did for frame in some if frame.outcome == "account"]
+        authors = await _with_rows(db, changing) if changing else set()
+        return order.Plan(known, accounts, None, await self._rules(db), rejected=rejected, authors=authors)
 
     async def _rules(self, db: Connection) -> order.Rules:
         ((others,),) = await rows(db, "PRAGMA data_version")  # the command line may have erased something
@@ -310,7 +312,7 @@ class Journal:
             order.pass_by(plan, frames[done:at])
             frame, done = frames[at], at + 1
             account = order.apply(plan, frame, verdicts)
-            if account:
+            if account and frame.event.did in plan.authors:
                 await self._flush(db, plan)
                 await change_posts(db, frame.event.did, account.status)
                 if account.status == "active":  # while it was hidden nobody could look its posts up
@@ -529,6 +531,20 @@ class JournalReader:
 
 def _named(columns: Sequence[str], found: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+async def _with_rows(db: Connection, dids: Sequence[str]) -> set[str]:
+    """Of these accounts those of which something is held that changes with their status."""
+    found: set[str] = set()
+    for at in range(0, len(dids), 500):
+        part = dids[at : at + 500]
+        marks = ",".join("?" * len(part))
+        sql = " UNION ".join(
+            f"SELECT did FROM {table} WHERE did IN ({marks})"
+            for table in ("post", "quarantine", "reject INDEXED BY reject_sampled")
+        )
+        found |= {did for (did,) in await rows(db, sql + " AND record IS NOT NULL", [*part, *part, *part])}
+    return found
 
 
 async def _live_bytes(db: Connection | Database) -> int:

@@ -38,6 +38,7 @@ EventName = Literal[
     "source_info",
     "source_bad_frames",
     "source_host",
+    "source_client",
     "source_resumed",
     "source_attempt",
     "source_quiet",
@@ -106,6 +107,7 @@ EVENTS: Final[dict[EventName, str]] = {
     "source_info": "warning: the relay sent #info or an error frame; name=",
     "source_bad_frames": "warning: ten frames in a row could not be decoded; reconnecting, or going live if again=true",
     "source_host": "warning: another relay is tried; host=, was=, why=",
+    "source_client": "info: another client than the one that was to be used; client=, why=. Once a run",
     "source_resumed": "info: how a connection follows on what was held: "
     "resume=first|replayed|in_time|unverified|gap; see `civicsky coverage`",
     "source_attempt": "debug: one attempt to connect; wait_s= until the next",

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 import anyio.to_process
-from libipld import decode_dag_cbor, decode_multibase, encode_dag_cbor
+from libipld import decode_dag_cbor, decode_multibase, encode_cid, encode_dag_cbor
 
 from civicsky import faults, filter as filters, log
 from civicsky.errors import Failed
@@ -59,7 +59,7 @@ def judge_record(cid: bytes, block: bytes, keep: filters.Keep = "english") -> Ve
     fields = extract(record)
     judgement = filters.judge(fields, keep)
     fields["filter"] = judgement.notes
-    return Verdict("rejected" if judgement.reason else "kept", judgement.reason or "", _packed(fields))
+    return Verdict("rejected" if judgement.reason else "kept", judgement.reason or "", _packed(fields), encode_cid(cid))
 
 
 class Told(NamedTuple):
