@@ -20,13 +20,15 @@ from time import monotonic, time
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
-
 from civicsky import log, pace, pulse
 from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient, Usage
+from civicsky.lean import without
 from civicsky.lifecycle import happened
 from civicsky.model import Spend
 from civicsky.settings import Label as LabelSettings, is_loopback
+
+with without("click", "rich"):  # its own command line
+    import httpx
 
 MAX_ANSWER_BYTES: Final = 1_000_000
 MAX_RAW_CHARS: Final = 10_000

@@ -18,12 +18,15 @@ from time import time
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-import httpx
 from pydantic import SecretStr
 
 from civicsky import __version__, log
 from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient
+from civicsky.lean import without
 from civicsky.settings import AppView as AppViewSettings, is_loopback
+
+with without("click", "rich"):  # its own command line
+    import httpx
 
 MAX_ANSWER_BYTES: Final = 32_000_000
 """Bytes of one answer at most, packed or not. 25 posts are 100 kB. A post alone always fits: a record is at most 1 MB,
