@@ -95,3 +95,20 @@ def test_all_that_a_command_said_is_there_when_it_has_ended() -> None:
         said = process.stdout.read()
     assert said == run("config").out
     assert "task civic" in said.splitlines()[-1]
+
+
+def test_asking_the_public_api_loads_only_what_it_needs_of_the_sdk() -> None:
+    program = (
+        "import sys\n"
+        "from civicsky import settings, xrpc\n"
+        "xrpc.Client(settings.AppView(), 'url')\n"
+        "print([name for name in sys.modules if name.startswith(('atproto_firehose', 'atproto_client.namespaces.'))])\n"
+        "print(len([name for name in sys.modules if name.startswith('atproto_client.models.')]))\n"
+        "from atproto_client.namespaces import async_ns\n"
+        "print(async_ns.__file__)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    dear, models, afterwards = ran.stdout.splitlines()
+    assert dear == "[]"
+    assert 0 < int(models) < 50, "of 300"
+    assert afterwards.endswith("async_ns.py"), "whoever wants it has the real one"
