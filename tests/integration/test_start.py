@@ -1,11 +1,14 @@
 """What a start loads, and how a command ends."""
 
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from civicsky.endpoint import open_endpoints
+from civicsky.settings import Label
 from support.command import CIVICSKY, environment, run
 
 HEAVY = {
@@ -112,3 +115,16 @@ def test_asking_the_public_api_loads_only_what_it_needs_of_the_sdk() -> None:
     assert dear == "[]"
     assert 0 < int(models) < 50, "of 300"
     assert afterwards.endswith("async_ns.py"), "whoever wants it has the real one"
+
+
+@pytest.mark.parametrize(
+    ("urls", "trusts"),
+    [(["http://a.test/v1"], False), (["https://a.test/v1"], True), (["http://a.test/v1", "HTTPS://b.test/v1"], True)],
+)
+def test_authorities_are_loaded_for_servers_that_speak_tls_and_else_nobody_is_trusted(
+    urls: list[str], trusts: bool
+) -> None:
+    settings = Label.model_validate({"model_url": urls[0], "more_urls": urls[1:], "model": "m"})
+    tls = open_endpoints(settings)._tls
+    assert (tls.verify_mode, tls.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert bool(tls.get_ca_certs()) == trusts
