@@ -13,9 +13,9 @@ RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes -r 
 # More than the service: export, research or both. The lists agree with one another.
 # The local model's engine wants libgomp1, which slim images lack: a server beside this one is the way here.
 ARG EXTRAS=""
-COPY requirements/base.txt requirements/export.txt requirements/research.txt requirements/
+COPY requirements/base.txt requirements/fast.txt requirements/export.txt requirements/research.txt requirements/
 RUN python -m venv --without-pip /opt/civicsky \
-    && for list in base ${EXTRAS}; do \
+    && for list in base fast ${EXTRAS}; do \
         /opt/build/bin/pip --python /opt/civicsky/bin/python install --require-hashes --only-binary :all: \
             -r "requirements/$list.txt" || exit 1; \
     done

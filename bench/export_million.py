@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -44,7 +45,19 @@ def main() -> int:
 def measure(folder: Path, posts: int, form: str, level: str) -> int:
     """Export once; 0 when all is well."""
     out, began = folder / "out", time.monotonic()
-    command = [CIVICSKY, "export", "--data-dir", folder, "--out", out, "--format", form, "--level", level, "--json"]
+    command: list[str | Path] = [
+        CIVICSKY,
+        "export",
+        "--data-dir",
+        folder,
+        "--out",
+        out,
+        "--format",
+        form,
+        "--level",
+        level,
+        "--json",
+    ]
     told, peak = run_with_peak(command)
     seconds, found = time.monotonic() - began, json.loads(told)
     rows = {file["name"]: file["rows"] for file in found["files"] if "rows" in file}
@@ -75,10 +88,10 @@ def read_parquet(file: Path, rows: int) -> Iterator[str]:
     frame = pd.read_parquet(file, columns=narrow)
     if len(frame) != rows:
         yield f"pandas sees {len(frame):,} rows"
-    counted = duckdb.sql(f"SELECT count(*), count(civic_civic) FROM '{file}'").fetchall()[0]
+    counted = _ask(f"SELECT count(*), count(civic_civic) FROM '{file}'")[0]
     if counted != (rows, int(frame["civic_civic"].notna().sum())) or not counted[1]:
         yield f"DuckDB sees {counted}"
-    described = duckdb.sql(f"SELECT DISTINCT column_type FROM (DESCRIBE '{file}') ORDER BY 1").fetchall()
+    described = _ask(f"SELECT DISTINCT column_type FROM (DESCRIBE '{file}') ORDER BY 1")
     types = ", ".join(kind for (kind,) in described)
     print(f"  {file.name}: {opened.metadata.num_row_groups} row groups, {len(opened.schema_arrow)} columns: {types}")
 
@@ -92,10 +105,16 @@ def read_jsonl(file: Path, rows: int) -> Iterator[str]:
 
 
 def _counted(file: Path, rows: int, source: str) -> Iterator[str]:
-    counted = duckdb.sql(f"SELECT count(*), count(civic_civic) FROM {source}").fetchall()[0]
+    counted = _ask(f"SELECT count(*), count(civic_civic) FROM {source}")[0]
     if counted[0] != rows or not counted[1]:
         yield f"DuckDB sees {counted}"
     print(f"  {file.name}: {counted}")
+
+
+def _ask(sql: str) -> list[Any]:
+    found = duckdb.sql(sql)
+    assert found is not None, sql
+    return found.fetchall()
 
 
 READ: dict[str, Callable[[Path, int], Iterator[str]]] = {"parquet": read_parquet, "csv": read_csv, "jsonl": read_jsonl}

@@ -86,6 +86,7 @@ list build
 case "$1" in
     demo)
         list local
+        list fast
         list model --no-deps
         engine
         ;;

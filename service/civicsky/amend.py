@@ -275,9 +275,9 @@ async def _retry_frames(settings: Settings, folder: Path, numbers: Sequence[int]
                 arrival = Arrival(1, row["host"], row["epoch"], 0, None, row["bytes"], row["at"])
                 try:
                     event = decode(row["bytes"])
+                    event = event._replace(time=min(event.time, row["at"] + AHEAD_US))
                 except BadInput:
                     continue
-                event.time = min(event.time, row["at"] + AHEAD_US)
                 frame = Frame(arrival, event, event.outcome, event.name)
                 good += await journal.retry(number, frame, await pool.judge(Batch([frame]).records()))
     finally:

@@ -1,6 +1,7 @@
 """Puts the parts together and runs them: the only file that knows every concrete part."""
 
 import asyncio
+import gc
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from functools import partial
 from itertools import starmap
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import uvloop
 
@@ -78,6 +79,11 @@ NO_MODEL = (
 )
 
 
+GARBAGE_AFTER: Final = 50_000
+"""Objects made between two looks for garbage in cycles: some batches. There is next to none, and each look takes its
+time from the stream."""
+
+
 class Summary(NamedTuple):
     """How a run went."""
 
@@ -97,6 +103,8 @@ def run_service(
     settings: Settings, halves: datadir.Halves, *, drain: bool = False, metrics: Metrics | None = None
 ) -> Summary:
     """Run until a limit or a signal. Raises `CivicskyError` with one line for the user."""
+    gc.freeze()  # what was loaded stays: it need not be looked through again and again
+    gc.set_threshold(GARBAGE_AFTER)
     return uvloop.run(serve(settings, halves, drain=drain, metrics=metrics or Metrics()))
 
 

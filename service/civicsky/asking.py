@@ -186,7 +186,9 @@ class Asking:
     async def _asked(self, task: str, items: Sequence[Item]) -> list[tuple[Job, Asked]]:
         """Each post as the model is to read it; without those whose surroundings cannot be fetched now."""
         asked: list[tuple[Job, Asked]] = []
-        contexts = await asyncio.gather(*(self._context(task, item) for item in items))
+        contexts: list[str | Transient] = [""] * len(items)
+        if self._contexts is not None:
+            contexts = await asyncio.gather(*(self._context(self._contexts, task, item) for item in items))
         self._note_contexts(self._contexts.why if self._contexts else "")
         for item, context in zip(items, contexts, strict=True):
             if isinstance(context, str):
@@ -199,11 +201,9 @@ class Asking:
                 )
         return asked
 
-    async def _context(self, task: str, item: Item) -> str | Transient:
-        if self._contexts is None:
-            return ""
+    async def _context(self, contexts: ContextsShape, task: str, item: Item) -> str | Transient:
         try:
-            return await self._contexts.of(self._tasks[task], item.fields)
+            return await contexts.of(self._tasks[task], item.fields)
         except (Transient, Refused) as error:
             return error if isinstance(error, Transient) else Transient(str(error))
         except BadInput as bad:

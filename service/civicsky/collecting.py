@@ -25,15 +25,19 @@ from civicsky.model import (
     Frame,
     FrameOutcome,
     Gap,
+    Handful,
     Key,
     Opening,
     Position,
     PostOp,
     Verdict,
+    made,
 )
 from civicsky.queue import Closed, Queue
 from civicsky.settings import Settings
 
+SOME = 9
+"""Frames at a batch's end that tell the stream's time."""
 AHEAD_US = 5 * 60_000_000
 """How far a relay's clock may be ahead of ours."""
 FULL_SECONDS = 5.0
@@ -52,7 +56,8 @@ class SourceShape(Protocol):
 
     @property
     def gate(self) -> GateShape: ...
-    def arrivals(self) -> AsyncGenerator[Arrival, None]: ...
+    def handfuls(self) -> AsyncGenerator[Handful, None]: ...
+    def settle_all(self, handful: Handful, seqs: Sequence[int | None]) -> list[Arrival] | None: ...
     def settle(self, seq: int | None) -> FrameOutcome | None: ...
     def settle_bad(self, digest: str) -> None: ...
     def renumber(self) -> None: ...
@@ -155,6 +160,9 @@ class _Intake:
         self._source, self._decode, self._pool, self._batches = source, decode, pool, batches
         self._room = room
         self._bounds, self._limits = settings.worker, settings.limits
+        self._limited = bool(settings.limits.max_frames or settings.limits.max_posts)
+        self._link = 0
+        self._armed = False
         self._metrics, self._stop = metrics, stop
         self._batch = Batch()
         self._posts_in_batch = 0
@@ -166,11 +174,10 @@ class _Intake:
 
     async def read(self) -> None:
         """Until the source ends or a limit is reached."""
-        async with aclosing(self._source.arrivals()) as arrivals:
-            async for arrival in arrivals:
-                await self._take(arrival)
-                while not self._room.is_set() and not self._stop.requested.is_set():
-                    await happened(self._room, 0.5)  # the disk's bound: the relay waits at the socket
+        async with aclosing(self._source.handfuls()) as handfuls:
+            async for handful in handfuls:
+                await self._take(handful)
+                await self._wait_for_room()
                 if self._stop.requested.is_set():
                     break
         await self._send()
@@ -182,23 +189,77 @@ class _Intake:
             if self._batch.frames and monotonic() - self._began >= self._bounds.batch_seconds / 2:
                 await self._send()
 
-    async def _take(self, arrival: Arrival) -> None:
-        if self._batch.frames and self._batch.frames[0].arrival.link != arrival.link:
+    async def _take(self, handful: Handful) -> None:
+        """Decode what is there into the batch, which is sent when it is full."""
+        if handful.link != self._link:
             await self._send()  # a batch belongs to one connection, so to one host and epoch
-        frame = self._settle(arrival)
-        batch = self._batch
-        if not batch.frames:
-            self._began = monotonic()
-        batch.frames.append(frame)
-        batch.size += len(arrival.data)
-        self._metrics.take()
-        if frame.outcome == "commit":
-            self._posts_in_batch += len(frame.event.posts)
-            self._metrics.add("posts", frame.event.new_posts)
-            self._source.gate.count(arrival.opening, frame.event.new_posts)
-        self._check_limits()
-        if len(batch.frames) >= self._bounds.batch_frames or batch.size >= self._bounds.batch_bytes:
+            self._link = handful.link
+        frames = self._all_at_once(handful)
+        if frames is None:
+            await self._take_one_by_one(handful)
+            return
+        size = sum(map(len, handful.messages))
+        if not self._has_room(len(frames), size):
             await self._send()
+        self._add(frames, size)
+        self._metrics.take(len(frames))
+
+    def _all_at_once(self, handful: Handful) -> list[Frame] | None:
+        """The frames of a handful in which nothing is out of the ordinary, settled; None: they come one by one."""
+        messages, bounds = handful.messages, self._bounds
+        if self._limited or len(messages) > bounds.batch_frames or faults.armed() or str in map(type, messages):
+            return None
+        try:
+            events = list(map(self._decode, messages))  # type: ignore[arg-type]  # all are bytes
+        except BadInput:
+            return None
+        arrivals = self._source.settle_all(handful, [event.seq for event in events])
+        if arrivals is None:
+            return None
+        if self._metrics.clock_doubts or max(event.time for event in events) > handful.at:
+            events = [self._on_time(event, arrival) for event, arrival in zip(events, arrivals, strict=True)]
+        return [
+            made(Frame, (arrival, event, event.outcome, "")) for arrival, event in zip(arrivals, events, strict=True)
+        ]
+
+    def _add(self, frames: Sequence[Frame], size: int) -> None:
+        """Put frames into the batch."""
+        if not self._batch.frames:
+            self._began = monotonic()
+        self._batch.frames += frames
+        self._batch.size += size
+        for frame in frames:
+            if frame.event.posts and frame.outcome == "commit":
+                self._note_posts(frame)
+
+    def _has_room(self, frames: int, size: int) -> bool:
+        batch, bounds = self._batch, self._bounds
+        return len(batch.frames) + frames <= bounds.batch_frames and batch.size + size <= bounds.batch_bytes
+
+    async def _take_one_by_one(self, handful: Handful) -> None:
+        taken, self._armed = 0, faults.armed()
+        for arrival in handful.one_by_one:
+            self._add([self._settle(arrival)], len(arrival.data))
+            taken += 1
+            is_over = self._limited and self._is_over(taken)
+            if is_over or not self._has_room(1, 1):
+                self._metrics.take(taken)
+                taken = 0
+                await self._send()
+                await self._wait_for_room()
+                if self._stop.requested.is_set():
+                    break
+        self._metrics.take(taken)
+
+    async def _wait_for_room(self) -> None:
+        """At the disk's bound: the relay waits at the socket."""
+        while not self._room.is_set() and not self._stop.requested.is_set():
+            await happened(self._room, 0.5)
+
+    def _note_posts(self, frame: Frame) -> None:
+        self._posts_in_batch += len(frame.event.posts)
+        self._metrics.add("posts", frame.event.new_posts)
+        self._source.gate.count(frame.arrival.opening, frame.event.new_posts)
 
     def _settle(self, arrival: Arrival) -> Frame:
         """Decode one arrival and decide what becomes of it."""
@@ -211,17 +272,22 @@ class _Intake:
             log.event("quarantined", stage="decode", host=arrival.host, reason=bad.reason, sha256=digest)
             self._source.settle_bad(digest)
             return Frame(arrival, Event("quarantined"), "quarantined", bad.reason)
-        faults.point("decode.decoded")
-        if event.time:
-            self._clock.look(arrival.host, max(0, event.time - arrival.received_at) / 1e6)  # old ones are replayed
-        # A clock that is ahead must not outrank all that comes later.
-        event.time = min(event.time, arrival.received_at + AHEAD_US)
+        if self._armed:
+            faults.point("decode.decoded")
+        if event.time > arrival.received_at or self._metrics.clock_doubts:
+            event = self._on_time(event, arrival)
         judged = self._source.settle(event.seq)
-        if event.outcome in {"info", "error"}:
+        if event.seq is None and event.outcome in {"info", "error"}:
             self._heed(event)
         if judged is not None:
             return Frame(arrival, event, judged, "renumbered" if judged == "ignored" else "")
-        return Frame(arrival, event, event.outcome, event.name if event.outcome in {"ignored", "info", "error"} else "")
+        return made(Frame, (arrival, event, event.outcome, event.name))
+
+    def _on_time(self, event: Event, arrival: Arrival) -> Event:
+        """Look at the clocks; one that is ahead must not outrank all that comes later. Old events are replayed."""
+        if event.time:
+            self._clock.look(arrival.host, max(0, event.time - arrival.received_at) / 1e6)
+        return event._replace(time=min(event.time, arrival.received_at + AHEAD_US))
 
     def _heed(self, event: Event) -> None:
         log.event("source_info", stage="source", name=event.name)
@@ -230,12 +296,14 @@ class _Intake:
         elif event.name == "OutdatedCursor":
             self._source.outdated()
 
-    def _check_limits(self) -> None:
+    def _is_over(self, taken: int) -> bool:
+        """Whether a limit of the run is reached, with so many frames that are not counted yet."""
         counts, limits = self._metrics.counts, self._limits
-        if limits.max_frames and counts["frames"] >= limits.max_frames:
+        if limits.max_frames and counts["frames"] + taken >= limits.max_frames:
             self._stop.request(f"limit of {limits.max_frames} frames", drain=True)
         if limits.max_posts and counts["posts"] >= limits.max_posts:
             self._stop.request(f"limit of {limits.max_posts} posts", drain=True)
+        return self._stop.requested.is_set()
 
     async def _send(self) -> None:
         # Reader and ticker both come here: the lock keeps the batches in order.
@@ -286,9 +354,8 @@ async def _commit(
         metrics.outcomes.update({what: n for what, n in committed.counts.items() if what[0] in {"frame", "post"}})
         metrics.gaps.update(committed.gaps)
         metrics.event_at = committed.position.event_at
-        metrics.settle(
-            len(sent.batch.frames), max((frame.event.time for frame in sent.batch.frames), default=0) or None
-        )
+        # Some: the clock of a single server may be wrong.
+        metrics.settle(len(sent.batch.frames), max(frame.event.time for frame in sent.batch.frames[-SOME:]) or None)
         if committed.resume:
             at = committed.position
             log.event("source_resumed", stage="source", host=at.host, epoch=at.epoch, resume=committed.resume)

@@ -6,21 +6,25 @@ https://atproto.com/specs/event-stream ; the CAR v1 layout: https://ipld.io/spec
 """
 
 import re
-from typing import Any, Final
+from operator import itemgetter
+from typing import Any, ClassVar, Final
 
 from libipld import decode_dag_cbor_multi
 
 from civicsky.errors import BadInput
-from civicsky.model import POSTS, Event, PostOp, parse_time
+from civicsky.model import POSTS, Event, FrameOutcome, PostOp, made, parse_time
 
 MAX_SEQ: Final = 2**53
 MAX_OPS: Final = 1000
 """The protocol allows 200 operations in a commit."""
-_RKEY: Final = re.compile(r"[A-Za-z0-9._:~-]{1,512}")
-_DID: Final = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]{1,2000}")
-_REV: Final = re.compile(r"[2-7a-z]{13}")
-_POST_PREFIX: Final = POSTS + "/"
+_is_rkey: Final = re.compile(r"[A-Za-z0-9._:~-]{1,512}").fullmatch
+_is_did: Final = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]{1,2000}").fullmatch
+_is_rev: Final = re.compile(r"[2-7a-z]{13}").fullmatch
 _ACTIONS: Final = frozenset({"create", "update", "delete"})
+_COMMIT: Final = {"op": 1, "t": "#commit"}
+_TIME_LENGTH: Final = len("2026-11-22T13:12:25.063Z")
+_MILLIS: Final = {f"{n:03}": n * 1000 for n in range(1, 1000)}
+_commit_fields: Final = itemgetter("seq", "repo", "time", "rev", "ops", "blocks")
 _CID_LENGTH: Final = 36  # version, codec, hash function, digest length: one byte each; then SHA-256
 
 COLLECTIONS: Final = frozenset(
@@ -44,6 +48,8 @@ COLLECTIONS: Final = frozenset(
     }
 )
 """Counted by name; any other is counted as `other`, so that authors cannot fill the table of counts."""
+_OTHER: Final = {action: ("other", action) for action in _ACTIONS}
+_COUNTED: Final = {name: {action: (name, action) for action in _ACTIONS} for name in COLLECTIONS} | {POSTS: _OTHER}
 
 
 def decode(data: bytes) -> Event:
@@ -52,45 +58,46 @@ def decode(data: bytes) -> Event:
     Raises `BadInput` ("undecodable" or "bad_field") when the frame as a whole cannot be used. Operations that cannot
     be read are returned as `PostOp` with `fault` set, so that one bad operation costs nothing else.
     """
-    header, body = _objects(data)
-    op = header.get("op")
+    try:
+        header, body = decode_dag_cbor_multi(data)
+    except (ValueError, RecursionError, OverflowError) as error:  # ValueError: also when they are not two
+        raise BadInput("undecodable") from error
+    if not isinstance(header, dict) or not isinstance(body, dict):
+        raise BadInput("undecodable")
+    try:
+        return _commit(body) if header == _COMMIT else _by_header(header, body)
+    except (KeyError, TypeError) as error:  # a field is missing, or of another type
+        raise BadInput("bad_field") from error
+
+
+def _by_header(header: dict[str, Any], body: dict[str, Any]) -> Event:
+    op, kind = header.get("op"), header.get("t")
     if op == -1:
         return Event("error", name=_word(body.get("error")))
-    kind = header.get("t")
     if op != 1 or not isinstance(kind, str):
         return Event("ignored", name="unknown_op")
     reader = _READERS.get(kind)
-    if reader is None:
-        return Event("ignored", name="unknown_kind")
-    return reader(body)
+    return reader(body) if reader else Event("ignored", name="unknown_kind")
 
 
 def find_blocks(car: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
     """The blocks of a CAR v1 whose CIDs are wanted. A CAR that is cut short gives what was found before."""
     found: dict[bytes, bytes] = {}
+    length, starts, cids = len(car), car.startswith, tuple(wanted)
     try:
         size, at = _varint(car, 0)
         at += size
-        while at < len(car) and len(found) < len(wanted):
-            size, at = _varint(car, at)
+        while at < length and len(found) < len(wanted):
+            size, at = car[at], at + 1
+            if size > 0x7F:  # noqa: PLR2004  (the high bit says that more bytes follow)
+                size, at = _varint(car, at - 1)
             end = at + size
-            cid = car[at : at + _CID_LENGTH]
-            if cid in wanted and end <= len(car):
-                found[cid] = car[at + _CID_LENGTH : end]
+            if starts(cids, at) and end <= length:
+                found[car[at : at + _CID_LENGTH]] = car[at + _CID_LENGTH : end]
             at = end
     except IndexError:
         pass
     return found
-
-
-def _objects(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    try:
-        objects = decode_dag_cbor_multi(data)
-    except (ValueError, RecursionError, OverflowError) as error:
-        raise BadInput("undecodable") from error
-    if len(objects) != 2 or not isinstance(objects[0], dict) or not isinstance(objects[1], dict):  # noqa: PLR2004
-        raise BadInput("undecodable")
-    return objects[0], objects[1]
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
@@ -106,83 +113,97 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             raise IndexError
 
 
-def _event(outcome: Any, body: dict[str, Any], account: str) -> Event:
-    """The fields that every numbered event has."""
-    seq, did, time = body.get("seq"), body.get(account), body.get("time")
-    if type(seq) is not int or not 0 < seq < MAX_SEQ:
+def _numbered(seq: Any, did: Any, time: Any) -> int:
+    """Check sequence number, DID and time, which every numbered event has; gives the time in microseconds."""
+    if type(seq) is not int or not 0 < seq < MAX_SEQ or not _is_did(did):
         raise BadInput("bad_field")
-    if not isinstance(did, str) or not _DID.fullmatch(did) or not isinstance(time, str):
-        raise BadInput("bad_field")
-    micros = parse_time(time)
+    micros = _micros(time)
     if micros is None:
         raise BadInput("bad_field")
-    return Event(outcome, seq=seq, did=did, time=micros)
+    return micros
+
+
+def _micros(time: str) -> int | None:
+    """As `parse_time`; nearly every frame is of the same second as the one before, and of a whole millisecond."""
+    whole, micros = _Second.last
+    if time[:20] == whole and len(time) == _TIME_LENGTH and time[23] == "Z" and (after := _MILLIS.get(time[20:23])):
+        return micros + after
+    found = parse_time(time)
+    if found is not None and len(time) == _TIME_LENGTH and time[19] == "." and time[23] == "Z":
+        _Second.last = (time[:20], found - found % 1_000_000)
+    return found
+
+
+class _Second:
+    """The whole second that was read last: its text, up to the point, and the microseconds."""
+
+    last: ClassVar[tuple[str, int]] = ("", 0)
 
 
 def _commit(body: dict[str, Any]) -> Event:
-    event = _event("commit", body, "repo")
-    rev, ops, blocks = body.get("rev"), body.get("ops"), body.get("blocks")
-    if not isinstance(rev, str) or not _REV.fullmatch(rev):
+    seq, did, time, rev, ops, blocks = _commit_fields(body)
+    micros = _numbered(seq, did, time)
+    if not _is_rev(rev) or type(ops) is not list or len(ops) > MAX_OPS or type(blocks) is not bytes:
         raise BadInput("bad_field")
-    if not isinstance(ops, list) or len(ops) > MAX_OPS or not isinstance(blocks, bytes):
-        raise BadInput("bad_field")
-    event.rev = rev
+    posts: list[PostOp] = []
+    others: list[tuple[str, str]] = []
     for idx, op in enumerate(ops):
-        _operation(event, idx, op)
-    _attach_blocks(event, blocks)
-    return event
-
-
-def _operation(event: Event, idx: int, op: Any) -> None:
-    path = op.get("path") if isinstance(op, dict) else None
-    action: Any = op.get("action") if isinstance(op, dict) else None
-    if not isinstance(path, str) or not isinstance(action, str) or action not in _ACTIONS:
-        event.posts.append(PostOp(idx, "create", "", b"", b"", "bad_operation"))
-        return
-    if not path.startswith(_POST_PREFIX):
-        collection = path.partition("/")[0]
-        event.others.append((collection if collection in COLLECTIONS else "other", action))
-        return
-    verb: Any = action
-    rkey, cid = path[len(_POST_PREFIX) :], op.get("cid")
-    if not _RKEY.fullmatch(rkey):
-        event.posts.append(PostOp(idx, verb, "", b"", b"", "bad_operation"))
-    elif action == "delete":
-        event.posts.append(PostOp(idx, verb, rkey, b"", b""))
-    elif not isinstance(cid, bytes) or len(cid) != _CID_LENGTH:
-        event.posts.append(PostOp(idx, verb, rkey, b"", b"", "bad_operation"))
-    else:
-        event.posts.append(PostOp(idx, verb, rkey, cid, b""))
-
-
-def _attach_blocks(event: Event, blocks: bytes) -> None:
-    wanted = {op.cid for op in event.posts if op.cid}
-    if not wanted:
-        return
-    found = find_blocks(blocks, wanted)
-    for at, op in enumerate(event.posts):
-        if not op.cid:
+        try:
+            collection, slash, rkey = op["path"].partition("/")
+            counted = _COUNTED.get(collection, _OTHER)[op["action"]]
+        except (KeyError, TypeError, AttributeError):
+            posts.append(PostOp(idx, "create", "", b"", b"", "bad_operation"))
             continue
-        block = found.get(op.cid)
-        event.posts[at] = op._replace(block=block) if block else op._replace(fault="no_block")
+        if slash and collection == POSTS:
+            posts.append(_post_operation(idx, op["action"], rkey, op.get("cid")))
+        else:
+            others.append(counted)
+    posts = _with_blocks(posts, blocks) if posts else posts
+    return made(Event, ("commit", seq, did, micros, rev, posts, others, "", ""))
+
+
+def _post_operation(idx: int, action: Any, rkey: str, cid: Any) -> PostOp:
+    if not _is_rkey(rkey):
+        return PostOp(idx, action, "", b"", b"", "bad_operation")
+    if action == "delete":
+        return PostOp(idx, action, rkey, b"", b"")
+    if not isinstance(cid, bytes) or len(cid) != _CID_LENGTH:
+        return PostOp(idx, action, rkey, b"", b"", "bad_operation")
+    return PostOp(idx, action, rkey, cid, b"")
+
+
+def _with_blocks(posts: list[PostOp], blocks: bytes) -> list[PostOp]:
+    wanted = {op.cid for op in posts if op.cid}
+    if not wanted:
+        return posts
+    found = find_blocks(blocks, wanted)
+    return [_with_block(op, found.get(op.cid)) if op.cid else op for op in posts]
+
+
+def _with_block(op: PostOp, block: bytes | None) -> PostOp:
+    return op._replace(block=block) if block else op._replace(fault="no_block")
 
 
 def _account(body: dict[str, Any]) -> Event:
-    event = _event("account", body, "did")
+    event = _of_account("account", body)
     active, status = body.get("active"), body.get("status")
     if not isinstance(active, bool):
         raise BadInput("bad_field")
     # The specification allows `active: false` without a status: hide the posts, as for any unknown reason.
-    event.status = "active" if active else _word(status) or "deactivated"
-    return event
+    return event._replace(status="active" if active else _word(status) or "deactivated")
+
+
+def _of_account(outcome: FrameOutcome, body: dict[str, Any]) -> Event:
+    seq, did = body["seq"], body["did"]
+    return Event(outcome, seq, did, _numbered(seq, did, body["time"]))
 
 
 def _identity(body: dict[str, Any]) -> Event:
-    return _event("identity", body, "did")
+    return _of_account("identity", body)
 
 
 def _sync(body: dict[str, Any]) -> Event:
-    return _event("sync", body, "did")
+    return _of_account("sync", body)
 
 
 def _info(body: dict[str, Any]) -> Event:

@@ -70,6 +70,11 @@ def arm(asked: str) -> None:
             _Armed.points[place] = (int(n), next((one for one in get_args(How) if one == how), "kill"))
 
 
+def armed() -> bool:
+    """Whether a test asked for any: who passes a place at each frame need not ask at each."""
+    return bool(_Armed.points)
+
+
 def point(place: Place) -> None:
     """End, or stand still, here, if a test asked for it."""
     how = _due(place)

@@ -19,7 +19,7 @@ from civicsky.inbox import Header, Item
 from civicsky.lifecycle import Every, Stop, happened
 from civicsky.model import FeedOutcome, Key, Verdict, format_time, now_us, parse_time, post_uri
 from civicsky.order import BEFORE_ALL, HELD, Account, Known, PostWrite, state_for
-from civicsky.sqlite import Connection, Database, rows, rows_by_key
+from civicsky.sqlite import Connection, Database, rows, rows_by_key, write_many
 from civicsky.tables import WRITE_POST, add_counts
 
 _DAY_US: Final = 24 * 3_600_000_000
@@ -332,7 +332,7 @@ async def _erased(db: Connection, keys: Sequence[Key]) -> set[str]:
 async def _write(db: Connection, plan: _Plan, keys: Sequence[Key]) -> None:
     """Write what the plan holds."""
     header = plan.header
-    await db.executemany(WRITE_POST, plan.posts)
+    await write_many(db, WRITE_POST, {(post.rkey, post.did): post for post in plan.posts}.values())
     await db.executemany("DELETE FROM reject WHERE rkey = ? AND did = ?", [row[:2] for row in plan.posts])
     await db.executemany("INSERT OR REPLACE INTO reject VALUES (?,?,?,?,?,?,?)", plan.rejects)
     await _write_shown(db, plan)

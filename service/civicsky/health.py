@@ -6,6 +6,7 @@ never wrong. What has lasted beyond its bound makes the service unready.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, Literal, NamedTuple, get_args
@@ -30,6 +31,10 @@ MEANINGS: Final[dict[Name, str]] = {
 assert set(get_args(Name)) == set(MEANINGS)
 
 LOOK_SECONDS: Final = 1.0
+PACE_SECONDS: Final = 60.0
+"""How often it is said how fast we come nearer; also the time over which that is reckoned."""
+_PACE_LEAST: Final = 10.0
+"""Seconds over which it is reckoned at least."""
 _NEAR: Final = 0.5
 """Below this share of `behind_seconds` we are no longer behind: so one late frame is not a change each second."""
 _FALLEN: Final = 0.9
@@ -53,6 +58,24 @@ class Condition(NamedTuple):
         return self.seconds >= self.bound
 
 
+class Pace(NamedTuple):
+    """How what was missed is made up for."""
+
+    behind: float
+    """Seconds behind the stream."""
+    speed: float
+    """Seconds of the stream in one of ours; above 1 while we come nearer."""
+
+    @property
+    def left(self) -> float:
+        """Seconds until nothing is left, at this speed."""
+        return self.behind / (self.speed - 1)
+
+    def __str__(self) -> str:
+        """For people: 31 h behind, 46x real time, done in 41 min."""
+        return f"{_spell(self.behind)} behind, {self.speed:.3g}x real time, done in {_spell(self.left)}"
+
+
 class Look(NamedTuple):
     """What one look saw, and what changed since the one before."""
 
@@ -67,6 +90,8 @@ class Look(NamedTuple):
     """Those that went beyond their bound since the look before."""
     falling: bool = False
     """Behind, and less so than before; told once for each time that we are behind."""
+    pace: Pace | None = None
+    """How fast we are, while we come nearer and it can be told."""
     met: bool = True
     """Whether a relay was connected since the start, or none is needed now."""
 
@@ -100,16 +125,21 @@ class Health:
         self._relay = _Relay(bounds, metrics)
         self._heard = (-1, 0.0)
         self._behind = self._fell = False
-        self._peak = 0.0
+        self._peak = self._lag_now = 0.0
+        self._paced = _Paced()
         self.last = Look()
         """What the newest look saw."""
 
     async def watch(self, listeners: Sequence[Callable[[Look], None]]) -> None:
         """Look regularly, say in the log what changed, and let the listeners know of each look. Until cancelled."""
+        pace_told_at = 0.0
         while True:
             before = self.last
             look = self.look(monotonic())
             _tell(before, look, self._metrics)
+            if look.falling or (look.pace and monotonic() - pace_told_at >= PACE_SECONDS):
+                pace_told_at = monotonic()
+                _tell_pace(look)
             for listen in listeners:
                 listen(look)
             await asyncio.sleep(LOOK_SECONDS)
@@ -127,6 +157,7 @@ class Health:
             ended=tuple(one for name, one in before.items() if name not in present),
             passed=tuple(one for one in conditions if one.over and not (one.name in before and before[one.name].over)),
             falling=self._is_falling(),
+            pace=self._paced.look(now, self._lag_now, behind=self._behind),
             met=self._met,
         )
         return self.last
@@ -147,7 +178,7 @@ class Health:
             whys["context_down"] = (facts.context_why, bounds.model_seconds)
         self._since = {name: self._since.get(name, now) for name, (why, _) in whys.items() if why}
         found = {name: Condition(name, whys[name][0], now - at, whys[name][1]) for name, at in self._since.items()}
-        lag = self._lag(now, quiet=quiet)
+        lag = self._lag_now = self._lag(now, quiet=quiet)
         self._behind = lag >= bounds.behind_seconds * (_NEAR if self._behind else 1.0)
         self._peak = max(self._peak, lag) if self._behind else 0.0
         if self._behind:
@@ -175,6 +206,26 @@ class Health:
         if frames != self._heard[0] or not self._metrics.connected or self._metrics.paused:
             self._heard = (frames, now)
         return now - self._heard[1] >= self._bounds.quiet_seconds
+
+
+class _Paced:
+    """How fast the lag goes down, over the last minute."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, float]] = deque()
+
+    def look(self, now: float, lag: float, *, behind: bool) -> Pace | None:
+        """Take note of the lag; None while it does not go down, or that cannot be told yet."""
+        if not behind:
+            self._marks.clear()
+            return None
+        self._marks.append((now, lag))
+        while now - self._marks[0][0] > PACE_SECONDS:
+            self._marks.popleft()
+        then, before = self._marks[0]
+        if now - then < _PACE_LEAST or lag >= before:
+            return None
+        return Pace(lag, 1 + (before - lag) / (now - then))
 
 
 class _Relay:
@@ -214,11 +265,27 @@ def _tell(before: Look, look: Look, metrics: Metrics) -> None:
     lag = next((round(one.seconds) for one in look.conditions if one.name == "behind"), 0)
     if any(one.name == "behind" for one in look.began):
         log.event("behind", stage="source", seconds=lag)
-    if look.falling:
-        log.event("catching_up", stage="source", seconds=lag)
     for one in look.passed:
         log.event("unready", name=one.name, why=one.why, seconds=round(one.seconds), bound=one.bound)
     if any(one.name == "behind" for one in look.ended):
         log.event("caught_up", stage="source")
     if before.over and not look.over:
         log.event("recovered")
+
+
+def _tell_pace(look: Look) -> None:
+    lag = next((round(one.seconds) for one in look.conditions if one.name == "behind"), 0)
+    known = (
+        {"speed": round(look.pace.speed, 1), "left_s": round(look.pace.left), "told": str(look.pace)}
+        if look.pace
+        else {}
+    )
+    log.event("catching_up", stage="source", seconds=lag, **known)
+
+
+def _spell(seconds: float) -> str:
+    """41 min, 31 h: two digits or more, in the largest unit that has them."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

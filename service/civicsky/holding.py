@@ -32,7 +32,7 @@ class Holding:
         self.gaps = [gap.cause for gap in gaps]
         if self._link != first.link:
             self._link, self._held_id, self._replayed = first.link, 0, False
-        self._replayed |= any(f.outcome == "duplicate" and f.event.seq == first.resumed_after for f in done)
+        self._replayed |= any(f.event.seq == first.resumed_after for f in done if f.outcome == "duplicate")
         new = [f for f in done if f.event.seq is not None and f.outcome not in {"duplicate", "ignored"}]
         times = [frame.event.time for frame in new]
         for gap in gaps:
@@ -52,9 +52,8 @@ class Holding:
             "UPDATE held SET last_seq = max(last_seq, ?), last_at = ?, frames = frames + ? WHERE id = ?",
             (max(seqs), coverage.clock(times, last=True), len(new), self._held_id),
         )
-        for frame in new:
-            if frame.outcome == "sync":
-                await ask_recheck_of(db, frame.event.did)
+        for did in [frame.event.did for frame in new if frame.outcome == "sync"]:
+            await ask_recheck_of(db, did)
         return resume
 
     async def _begin(self, db: Connection, frame: Frame, first_at: int, gaps: Sequence[Gap]) -> Resume:

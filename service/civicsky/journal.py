@@ -32,7 +32,7 @@ from civicsky.model import (
     now_us,
 )
 from civicsky.settings import Journal as JournalSettings
-from civicsky.sqlite import Connection, Database, open_reader, open_writer, rows, rows_by_key
+from civicsky.sqlite import Connection, Database, open_reader, open_writer, rows, rows_by_key, write_many
 from civicsky.tables import SCHEMA, WRITE_POST, add_counts, ask_recheck_of, change_posts, delete_posts
 
 _DAY: Final = 24 * 3_600_000_000
@@ -144,10 +144,9 @@ class Journal:
 
         The cursor and the balance stay as they are; what became of its operations is counted apart.
         """
-        batch = Batch([frame])
         async with self._db.transaction() as db:
-            plan = await self._known(db, batch)
-            await self._apply(db, plan, batch, iter(verdicts), None)
+            plan = await self._known(db, [frame])
+            await self._apply(db, plan, [frame], iter(verdicts), None)
             if plan.quarantine:
                 return False
             await self._flush(db, plan)
@@ -174,11 +173,11 @@ class Journal:
         opening = last.arrival.opening
         async with self._db.transaction("journal") as db:
             assert len(verdicts) == len(batch.records())
-            plan = await self._known(db, batch)
+            plan = await self._known(db, batch.frames)
             before = await _position(db, last.arrival.host)
             plan.cursor = before.cursor if before.epoch == last.arrival.epoch else None
             limits = [limit for limit in (kept_limit, await kept_left(db, opening)) if limit is not None]
-            done, reached = await self._apply(db, plan, batch, iter(verdicts), min(limits, default=None))
+            done, reached = await self._apply(db, plan, batch.frames, iter(verdicts), min(limits, default=None))
             await self._flush(db, plan)
             resume = await self._holding.note(db, done, batch.gaps, before)
             position = await self._move(db, plan, last, done, before)
@@ -186,8 +185,7 @@ class Journal:
             if reached:
                 posts = sum(len(frame.event.posts) for frame in done if frame.outcome == "commit")
                 received = Counter(frame=len(done), post=posts)
-            await add_counts(db, plan.counts)
-            await add_counts(db, Counter({(unit, "received", ""): n for unit, n in received.items()}))
+            await add_counts(db, {**plan.counts, **{(unit, "received", ""): n for unit, n in received.items()}})
             size = await _live_bytes(db)
         self._heed(size)
         is_enough = kept_limit is not None and plan.kept >= kept_limit
@@ -268,26 +266,33 @@ class Journal:
         """Bytes in use, as of the last commit or pruning."""
         return self._size
 
-    async def _known(self, db: Connection, batch: Batch) -> order.Plan:
-        wanted = order.keys(batch.frames)
+    async def _known(self, db: Connection, frames: Sequence[Frame]) -> order.Plan:
+        """What the journal knows of what these frames touch."""
+        some = [frames[at] for at in order.notable(frames)]
+        wanted = order.keys(some)
         known: dict[Key, order.Known] = {}
+        rejected: set[Key] = set()
         for table, columns in (("reject", "'rejected', 0, 0"), ("post", "state, event_at, received_at")):
             sql = f"SELECT rkey, did, rev, idx, {columns} FROM {table} WHERE (rkey, did) IN (VALUES {{keys}})"
             for rkey, did, *values in await rows_by_key(db, sql, wanted):
                 found, other = order.Known(*values), known.get((rkey, did))
+                if found.state == "rejected":
+                    rejected.add((rkey, did))
                 # A tombstone and a later rejection of the same key may both be there: the newer one counts.
                 if other is None or (found.rev or "", found.idx) > (other.rev or "", other.idx):
                     known[rkey, did] = found
         accounts: dict[str, order.Account] = {}
-        authors = list(order.dids(batch.frames))
-        for at in range(0, len(authors), 500):
-            part = authors[at : at + 500]
+        dids = list(order.dids(some))
+        for at in range(0, len(dids), 500):
+            part = dids[at : at + 500]
             marks = ",".join("?" * len(part))
             for did, status, when in await rows(
                 db, f"SELECT did, status, at FROM account WHERE did IN ({marks})", part
             ):
                 accounts[did] = order.Account(status, when)
-        return order.Plan(known, accounts, None, await self._rules(db))
+        changing = [frame.event.did for frame in some if frame.outcome == "account"]
+        authors = await _with_rows(db, changing) if changing else set()
+        return order.Plan(known, accounts, None, await self._rules(db), rejected=rejected, authors=authors)
 
     async def _rules(self, db: Connection) -> order.Rules:
         ((others,),) = await rows(db, "PRAGMA data_version")  # the command line may have erased something
@@ -299,39 +304,44 @@ class Journal:
         return order.Rules(self._settings.reject_sample, self._erased, share, self._shed_key)
 
     async def _apply(
-        self, db: Connection, plan: order.Plan, batch: Batch, verdicts: Any, kept_limit: int | None
+        self, db: Connection, plan: order.Plan, frames: list[Frame], verdicts: Any, kept_limit: int | None
     ) -> tuple[list[Frame], bool]:
         """Apply the frames in order; gives those that were applied, and whether the limit ended it."""
-        for at, frame in enumerate(batch.frames):
+        done = 0
+        for at in order.notable(frames) if kept_limit is None else range(len(frames)):
+            order.pass_by(plan, frames[done:at])
+            frame, done = frames[at], at + 1
             account = order.apply(plan, frame, verdicts)
-            if account:
+            if account and frame.event.did in plan.authors:
                 await self._flush(db, plan)
                 await change_posts(db, frame.event.did, account.status)
                 if account.status == "active":  # while it was hidden nobody could look its posts up
                     await ask_recheck_of(db, frame.event.did)
             if kept_limit is not None and plan.kept >= kept_limit:
-                return batch.frames[: at + 1], True
-        return batch.frames, False
+                return frames[:done], True
+        order.pass_by(plan, frames[done:])
+        return frames, False
 
     async def _flush(self, db: Connection, plan: order.Plan) -> None:
         """Write what the plan holds, and empty it of that."""
-        await db.executemany(WRITE_POST, plan.posts.values())
-        await db.executemany("DELETE FROM reject WHERE rkey = ? AND did = ?", plan.forgotten_rejects)
-        await db.executemany("INSERT OR REPLACE INTO reject VALUES (?,?,?,?,?,?,?)", plan.rejects.values())
-        await db.executemany(
-            "INSERT OR REPLACE INTO account VALUES (?,?,?)",
+        await write_many(db, WRITE_POST, plan.posts.values())
+        await write_many(db, "DELETE FROM reject WHERE (rkey, did) IN (VALUES {rows})", plan.forgotten_rejects)
+        await write_many(db, "INSERT OR REPLACE INTO reject VALUES {rows}", plan.rejects.values())
+        await write_many(
+            db,
+            "INSERT OR REPLACE INTO account VALUES {rows}",
             [(did, account.status, account.at) for did, account in plan.account_writes.items()],
         )
-        await db.executemany("INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,?,?,?)", plan.changes)
-        await db.executemany(
+        await write_many(db, "INSERT INTO change (kind, did, rkey, rev, at) VALUES {rows}", plan.changes)
+        await write_many(
+            db,
             # One without a number comes again at each reconnect.
-            "INSERT OR IGNORE INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at, did) "
-            "VALUES (?,?,?,?,?,?,?,?)",
+            "INSERT OR IGNORE INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at, did) VALUES {rows}",
             plan.quarantine,
         )
         # A frame that was put aside may hold any post of its author.
         authors = {(row.did,) for row in plan.posts.values() if row.state == "deleted"}
-        await db.executemany("DELETE FROM quarantine WHERE did = ?", authors)
+        await write_many(db, "DELETE FROM quarantine WHERE did IN (VALUES {rows})", authors)
         for written in (
             plan.posts, plan.forgotten_rejects, plan.rejects, plan.account_writes, plan.changes, plan.quarantine
         ):  # fmt: skip
@@ -341,8 +351,8 @@ class Journal:
         self, db: Connection, plan: order.Plan, last: Frame, done: list[Frame], before: Position
     ) -> Position:
         """Move the cursor to the end of what this transaction holds."""
-        times = [frame.event.time for frame in done if frame.event.time and frame.outcome != "duplicate"]
-        position = Position(last.arrival.host, last.arrival.epoch, plan.cursor, times[-1] if times else before.event_at)
+        times = (frame.event.time for frame in reversed(done) if frame.event.time and frame.outcome != "duplicate")
+        position = Position(last.arrival.host, last.arrival.epoch, plan.cursor, next(times, before.event_at))
         await db.execute(
             "INSERT OR REPLACE INTO host (name, epoch, cursor, event_at) VALUES (?,?,?,?)",
             (position.host, position.epoch, position.cursor, position.event_at),
@@ -523,12 +533,27 @@ def _named(columns: Sequence[str], found: Iterable[Sequence[Any]]) -> list[dict[
     return [dict(zip(columns, row, strict=True)) for row in found]
 
 
+async def _with_rows(db: Connection, dids: Sequence[str]) -> set[str]:
+    """Of these accounts those of which something is held that changes with their status."""
+    found: set[str] = set()
+    for at in range(0, len(dids), 500):
+        part = dids[at : at + 500]
+        marks = ",".join("?" * len(part))
+        sql = " UNION ".join(
+            f"SELECT did FROM {table} WHERE did IN ({marks})"
+            for table in ("post", "quarantine", "reject INDEXED BY reject_sampled")
+        )
+        found |= {did for (did,) in await rows(db, sql + " AND record IS NOT NULL", [*part, *part, *part])}
+    return found
+
+
 async def _live_bytes(db: Connection | Database) -> int:
     read = db.rows if isinstance(db, Database) else partial(rows, db)
-    ((pages,),), ((free,),), ((size,),) = [
-        await read(f"PRAGMA {name}") for name in ("page_count", "freelist_count", "page_size")
-    ]
-    return int((pages - free) * size)
+    ((size,),) = await read(
+        "SELECT (page_count - freelist_count) * page_size "
+        "FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+    )
+    return int(size)
 
 
 async def _position(db: Connection, host: str) -> Position:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, get_args
 
 from civicsky import asking, faults, log
 from civicsky.asking import Asking, ContextsShape, Item, SlotShape
@@ -40,6 +40,8 @@ from civicsky.task import Task
 MINUTE: Final = 60.0
 STORE_CALLS: Final = 8
 """Calls to the store in one round, more or less; each is bounded by itself."""
+STORE_PAUSE: Final = 0.1
+"""Seconds from a batch that was not full to the next: labels come one by one, and each batch waits for the disk."""
 STORE_PATIENCE: Final = 12
 """Times `store.timeout_seconds` for one of them: a silent socket is waited for six times, and tried once more."""
 
@@ -86,6 +88,8 @@ class RoundsShape(asking.RoundsShape, Protocol):
     async def plan_probes(self, questions: Sequence[tuple[str, str, str]]) -> int: ...
 
 
+Loop = Literal["ledger", "queue", "store"]
+"""Who may be told that there is work."""
 Told = Literal["posts", "labels", "snapshots"]
 """What the store is told of posts."""
 
@@ -140,7 +144,7 @@ class Labelling:
         self._asking = Asking(ledger, rounds, contexts, tasks, settings.label, metrics, stop)
         self._queue: Queue[Item] = Queue(settings.queue.items, settings.queue.bytes)
         self._held: set[int] = set()
-        self._changed = asyncio.Event()
+        self._signs: dict[Loop, asyncio.Event] = {loop: asyncio.Event() for loop in get_args(Loop)}
         self._followed_all = False
         self._labelled_all = False
         self._drawing, self._draw_anew = Drawing(), Every(MINUTE)
@@ -174,9 +178,10 @@ class Labelling:
         while await self._store_some(store):
             pass
 
-    def wake(self) -> None:
-        """There may be work: called by the collecting half of the same process, and by the loops themselves."""
-        self._changed.set()
+    def wake(self, *loops: Loop) -> None:
+        """There may be work for these loops, or for all: called by the collecting half of the process, and by them."""
+        for loop in loops or self._signs:
+            self._signs[loop].set()
 
     # ---- follow ----
 
@@ -188,11 +193,11 @@ class Labelling:
                 found = await self._follow_some()
                 found = found or (not self._stop.hurried and await self._rounds.extend(self._tasks))
             if found:
-                self.wake()
+                self.wake("queue", "store")
             elif last_look:
                 break
             else:
-                await self._rest()
+                await self._rest("ledger")
         self._followed_all = True
         self.wake()
 
@@ -245,7 +250,7 @@ class Labelling:
                 if idle and (spent or not await self._ledger.waiting(self._tasks)):
                     break  # what the budget does not pay for waits on disk
                 if not fed:
-                    await self._rest()
+                    await self._rest("queue")
         # What is left in the queue of a hurried end is safe on disk.
         await self._queue.close(discard=self._stop.hurried)
 
@@ -308,7 +313,8 @@ class Labelling:
                         await self._asking.ask(slot, together[0].job.task, together)
                 finally:
                     self._held -= {item.job.id for item in items}
-                    self.wake()
+                    # With nothing held the end may have come; else there is no more to feed than before.
+                    self.wake("store", *(() if self._held else ("queue",)))
         except Refused as error:
             if self._strict:
                 raise
@@ -334,7 +340,7 @@ class Labelling:
                 if now != planned and await self._rounds.plan_probes(
                     [(task, one.prompt_hash, one.model) for task, one in zip(self._tasks, questions, strict=True)]
                 ):
-                    self.wake()
+                    self.wake("queue")
                 planned = now
             await asyncio.sleep(MINUTE if planned else self._settings.ledger.poll_seconds)
 
@@ -368,8 +374,13 @@ class Labelling:
             pause = 1.0
             if not told and last_look:
                 return
-            if not told:
-                await self._rest()
+            await self._rest_from_storing(told)
+
+    async def _rest_from_storing(self, told: int) -> None:
+        if not told:
+            await self._rest("store")
+        elif told < self._settings.store.batch_documents and not self._labelled_all:
+            await asyncio.sleep(STORE_PAUSE)
 
     def _park_store(self, why: str) -> None:
         if self._metrics.store_why != why:  # runs and coverage may have been refused before
@@ -445,15 +456,15 @@ class Labelling:
 
     # ---- all loops ----
 
-    async def _rest(self) -> None:
-        """Until a sign of work, or the poll interval is over."""
-        self._changed.clear()
-        await happened(self._changed, self._settings.ledger.poll_seconds)
+    async def _rest(self, loop: Loop) -> None:
+        """Until a sign of work, also one that came meanwhile, or the poll interval is over."""
+        await happened(self._signs[loop], self._settings.ledger.poll_seconds)
+        self._signs[loop].clear()
 
     async def _count(self) -> None:
-        """Keep the numbers of what waits fresh, spending at most a tenth of the time on it, until cancelled."""
+        """Keep the numbers of what waits fresh, spending at most a fiftieth of the time on it, until cancelled."""
         while True:
             began = monotonic()
             self._metrics.waiting = await self._ledger.waiting(self._tasks)
             self._metrics.unstored = await self._ledger.unstored()
-            await asyncio.sleep(max(self._settings.ledger.poll_seconds, 10 * (monotonic() - began)))
+            await asyncio.sleep(max(self._settings.ledger.poll_seconds, 50 * (monotonic() - began)))

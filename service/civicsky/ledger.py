@@ -30,6 +30,7 @@ from civicsky.model import (
 )
 from civicsky.sample import HOUR_US, HOURS_A_DAY, Drawing, Hour, is_drawn, probability
 from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer, rows, rows_by_key
+from civicsky.together import Together
 
 SCHEMA: Final = Schema(
     0x63737932,  # "csy2"
@@ -123,6 +124,10 @@ class Ledger:
     def __init__(self, database: Database, sample_key: bytes) -> None:
         self._db, self._sample_key = database, sample_key
         self._scrubbed = False
+        # With many calls in flight these three come at once, and each would be a wait for the disk or its thread.
+        self._cached: Together[Sequence[str], dict[str, tuple[str, Answer]]] = Together(self._cached_all)
+        self._still_due: Together[Sequence[int], set[int]] = Together(self._still_due_all)
+        self._answered: Together[tuple[Job, LabelRow], bool] = Together(self._answered_all)
 
     @classmethod
     async def open(cls, path: Path) -> "Ledger":
@@ -174,23 +179,31 @@ class Ledger:
             # A post is put before it can be deleted, so this does not depend on when we look.
             known = {(change.rkey, change.did) for change in changes if change.kind == "put"}
             drawn = await self._draw(db, present, drawing, certain)
+            gone: dict[Key, int] = {}
             for change in changes:
                 key = (change.rkey, change.did)
                 if change.kind == "delete" and key not in present:
-                    await self._project(db, key, "deleted", "", change.at, known=key in known)
-                    await self._erase(db, *key)
+                    gone[key] = change.at  # whatever is done to its account, before or after: it is deleted
                 elif change.kind in _STATES:
                     await self._change_account(db, change.did, _STATES[change.kind])
                 elif change.kind == "put" and key not in present:  # pruned, and a feed shows it now
                     await touch(db, *key)
+            await self._project(db, [(*key, "deleted", "", at, key in known) for key, at in gone.items()])
             # The rows were read after the changes, so they come last: an account that was removed may be back.
-            for key, row in present.items():
-                known_now = key in known or row.fields is not None
-                await self._project(db, key, row.state, row.cid, row.event_at, known=known_now)
-                if row.state == "deleted":
-                    await self._erase(db, row.rkey, row.did)
-                elif key not in certain:
-                    await self._want(db, key, row.cid, tasks, drawn.get(key))
+            await self._project(
+                db,
+                [
+                    (*key, row.state, row.cid, row.event_at, key in known or row.fields is not None)
+                    for key, row in present.items()
+                ],
+            )
+            await self._erase(db, [*gone, *(key for key, row in present.items() if row.state == "deleted")])
+            wanted = {
+                key: (row.cid, drawn[key])
+                for key, row in present.items()
+                if row.state != "deleted" and key not in certain and key in drawn
+            }
+            await self._want(db, wanted, tasks)
             await self._want_certain(db, certain, tasks)
             await db.execute("INSERT OR REPLACE INTO position VALUES ('journal', ?)", (changes[-1].n,))
         if self._scrubbed:  # contexts, reasons and answers of no use are texts
@@ -261,13 +274,17 @@ class Ledger:
 
     async def still_due(self, jobs: Iterable[Job]) -> set[int]:
         """Of these those still wanted: a post may be deleted, edited or hidden while it waits its turn."""
-        numbers = [job.id for job in jobs]
+        return await self._still_due([job.id for job in jobs])
+
+    async def _still_due_all(self, wanted: Sequence[Sequence[int]]) -> list[set[int]]:
+        numbers = [number for some in wanted for number in some]
         found = await self._db.rows(
             "SELECT job.id FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
             f"WHERE job.id IN ({_marks(numbers)}) AND job.state = 'pending' AND doc.state = 'live'",
             numbers,
         )
-        return {number for (number,) in found}
+        due = {number for (number,) in found}
+        return [due.intersection(some) for some in wanted]
 
     async def waiting(self, tasks: Sequence[str]) -> int:
         """Jobs of these tasks that can be done, now or after a pause."""
@@ -289,37 +306,59 @@ class Ledger:
 
     async def cached(self, keys: Iterable[str]) -> dict[str, tuple[str, Answer]]:
         """(label id, answer) of questions that were paid for before, by `Question.key`."""
-        wanted = list(keys)
+        return await self._cached(list(keys))
+
+    async def _cached_all(self, wanted: Sequence[Sequence[str]]) -> list[dict[str, tuple[str, Answer]]]:
+        keys = [key for some in wanted for key in some]
         found = await self._db.rows(
-            f"SELECT key, label_id, answer FROM label WHERE key IN ({_marks(wanted)}) AND answer IS NOT NULL "
+            f"SELECT key, label_id, answer FROM label WHERE key IN ({_marks(keys)}) AND answer IS NOT NULL "
             "ORDER BY at DESC, label_id",
-            wanted,
+            keys,
         )
-        return {key: (label_id, unpack(answer)) for key, label_id, answer in found}
+        known = {key: (label_id, unpack(answer)) for key, label_id, answer in found}
+        return [{key: known[key] for key in some if key in known} for some in wanted]
 
     async def answered(self, job: Job, label: LabelRow) -> bool:
-        """Store a paid answer: label, job and spend in one transaction.
+        """Store a paid answer: label, job and spend in one transaction, with the answers that come at the same time.
 
         False when nobody wants it any more (the post was deleted or edited meanwhile): then only its cost is kept.
         """
-        assert label.answer is not None
+        return await self._answered((job, label))
+
+    async def _answered_all(self, answers: Sequence[tuple[Job, LabelRow]]) -> list[bool]:
         async with self._db.transaction("ledger") as db:
-            wanted = await db.execute(
-                "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ? AND state = 'pending'",
-                (label.attempts, job.id),
-            )
-            if wanted.rowcount:
-                if label.answer.cached_from == label.label_id:  # it is there, and was paid for: now it is the newest
-                    await db.execute("UPDATE label SET at = ? WHERE label_id = ?", (label.at, label.label_id))
-                else:
-                    await db.execute("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", _packed(label))
-                await db.execute(
-                    "DELETE FROM raw WHERE rkey = ? AND did = ? AND task = ?", (job.rkey, job.did, job.task)
-                )
-                await touch(db, job.rkey, job.did)
-                await db.execute(_LABELLED, (job.did,))
-            await keep_spend(db, label.answer.spend, posts=0 if label.answer.cached_from else 1)
-        return bool(wanted.rowcount)
+            numbers = [job.id for job, _ in answers]
+            found = await rows(db, f"SELECT id FROM job WHERE id IN ({_marks(numbers)}) AND state = 'pending'", numbers)
+            wanted = {number for (number,) in found}
+            await self._keep_answers(db, [(job, label) for job, label in answers if job.id in wanted])
+            for spend, posts in _spends(label for _, label in answers):
+                await keep_spend(db, spend, posts=posts)
+        return [job.id in wanted for job, _ in answers]
+
+    async def _keep_answers(self, db: Connection, answers: Sequence[tuple[Job, LabelRow]]) -> None:
+        """Labels and jobs of answers that are wanted."""
+        # A copy of the label itself is there, and was paid for: now it is the newest.
+        fresh = [label for _, label in answers if not _is_there(label)]
+        keys = [(job.rkey, job.did) for job, _ in answers]
+        now = now_us()
+        for sql, values in (
+            (
+                "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ?",
+                [(label.attempts, job.id) for job, label in answers],
+            ),
+            ("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", [_packed(label) for label in fresh]),
+            (
+                "UPDATE label SET at = ? WHERE label_id = ?",
+                [(label.at, label.label_id) for _, label in answers if _is_there(label)],
+            ),
+            (
+                "DELETE FROM raw WHERE rkey = ? AND did = ? AND task = ?",
+                [(*key, job.task) for key, (job, _) in zip(keys, answers, strict=True)],
+            ),
+            (_TOUCH, [(now, *key) for key in keys]),
+            (_LABELLED, [(did,) for _, did in keys]),
+        ):
+            await _many(db, sql, values)
 
     async def put_off(
         self,
@@ -458,14 +497,17 @@ class Ledger:
         sql = "UPDATE doc SET refused = NULL, v = max(v + 1, ?) WHERE refused IS NOT NULL"
         return await self._db.execute(sql + where, (now_us(), *values))
 
-    async def _project(self, db: Connection, key: Key, state: str, cid: str, event_at: int, *, known: bool) -> None:
-        await db.execute(
-            "INSERT INTO doc (rkey, did, state, cid, event_at, v, known) VALUES (?,?,?,?,?,?,?) "
+    async def _project(self, db: Connection, posts: Sequence[tuple[str, str, str, str, int, bool]]) -> None:
+        """What the store must be told of posts: (rkey, did, state, cid, event_at, whether it was ever one of ours)."""
+        now = now_us()
+        await _many(
+            db,
+            f"INSERT INTO doc (rkey, did, state, cid, event_at, known, v) VALUES (?,?,?,?,?,?,{now}) "
             # Deleted without a row in the journal: the time of the post is better known here.
             "ON CONFLICT DO UPDATE SET state = excluded.state, cid = excluded.cid, "
             "event_at = CASE WHEN excluded.cid = '' AND known THEN event_at ELSE excluded.event_at END, "
             "v = max(v + 1, excluded.v), known = max(known, excluded.known)",
-            (*key, state, cid, event_at, now_us(), known),
+            posts,
         )
 
     async def _change_account(self, db: Connection, did: str, state: str) -> None:
@@ -479,54 +521,58 @@ class Ledger:
         self._scrubbed |= gone.rowcount > 0
         await db.execute(_AUTHOR_STATE, (did, state, now_us()))
         if state == "deleted":
-            for rkey, author in await rows(db, "SELECT rkey, did FROM doc WHERE did = ?", (did,)):
-                await self._erase(db, rkey, author)
+            await self._erase(db, await rows(db, "SELECT rkey, did FROM doc WHERE did = ?", (did,)))
 
     async def _want_certain(self, db: Connection, keys: Collection[Key], tasks: Sequence[str]) -> None:
         """Jobs for posts that are labelled in any case, and 1 as the probability of all that was said of them.
 
         Which of them were drawn before must not count: else such a post would weigh more the luckier it was.
         """
-        for rkey, did, cid in await rows_by_key(
+        found = await rows_by_key(
             db, "SELECT rkey, did, cid FROM doc WHERE state <> 'deleted' AND (rkey, did) IN (VALUES {keys})", keys
-        ):
-            await self._want(db, (rkey, did), cid, tasks, 1.0)
-            for table in ("job", "label"):
-                await db.execute(
-                    f"UPDATE {table} SET p_sampled = 1 WHERE rkey = ? AND did = ? AND p_sampled < 1", (rkey, did)
-                )
-
-    async def _want(self, db: Connection, key: Key, cid: str, tasks: Sequence[str], p: float | None) -> None:
-        """Jobs for the text as it is now, if it was drawn; what is about former texts is no longer wanted."""
-        if p is None:
-            return
-        await db.execute(
-            "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND cid <> ? AND state = 'pending'",
-            (*key, cid),
         )
-        await db.execute("DELETE FROM anchor WHERE rkey = ? AND did = ? AND cid <> ?", (*key, cid))
-        await db.execute("DELETE FROM raw WHERE rkey = ? AND did = ?", key)
-        await db.executemany(
+        certain = {(rkey, did): (cid, 1.0) for rkey, did, cid in found}
+        await self._want(db, certain, tasks)
+        for table in ("job", "label"):
+            await _many(
+                db, f"UPDATE {table} SET p_sampled = 1 WHERE rkey = ? AND did = ? AND p_sampled < 1", list(certain)
+            )
+
+    async def _want(self, db: Connection, posts: Mapping[Key, tuple[str, float]], tasks: Sequence[str]) -> None:
+        """Jobs for the texts (CIDs) as they are now, with the probabilities with which they were drawn.
+
+        What is about former texts is no longer wanted.
+        """
+        texts = [(*key, cid) for key, (cid, _) in posts.items()]
+        await _many(
+            db,
+            "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND cid <> ? AND state = 'pending'",
+            texts,
+        )
+        await _many(db, "DELETE FROM anchor WHERE rkey = ? AND did = ? AND cid <> ?", texts)
+        await _many(db, "DELETE FROM raw WHERE rkey = ? AND did = ?", list(posts))
+        await _many(
+            db,
             # An edit may be taken back, or a deleted post made again: then that very text is to be labelled again.
             "INSERT INTO job (rkey, did, cid, task, state, p_sampled) VALUES (?,?,?,?,'pending',?) "
             "ON CONFLICT DO UPDATE SET state = 'pending', attempts = 0, broken = 0, busy = 0, next_at = 0 "
             "WHERE state IN ('cancelled', 'erased')",
-            [(*key, cid, task, p) for task in tasks],
+            [(*key, cid, task, p) for key, (cid, p) in posts.items() for task in tasks],
         )
 
-    async def _erase(self, db: Connection, rkey: str, did: str) -> None:
+    async def _erase(self, db: Connection, posts: Sequence[Key]) -> None:
         """The author's deletion wins over jobs, answers in flight, labels, and all that was fetched or said."""
-        key = (rkey, did)
-        await db.execute(
-            "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND state IN ('pending', 'dead')", key
+        keys = [tuple(post) for post in posts]
+        await _many(
+            db, "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND state IN ('pending', 'dead')", keys
         )
-        await db.execute("UPDATE job SET state = 'erased' WHERE rkey = ? AND did = ? AND state = 'done'", key)
+        await _many(db, "UPDATE job SET state = 'erased' WHERE rkey = ? AND did = ? AND state = 'done'", keys)
         # A copy has the same text, and the source's id leads to the post: it must not tell whose text it also was.
-        copies = await rows(
+        copies = await rows_by_key(
             db,
             "SELECT copy.label_id, copy.rkey, copy.did FROM label AS source JOIN label AS copy USING (key) "
-            "WHERE source.rkey = ? AND source.did = ? AND copy.answer ->> '$.cached_from' = source.label_id",
-            key,
+            "WHERE copy.answer ->> '$.cached_from' = source.label_id AND (source.rkey, source.did) IN (VALUES {keys})",
+            posts,
         )
         for label_id, *post in copies:
             await db.execute(
@@ -534,20 +580,18 @@ class Ledger:
                 (label_id,),
             )
             await touch(db, *post)
-        # The key goes too: who guesses a short text could prove by its hash that it was the post's.
-        gone = await db.execute(
-            "UPDATE label SET answer = NULL, key = NULL WHERE rkey = ? AND did = ? AND answer IS NOT NULL", key
-        )
-        self._scrubbed |= gone.rowcount > 0
-        for table in ("anchor", "probe", "raw"):
-            gone = await db.execute(f"DELETE FROM {table} WHERE rkey = ? AND did = ?", key)
-            self._scrubbed |= gone.rowcount > 0
-        gone = await db.execute("DELETE FROM context WHERE uri = ?", (post_uri(did, rkey),))
-        self._scrubbed |= gone.rowcount > 0
-        gone = await db.execute(_FORGET_AUTHOR, (did, now_us()))
-        self._scrubbed |= gone.rowcount > 0
+        scrubs: list[tuple[str, Sequence[Sequence[Any]]]] = [
+            # The key goes too: who guesses a short text could prove by its hash that it was the post's.
+            ("UPDATE label SET answer = NULL, key = NULL WHERE rkey = ? AND did = ? AND answer IS NOT NULL", keys),
+            *((f"DELETE FROM {table} WHERE rkey = ? AND did = ?", keys) for table in ("anchor", "probe", "raw")),
+            ("DELETE FROM context WHERE uri = ?", [(post_uri(did, rkey),) for rkey, did in posts]),
+            (_FORGET_AUTHOR, [(did, now_us()) for _, did in posts]),
+        ]
+        for sql, values in scrubs:
+            self._scrubbed |= await _many(db, sql, values) > 0
 
 
+_TOUCH: Final = "UPDATE doc SET v = max(v + 1, ?) WHERE rkey = ? AND did = ?"
 _LABELLED: Final = (
     # Who was forgotten and is labelled again is looked up again.
     "INSERT INTO author (did) VALUES (?) ON CONFLICT DO UPDATE SET state = 'live', at = 0 WHERE state = 'deleted'"
@@ -566,9 +610,14 @@ _FORGET_AUTHOR: Final = (
 """When the last labelled post of an author is gone, so is what is known of the author. See `authors.py`."""
 
 
+async def _many(db: Connection, sql: str, values: Sequence[Sequence[Any]]) -> int:
+    """One statement for many rows; gives how many were changed."""
+    return (await db.executemany(sql, values)).rowcount if values else 0
+
+
 async def touch(db: Connection, rkey: str, did: str) -> None:
     """The store must be told of a post once more."""
-    await db.execute("UPDATE doc SET v = max(v + 1, ?) WHERE rkey = ? AND did = ?", (now_us(), rkey, did))
+    await db.execute(_TOUCH, (now_us(), rkey, did))
 
 
 async def keep_spend(db: Connection, spend: Spend, *, posts: int) -> None:
@@ -767,6 +816,22 @@ def _unit(row: PostRow, unit: str) -> str:
         return row.did
     own = post_uri(row.did, row.rkey)
     return (row.fields or {}).get("reply_root") or own if unit == "thread" else own
+
+
+def _is_there(label: LabelRow) -> bool:
+    """Whether an answer is a copy of this very label."""
+    return label.answer is not None and label.answer.cached_from == label.label_id
+
+
+def _spends(labels: Iterable[LabelRow]) -> list[tuple[Spend, int]]:
+    """What answers cost, and how many posts were labelled by it, one for each model."""
+    sums: dict[str, tuple[Spend, int]] = {}
+    for label in labels:
+        assert label.answer is not None
+        spend, n = label.answer.spend, 0 if label.answer.cached_from else 1
+        before, posts = sums.get(spend.model, (Spend(spend.model, 0, 0, 0), 0))
+        sums[spend.model] = before.plus(spend), posts + n
+    return list(sums.values())
 
 
 def _marks(values: Sequence[Any]) -> str:

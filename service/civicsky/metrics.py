@@ -75,13 +75,15 @@ class Metrics:
         """Count."""
         self.counts[name] += n
 
-    def take(self) -> None:
-        """A frame was taken in."""
-        self.add("frames")
+    def take(self, frames: int = 1) -> None:
+        """So many frames were taken in."""
+        if not frames:
+            return
+        self.add("frames", frames)
         if not self.in_hand:
             self.moved_at = monotonic()
-        self.in_hand += 1
-        self.pulse.frames.take()
+        self.in_hand += frames
+        self.pulse.frames.take(frames)
 
     def settle(self, frames: int, event_at: int | None = None) -> None:
         """So many frames are committed, or dropped on purpose; `event_at` is the newest time in them, if any."""

@@ -7,9 +7,9 @@ rkeys rise with time. "rev" is the repository revision (a TID); "idx" is an oper
 import re
 from base64 import b32encode
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from hashlib import blake2b, sha256
 from typing import Any, Final, Literal, NamedTuple
 
@@ -90,7 +90,7 @@ HIDING = frozenset({"takendown", "suspended", "deactivated", "desynchronized", "
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_read_time = datetime.fromisoformat
 _YEAR_10000 = 253_402_300_800_000_000
 
 
@@ -102,9 +102,11 @@ def now_us() -> int:
 def parse_time(text: str) -> int | None:
     """An RFC 3339 time as microseconds since 1970 UTC; None when it is none, has no zone, or is not of 1970-9999."""
     try:
-        micros = (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND
+        since = _read_time(text) - _EPOCH
     except (ValueError, TypeError, OverflowError):  # TypeError: it has no zone
         return None
+    # As `since // microsecond`, and faster: every frame has a time.
+    micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     return micros if 0 <= micros < _YEAR_10000 else None
 
 
@@ -138,6 +140,10 @@ def feed_uri(did: str, rkey: str) -> str:
 def cid_text(cid: bytes) -> str:
     """A binary CID v1 as the string the protocol uses (multibase base32, lower case)."""
     return "b" + b32encode(cid).decode().rstrip("=").lower()
+
+
+made: Final = tuple.__new__
+"""Makes a value of all its fields, in their order, in half the time: for what is made for each frame."""
 
 
 class Opening(NamedTuple):
@@ -190,6 +196,18 @@ class Arrival(NamedTuple):
     """The opening in which it came; None without a window."""
 
 
+class Handful(NamedTuple):
+    """Messages of one connection that came together, in their order, to be taken in one by one or all at once."""
+
+    link: int
+    """As in `Arrival`."""
+    at: int
+    """When they were taken off the socket."""
+    messages: Sequence[bytes | str]
+    one_by_one: Iterator[Arrival]
+    """Each must be settled before the next one is taken; those behind the end of the connection are left out."""
+
+
 class PostOp(NamedTuple):
     """One operation on a post, as its commit names it, with the record's block if it has one."""
 
@@ -208,8 +226,7 @@ class PostOp(NamedTuple):
         return self.fault is None and self.action != "delete"
 
 
-@dataclass(slots=True)
-class Event:
+class Event(NamedTuple):
     """One decoded frame."""
 
     outcome: FrameOutcome
@@ -217,8 +234,8 @@ class Event:
     did: str = ""
     time: int = 0
     rev: str = ""
-    posts: list[PostOp] = field(default_factory=list)
-    others: list[tuple[str, str]] = field(default_factory=list)
+    posts: Sequence[PostOp] = ()
+    others: Sequence[tuple[str, str]] = ()
     """(collection, action) of operations on other collections."""
     status: str = ""
     """For #account: `active`, or the status it gives (`deleted`, `takendown`, ...)."""
@@ -238,6 +255,8 @@ class Verdict(NamedTuple):
     reason: str = ""
     fields: str = ""
     """JSON object of the post's fields (see `record.extract`) with `filter`; set unless kind is `bad`."""
+    cid: str = ""
+    """The record's CID as the protocol writes it; set unless kind is `bad`."""
 
 
 class Frame(NamedTuple):
@@ -261,7 +280,11 @@ class Batch:
     def records(self) -> list[PostOp]:
         """The operations whose records a worker must judge, in the order of the stream."""
         return [
-            op for frame in self.frames if frame.outcome == "commit" for op in frame.event.posts if op.needs_verdict
+            op
+            for frame in self.frames
+            if frame.event.posts and frame.outcome == "commit"
+            for op in frame.event.posts
+            if op.needs_verdict
         ]
 
 

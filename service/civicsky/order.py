@@ -6,11 +6,12 @@ that comes before its create need nothing else. An account's status has no rev: 
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, Literal, NamedTuple
 
-from civicsky.model import HIDING, Event, Frame, Key, PostOp, PostOutcome, PostState, Verdict, cid_text, post_uri
+from civicsky.model import HIDING, Event, Frame, Key, PostOp, PostOutcome, PostState, Verdict, post_uri
 
 BEFORE_ALL: Final = ("", -1)
 """(rev, idx) before that of any operation: of a post that only a feed showed."""
@@ -105,6 +106,10 @@ class Plan:
     rules: Rules
     posts: dict[Key, PostWrite] = field(default_factory=dict)
     rejects: dict[Key, RejectWrite] = field(default_factory=dict)
+    rejected: set[Key] = field(default_factory=set)
+    """Those with a row in the table of rejected posts."""
+    authors: set[str] = field(default_factory=set)
+    """Those with posts, sampled rejects or frames put aside, before these frames or by them."""
     forgotten_rejects: set[Key] = field(default_factory=set)
     account_writes: dict[str, Account] = field(default_factory=dict)
     changes: list[tuple[str, str, str, str, int]] = field(default_factory=list)
@@ -118,6 +123,21 @@ class Plan:
     def kept(self) -> int:
         """New posts kept."""
         return self.counts["post", "kept", ""]
+
+
+def notable(frames: Sequence[Frame]) -> list[int]:
+    """Where the frames are that do more than move the cursor and the counts; the others are for `pass_by`."""
+    return [at for at, frame in enumerate(frames) if frame.event.posts or frame.outcome != "commit"]
+
+
+def pass_by(plan: Plan, frames: Sequence[Frame]) -> None:
+    """Apply commits without an operation on a post: nine in ten of all frames."""
+    if not frames:
+        return
+    plan.counts["frame", "commit", ""] += len(frames)
+    for (collection, action), n in Counter(chain.from_iterable([frame.event.others for frame in frames])).items():
+        plan.counts["record", action, collection] += n
+    plan.cursor = max(plan.cursor or 0, *[frame.event.seq or 0 for frame in frames])
 
 
 def apply(plan: Plan, frame: Frame, verdicts: Iterator[Verdict]) -> Account | None:
@@ -187,7 +207,7 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
     if account and account.status == "deleted" and event.time <= account.at:
         return "stale", ""
     if op.action == "delete":
-        _write(plan, frame, op, "deleted", None)
+        _write(plan, frame, op, "deleted", "", None)
         return "deleted", ""
     if rules.erased and post_uri(event.did, op.rkey) in rules.erased:
         return "rejected", "erased"
@@ -202,11 +222,11 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
         return "shed", ""
     # A post once kept stays, whatever an edit made of it: it must not vanish silently. The verdict on the new text is
     # in its `filter` field.
-    _write(plan, frame, op, state_for(account), verdict.fields)
+    _write(plan, frame, op, state_for(account), verdict.cid, verdict.fields)
     return ("updated" if is_held else "kept"), ""
 
 
-def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str | None) -> None:
+def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, cid: str, fields: str | None) -> None:
     event, key = frame.event, (op.rkey, frame.event.did)
     known = plan.known.get(key)
     event_at, received_at = event.time, frame.arrival.received_at
@@ -220,7 +240,7 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str |
         event.did,
         event.rev,
         op.idx,
-        cid_text(op.cid) if op.cid else "",
+        cid,
         state,
         frame.arrival.host,
         event_at,
@@ -229,8 +249,10 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str |
         op.block or None,
         fields,
     )
+    plan.authors.add(event.did)
     plan.rejects.pop(key, None)
-    plan.forgotten_rejects.add(key)
+    if key in plan.rejected:
+        plan.forgotten_rejects.add(key)
     plan.known[key] = Known(event.rev, op.idx, state, event_at, received_at)
     plan.changes.append(("delete" if state == "deleted" else "put", event.did, op.rkey, event.rev, event.time))
 
@@ -239,6 +261,8 @@ def _reject(plan: Plan, frame: Frame, op: PostOp, reason: str) -> None:
     event, key = frame.event, (op.rkey, frame.event.did)
     record = op.block if sampled(key, plan.rules.reject_sample) else None
     plan.rejects[key] = RejectWrite(op.rkey, event.did, event.rev, op.idx, reason, frame.arrival.received_at, record)
+    plan.rejected.add(key)
+    plan.authors.add(event.did)
     plan.known[key] = Known(event.rev, op.idx, "rejected")
 
 
@@ -269,6 +293,7 @@ def _set_aside(plan: Plan, frame: Frame, reason: str) -> None:
     if erased and any(post_uri(frame.event.did, op.rkey) in erased for op in frame.event.posts):
         return  # the frame holds a text that must not come back
     plan.frame_aside = arrival.n
+    plan.authors.add(frame.event.did)
     plan.quarantine.append(
         QuarantineWrite(
             hashlib.sha256(arrival.data).hexdigest(),

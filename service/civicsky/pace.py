@@ -139,10 +139,9 @@ class Told:
         return self.until - now
 
     def renew(self, calls: int, in_flight: float, now: float) -> None:
-        """Once the time is over there is as much as the limit, if it is known, but for what is under way."""
-        if self.left is not None and now >= self.until:
-            self.left = None if self.limit is None else self.limit - in_flight
-            self.until, self.number = now + UNKNOWN_RESET, calls
+        """The time is over: there is as much as the limit, if it is known, but for what is under way."""
+        self.left = None if self.limit is None else self.limit - in_flight
+        self.until, self.number = now + UNKNOWN_RESET, calls
 
 
 @dataclass(slots=True)
@@ -160,7 +159,8 @@ class Pace:
         waits = [0.0]
         for unit, amount in _amounts(tokens):
             told = self.told[unit]
-            told.renew(self._calls, sum(_counts(call, unit) for call in self._recent if not call.ended), now)
+            if told.left is not None and now >= told.until:
+                told.renew(self._calls, sum(_counts(call, unit) for call in self._recent if not call.ended), now)
             waits.append(told.delay(amount, now))
             waits += [limit.delay(amount, now) for limit in self.limits[unit]]
         return max(waits)
@@ -203,13 +203,13 @@ class Pace:
 
         Those are all under way, and those that began later, even if they have ended.
         """
-        unseen = [other for other in self._recent if not other.ended or other.number > call.number]
         for unit in self.told:
             told, left = self.told[unit], _number(_header(headers, "remaining", unit))
             told.limit = _number(_header(headers, "limit", unit)) or told.limit
             if left is None or (told.left is not None and call.number < told.number):
                 continue
             reset = seconds(_header(headers, "reset", unit), now)
+            unseen = [other for other in self._recent if not other.ended or other.number > call.number]
             told.left = left - sum(_counts(other, unit) for other in unseen)
             told.until = now + (UNKNOWN_RESET if reset is None else min(reset, MAX_RESET))
             told.number = call.number

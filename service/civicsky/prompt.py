@@ -175,8 +175,15 @@ _SIGNS: Final = frozenset('<>[]|"\\')
 
 def _quoted(text: str) -> str:
     """A JSON string of the text that holds no delimiter and no mark of a chat template, and nothing invisible."""
-    body = json.dumps(text, ensure_ascii=False)[1:-1]
-    return '"' + "".join(_escaped(char) if _is_risky(char) else char for char in body) + '"'
+    return '"' + _SUSPECT.sub(_harmless, json.dumps(text, ensure_ascii=False)[1:-1]) + '"'
+
+
+_SUSPECT: Final = re.compile(r"[<>\[\]\x7f]|[^\x00-\x7f]")
+"""What `_is_risky` must look at; of plain English it is nothing."""
+
+
+def _harmless(found: re.Match[str]) -> str:
+    return _escaped(found[0]) if _is_risky(found[0]) else found[0]
 
 
 def _is_risky(char: str) -> bool:

@@ -23,20 +23,21 @@ class Queue(Generic[T]):
         self._items: deque[tuple[T, int]] = deque()
         self._bytes = 0
         self._closed = False
-        self._changed = asyncio.Condition()
+        lock = asyncio.Lock()
+        self._filled, self._freed = asyncio.Condition(lock), asyncio.Condition(lock)
 
     def __len__(self) -> int:
         return len(self._items)
 
     async def put(self, item: T, size: int = 0) -> None:
         """Append, waiting for room. Raises `Closed` when the queue was closed, also while waiting."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or self._fits(size))
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._closed or self._fits(size))
             if self._closed:
                 raise Closed
             self._items.append((item, size))
             self._bytes += size
-            self._changed.notify_all()
+            self._filled.notify()  # one item, one reader: 256 of them may wait
 
     async def get(self) -> T:
         """Take the oldest item. As `take`."""
@@ -44,8 +45,8 @@ class Queue(Generic[T]):
 
     async def take(self, most: int = 1) -> list[T]:
         """Take the oldest items, `most` at most, waiting for one. Raises `Closed` when closed and empty."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or bool(self._items))
+        async with self._filled:
+            await self._filled.wait_for(lambda: self._closed or bool(self._items))
             if not self._items:
                 raise Closed
             taken: list[T] = []
@@ -53,17 +54,18 @@ class Queue(Generic[T]):
                 item, size = self._items.popleft()
                 self._bytes -= size
                 taken.append(item)
-            self._changed.notify_all()
+            self._freed.notify_all()
             return taken
 
     async def close(self, *, discard: bool = False) -> None:
         """No more items come; readers take what is left, unless it is to be discarded (it is safe on disk)."""
-        async with self._changed:
+        async with self._filled:
             self._closed = True
             if discard:
                 self._items.clear()
                 self._bytes = 0
-            self._changed.notify_all()
+            self._filled.notify_all()
+            self._freed.notify_all()
 
     def _fits(self, size: int) -> bool:
         if not self._items:

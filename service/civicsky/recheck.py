@@ -14,7 +14,7 @@ from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
 from civicsky.model import Key, now_us, post_uri
 from civicsky.order import BEFORE_ALL, CHANGES, PostWrite
-from civicsky.sqlite import Connection, Database, rows
+from civicsky.sqlite import Connection, Database, rows, write_many
 from civicsky.tables import (
     RECHECK_PAGE,
     WRITE_POST,
@@ -146,7 +146,7 @@ class Rechecks:
         async with self._db.transaction("journal") as db:
             gone = [post for post in found.gone if await _is_same(db, post)]
             pruned = [_tombstone(post, now) for post in gone if not post.id]
-            await db.executemany(WRITE_POST, pruned)  # so that nothing late brings it back, and all that is left goes
+            await write_many(db, WRITE_POST, pruned)  # so that nothing late brings it back, and all that is left goes
             await delete_posts(db, [(post.rkey, post.did, post.rev) for post in gone], now)
             for did, status in found.accounts.items():
                 await _change_account(db, did, status, now)

@@ -59,6 +59,8 @@ def readable(fields: dict[str, Any]) -> str:
 
 def is_blank(text: str) -> bool:
     """Whether a text shows nothing: it is empty, or all white space, control and invisible characters."""
+    if text[:1].isalnum() and text[0] not in _FILLERS:  # nearly all texts, at once
+        return False
     return all(unicodedata.category(char) in _BLANK or char in _FILLERS for char in set(text))
 
 

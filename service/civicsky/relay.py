@@ -112,19 +112,20 @@ async def capture_frames(settings: SourceSettings, max_frames: int, file: Path) 
     writer = FrameWriter(file)
     n = 0
     try:
-        async for arrival in source.arrivals():
-            if isinstance(arrival.data, str):
-                source.settle(None)
-                continue
-            try:
-                is_new = source.settle(decode(arrival.data).seq) is None
-            except BadInput:
-                is_new = True  # record what came, whatever it is
-            if is_new:
-                writer.write(arrival.data)
-                n += 1
-            if n >= max_frames:
-                return n
+        async for handful in source.handfuls():
+            for arrival in handful.one_by_one:
+                if isinstance(arrival.data, str):
+                    source.settle(None)
+                    continue
+                try:
+                    is_new = source.settle(decode(arrival.data).seq) is None
+                except BadInput:
+                    is_new = True  # record what came, whatever it is
+                if is_new:
+                    writer.write(arrival.data)
+                    n += 1
+                if n >= max_frames:
+                    return n
     finally:
         writer.close()
     return n

@@ -6,6 +6,7 @@ nothing; its jobs come after those of fresh posts. A probe is never kept as a la
 
 import json
 from collections.abc import Collection, Sequence
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from civicsky.ledger import keep_spend
@@ -13,6 +14,8 @@ from civicsky.model import STREAM, Answer, Job, LabelRow, format_time, now_us
 from civicsky.sqlite import Connection, Database, rows
 
 PAGE: Final = 500
+BELIEVED: Final = 60.0
+"""Seconds in which labels are not looked at as anchors once there are enough."""
 AFTER_FRESH: Final = 1
 """Priority of rounds and probes; posts as they come have 0."""
 DAY_US: Final = 24 * 3_600_000_000
@@ -42,6 +45,8 @@ class Rounds:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._full: dict[tuple[str, str, str], float] = {}
+        """Questions that had anchors enough, and until when that is believed: an anchor goes with its post."""
 
     # ---- label --again ----
 
@@ -96,6 +101,8 @@ class Rounds:
         if answer is None or answer.cached_from or label.run != STREAM:
             return False
         question = (label.task, answer.prompt_hash, answer.model_asked)
+        if monotonic() < self._full.get(question, 0.0):
+            return False
         fields = json.dumps(_values(answer))
         changed = await self._db.execute(
             "INSERT OR IGNORE INTO anchor SELECT ?1,?2,?3,?4,?5,?6,?7,?8 WHERE "
@@ -104,6 +111,10 @@ class Rounds:
             "AND EXISTS (SELECT 1 FROM doc WHERE rkey = ?4 AND did = ?5 AND cid = ?6 AND state <> 'deleted')",
             (*question, label.rkey, label.did, label.cid, now_us(), fields, most),
         )
+        if not changed:
+            where = "WHERE task = ? AND prompt_hash = ? AND model = ?"
+            ((n,),) = await self._db.rows(f"SELECT count(*) FROM anchor {where}", question)
+            self._full |= {question: monotonic() + BELIEVED} if n >= most else {}
         return changed > 0
 
     async def plan_probes(self, questions: Sequence[tuple[str, str, str]]) -> int:

@@ -78,6 +78,9 @@ class Window(Group):
         return bool(self.begin)
 
 
+Client = Literal["auto", "websockets", "picows"]
+
+
 class Source(Group):
     """Where the stream comes from."""
 
@@ -99,6 +102,9 @@ class Source(Group):
     """While another relay than the first is held: how often a better one is tried again."""
     max_frame_bytes: int = Field(16_000_000, gt=0)
     """Largest message that is taken in. The protocol allows 5 MB; four such messages may be buffered."""
+    client: Client = "auto"
+    """The library that reads the websocket. picows costs a fraction of the CPU and comes with the extra `fast`; auto:
+    picows when it is installed. Through a proxy it is always websockets."""
     window: Window = Window()
 
     @field_validator("relays")
@@ -131,12 +137,13 @@ class Worker(Group):
 
     processes: int = Field(0, ge=0, le=64)
     """Child processes; 0 = one less than the processors we may use, at least 1 and at most 4."""
-    batch_frames: int = Field(256, ge=1, le=10_000)
-    """Frames in a batch at most; below 64 the cost of shipping dominates."""
-    batch_bytes: int = Field(4_000_000, ge=1)
+    batch_frames: int = Field(2048, ge=1, le=10_000)
+    """Frames in a batch at most: its size while we are behind, when each batch costs some fixed work."""
+    batch_bytes: int = Field(8_000_000, ge=1)
     """Bytes of frames in a batch at most, so that a few huge commits cannot fill the memory."""
     batch_seconds: float = Field(0.25, gt=0)
-    """A batch is sent off after this time even when it is small: the lag of a quiet stream."""
+    """A batch is sent off after this time however small it is: its size while the stream is live, some 50 to 100
+    frames, and so the delay between a frame and its place in the journal."""
     job_seconds: float = Field(30, gt=0)
     """Seconds for one batch; a child that takes longer is killed and the batch tried record by record."""
 

@@ -1,41 +1,29 @@
-"""Holds the firehose's websocket: connects at the cursor, reconnects, yields messages in order; the home of websockets.
+"""Holds the firehose's websocket: connects at the cursor, reconnects, yields messages in order.
 
-It knows cursors, epochs, liveness and backoff, and counts what arrived. It does not decode: its caller tells it, after
-each message, the sequence number that was in it. Outside of `source.window` it is not connected (see `opening.py`).
+It knows cursors, epochs, liveness and backoff, and counts what arrived. Which library reads the socket is the business
+of `line/`. It does not decode: its caller tells it, after each message, the sequence number that was in it. Outside of
+`source.window` it is not connected (see `opening.py`).
 """
 
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from itertools import islice, pairwise
 from math import inf
 from time import monotonic
-from typing import Final, Literal, NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
-
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidMessage,
-    InvalidProxy,
-    InvalidProxyStatus,
-    InvalidStatus,
-    ProxyError,
-    WebSocketException,
-)
-from websockets.frames import CloseCode
-from websockets.http11 import Response
+from typing import Final, NamedTuple
 
 from civicsky import faults, log
 from civicsky.clock import Clock, skew_seconds
 from civicsky.errors import Transient
+from civicsky.line.connecting import check, way_to
+from civicsky.line.shape import HandshakeRefused, Line, LineClosed, LineError
 from civicsky.metrics import Metrics
-from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Opened, Position, now_us
+from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Handful, Opened, Opening, Position, made, now_us
 from civicsky.opening import Gate
-from civicsky.settings import Source as SourceSettings, is_loopback
+from civicsky.settings import Source as SourceSettings
 
 PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
 WINDOW: Final = 0
@@ -59,22 +47,24 @@ class Reached(NamedTuple):
 async def reach(relay: str, settings: SourceSettings, listen_seconds: float) -> Reached:
     """Open a relay's stream live, and close it again. Raises `Transient`, which says why it cannot be had."""
     first = None
+    way = way_to(relay + PATH, settings.client)
     try:
-        async with await _connected(relay + PATH, settings.connect_seconds, settings.max_frame_bytes, 1) as socket:
+        async with aclosing(await way.open(settings.connect_seconds, settings.max_frame_bytes)) as line:
             with suppress(TimeoutError):
                 async with asyncio.timeout(listen_seconds):
-                    first = await socket.recv()
-            return Reached(first, _header(socket.response, "Date"))
-    except (OSError, TimeoutError, WebSocketException) as error:
+                    first, *_ = await line.receive()
+            return Reached(first, line.date)
+    except (OSError, TimeoutError, LineError) as error:
         raise Transient(f"relay {relay} cannot be had: {_why(error)}") from error
 
 
 class Source:
     """One reader's hold on the stream of the first relay that can be reached.
 
-    `positions` are the committed positions of every relay in `settings.relays`. In memory at most four messages wait
-    (each at most `max_frame_bytes`); after that TCP makes the relay wait. `opened` is the newest opening that the
-    journal knows, `held_until` by host the time of the last events held.
+    `positions` are the committed positions of every relay in `settings.relays`. In memory a handful of messages waits,
+    and what the line reads ahead (see `line/`); after that TCP makes the relay wait. `opened` is the newest opening
+    that the journal knows, `held_until` by host the time of the last events held. Raises `Usage` when the client that
+    `settings.client` asks for is not installed.
     """
 
     def __init__(
@@ -85,6 +75,7 @@ class Source:
         opened: Opened | None = None,
         held_until: Mapping[str, int] | None = None,
     ) -> None:
+        check(settings.client)
         self._settings, self._positions, self._metrics = settings, positions, metrics
         self.gate = Gate(settings.window, metrics, opened)
         self._held_until = dict.fromkeys(positions) | dict(held_until or {})
@@ -98,7 +89,8 @@ class Source:
         self._window: set[str] = set()
         self._from_the_beginning(*positions if follows else ())
         self._stopping = asyncio.Event()
-        self._socket: ClientConnection | None = None
+        self._line: Line | None = None
+        self._client_told = False
         self._waiting_since: float | None = None
         self._resumed_after: int | None = None
         self._arrived = self._link = self._failures = 0
@@ -106,9 +98,10 @@ class Source:
         self._fall_back: int | None = None
         self._prefer_at = inf
         self._first = True
-        self._recent: deque[int] = deque()
-        self._seen: set[int] = set()
-        self._floor = 0
+        self._recent: deque[int] = deque(maxlen=REMEMBERED)
+        self._floor = self._epoch = 0
+        self._opening: Opening | None = None
+        self._proved = False
         self._at_once = self._dropped = self._silent = False
         self._patience: asyncio.Timeout | None = None
         self._clock = Clock("handshake", metrics.clock_doubts)
@@ -119,10 +112,11 @@ class Source:
         self._gaps: list[Gap] = []
         self.host = settings.relays[0]
 
-    async def arrivals(self) -> AsyncGenerator[Arrival, None]:
-        """Yield messages for ever, or until `stop`; reconnects by itself and never raises for the relay's faults.
+    async def handfuls(self) -> AsyncGenerator[Handful, None]:
+        """Yield the messages that are there, for ever, or until `stop`; reconnects by itself.
 
-        After each message the caller must call `settle` or `settle_bad`.
+        Never raises for the relay's faults. The caller takes them in by `settle_all`, or else one by one: after each
+        it must call `settle` or `settle_bad`, before it takes the next one. What it leaves comes again.
         """
         while not self._stopping.is_set():
             if not self.gate.is_open():
@@ -135,21 +129,25 @@ class Source:
             self._back = {}
             self._leave_out_closed_hours()
             try:
-                async with await self._connect() as socket, aclosing(self._read(socket)) as messages:
-                    async for arrival in messages:
-                        yield arrival
+                async with aclosing(await self._connect()) as line, aclosing(self._read(line)) as handfuls:
+                    async for handful in handfuls:
+                        yield handful
                 await self._after_drop()
-            except (OSError, TimeoutError, WebSocketException) as error:
+            except (OSError, TimeoutError, LineError) as error:
                 error = TimeoutError() if self._silent else error
                 await (self._after_drop() if self._dropped else self._back_off(error))
 
-    async def _connect(self) -> ClientConnection:
+    async def _connect(self) -> Line:
         self._dropped = self._silent = False
         async with asyncio.timeout(None) as self._patience:  # ended by `stop`
             if self._stopping.is_set():
                 raise TimeoutError
             bound = self._settings.max_frame_bytes * (HIGHER_BOUND if self._too_large else 1)
-            return await _connected(self._url(), self._settings.connect_seconds, bound, 4)
+            way = way_to(self._url(), self._settings.client)
+            if way.why and not self._client_told:
+                self._client_told = True
+                log.event("source_client", stage="source", host=self.host, client=way.client, why=way.why)
+            return await way.open(self._settings.connect_seconds, bound)
 
     def go_back(self, positions: Mapping[str, Position]) -> None:
         """Forget what came behind these, the committed positions, before the next connection: it is not kept."""
@@ -161,44 +159,72 @@ class Source:
         None: it is new. `duplicate`: it was taken in before. `ignored`: the host was renumbered; a new epoch has begun
         and its window will be read again.
         """
-        self._bad.clear()
+        if self._bad:
+            self._bad.clear()
         if seq is None:
             return None
         first, self._first = self._first, False
         position = self._positions[self.host]
-        if position.cursor is not None and seq <= position.cursor:
+        if position.cursor is None:
+            self._follow_on()
+        elif seq <= position.cursor:
             if first and seq < position.cursor:
                 self.renumber()
                 return "ignored"
-            if seq <= self._floor or seq in self._seen:
+            if seq <= self._floor or seq in self._recent:
                 return "duplicate"
             self._remember(seq)  # it is late, not a double
             return None
         self._remember(seq)
-        self._follow_on(position)
-        self._held_until[self.host] = faults.clock.now_us()
-        self._bad_before = []
         position.cursor = seq
-        self._too_large = self._failures = self._tries = 0  # only a new frame proves that this relay serves us
-        self._fall_back = None
         self._metrics.news += 1
-        self._mark_up()
+        if not self._proved:
+            self._prove()
         return None
 
-    def _remember(self, seq: int) -> None:
-        """Know the last numbers of this connection, so that a late frame can be told from a double."""
-        self._seen.add(seq)
-        self._recent.append(seq)
-        if len(self._recent) > REMEMBERED:
-            gone = self._recent.popleft()
-            self._seen.discard(gone)
-            self._floor = max(self._floor, gone)
+    def settle_all(self, handful: Handful, seqs: Sequence[int | None]) -> list[Arrival] | None:
+        """Take in a whole handful, whose sequence numbers are these, if all are new and rise: nearly always so.
 
-    def _follow_on(self, position: Position) -> None:
+        None: nothing was done, and they must be taken one by one.
+        """
+        position = self._positions[self.host]
+        if self._first or self._line is None or position.cursor is None or faults.armed():
+            return None
+        rising = [seq for seq in seqs if seq is not None]
+        if len(rising) < len(seqs) or rising[0] <= position.cursor or any(a >= b for a, b in pairwise(rising)):
+            return None
+        self._bad.clear()
+        self._remember(*rising)
+        position.cursor = rising[-1]
+        self._metrics.news += len(rising)
+        self._prove()
+        first, self._arrived = self._arrived + 1, self._arrived + len(rising)
+        host, epoch, link, after, opening = self.host, self._epoch, self._link, self._resumed_after, self._opening
+        return [
+            made(Arrival, (n, host, epoch, link, after, data, handful.at, opening))
+            for n, data in enumerate(handful.messages, first)
+        ]
+
+    def _remember(self, *seqs: int) -> None:
+        """Know the last numbers of this connection, so that a late frame can be told from a double."""
+        recent = self._recent
+        if (gone := len(recent) + len(seqs) - REMEMBERED) > 0:
+            self._floor = max(self._floor, *islice(recent, gone))
+        recent.extend(seqs)
+
+    def _follow_on(self) -> None:
         """From the first frame on, another host that we never held must be read from its window's beginning."""
-        if position.cursor is None:
-            self._begun.discard(self.host)
-            self._from_the_beginning(*(host for host in self._positions if host != self.host))
+        self._begun.discard(self.host)
+        self._from_the_beginning(*(host for host in self._positions if host != self.host))
+
+    def _prove(self) -> None:
+        """The first new frame of a handful: only a new one proves that this relay serves us."""
+        self._proved = True
+        self._held_until[self.host] = faults.clock.now_us()
+        self._bad_before = []
+        self._too_large = self._failures = self._tries = 0
+        self._fall_back = None
+        self._mark_up()
 
     def _from_the_beginning(self, *hosts: str) -> None:
         """Read these from their windows' beginning if they have no cursor, unless closed hours are left out."""
@@ -269,32 +295,44 @@ class Source:
                 self._patience.reschedule(0)
         self._drop()
 
-    async def _read(self, socket: ClientConnection) -> AsyncGenerator[Arrival, None]:
+    async def _read(self, line: Line) -> AsyncGenerator[Handful, None]:
         if self._stopping.is_set():
             return
-        self._socket = socket
+        self._line = line
         self._begin_link()
-        self._look_at_clock(socket)
-        opening = self.gate.opening
-        epoch = self._positions[self.host].epoch
+        self._look_at_clock(line)
+        self._opening = self.gate.opening
+        self._epoch = self._positions[self.host].epoch
         self._prefer_at = monotonic() + self._settings.prefer_seconds if self._index else inf
-        watch = asyncio.create_task(self._watch(socket), name="source-watch")
-        hours = asyncio.create_task(self._hang_up_in_time(), name="source-hours")
+        tasks = (
+            asyncio.create_task(self._watch(line), name="source-watch"),
+            asyncio.create_task(self._hang_up_in_time(), name="source-hours"),
+        )
         try:
-            # After a drop `_socket` is another one: what the dropped one still holds is not read.
-            while self._socket is socket:
+            while self._line is line:
                 self._waiting_since = monotonic()
-                data = await socket.recv()
+                messages = await line.receive()
                 self._waiting_since = None
-                self._arrived += 1
-                faults.point("source.received")
-                yield Arrival(self._arrived, self.host, epoch, self._link, self._resumed_after, data, now_us(), opening)
+                self._proved, at = False, now_us()
+                yield Handful(self._link, at, messages, self._one_by_one(line, messages, at))
         finally:
-            self._socket = self._waiting_since = None
-            for task in (watch, hours):
+            self._line = self._waiting_since = None
+            for task in tasks:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+
+    def _one_by_one(self, line: Line, messages: Sequence[bytes | str], at: int) -> Generator[Arrival, None, None]:
+        armed = faults.armed()
+        for data in messages:
+            if self._line is not line:  # after a drop, what the dropped one still holds is not read
+                return
+            self._arrived += 1
+            if armed:
+                faults.point("source.received")
+            yield Arrival(
+                self._arrived, self.host, self._epoch, self._link, self._resumed_after, data, at, self._opening
+            )
 
     def _begin_link(self) -> None:
         """A new connection: its first frame tells of a renumbering, and its numbers are remembered from here on."""
@@ -304,10 +342,9 @@ class Source:
         self._resumed_after = self._positions[self.host].cursor
         self._floor = self._resumed_after or 0
         self._recent.clear()
-        self._seen.clear()
 
-    def _look_at_clock(self, socket: ClientConnection) -> None:
-        if (ahead := skew_seconds(_header(socket.response, "Date"))) is not None:
+    def _look_at_clock(self, line: Line) -> None:
+        if (ahead := skew_seconds(line.date)) is not None:
             self._clock.look(self.host, ahead)
 
     async def _hang_up_in_time(self) -> None:
@@ -322,8 +359,8 @@ class Source:
         self._up, self._failures, self._tries = None, 0, 0
         self._metrics.connected, self._metrics.relay_why = False, ""
 
-    async def _watch(self, socket: ClientConnection) -> None:
-        """Drop a socket on which neither frame nor pong arrives. Time in which we do not read never counts."""
+    async def _watch(self, line: Line) -> None:
+        """Drop a line on which neither frame nor pong arrives. Time in which we do not read never counts."""
         limit = self._settings.liveness_seconds
         while True:
             await asyncio.sleep(min(limit / 8, self._settings.prefer_seconds / 4))
@@ -335,13 +372,13 @@ class Source:
                 continue
             try:
                 async with asyncio.timeout(limit / 2):
-                    await (await socket.ping())
+                    await line.ping()
             except TimeoutError:
                 if self._waiting_since == since:
                     self._silent = True
-                    socket.transport.abort()
+                    line.abort()
                     return
-            except ConnectionClosed:
+            except LineClosed:
                 return
             else:
                 self._mark_up()
@@ -387,14 +424,13 @@ class Source:
         self._failures += 1
         self._metrics.add("connect_failures")
         self._next_host(_why(error))
-        if isinstance(error, ConnectionClosed) and error.sent and error.sent.code == CloseCode.MESSAGE_TOO_BIG:
+        if isinstance(error, LineClosed) and error.too_large:
             self._step_over_too_large()
         wait = min(
             self._settings.backoff_max_seconds, self._settings.backoff_seconds * 2 ** min(self._failures - 1, 16)
         )
-        if isinstance(error, InvalidStatus):
-            after = _header(error.response, "Retry-After")
-            wait = max(wait, min(float(after), 600.0) if after.isdecimal() else 0.0)
+        if isinstance(error, HandshakeRefused) and error.retry_after.isdecimal():
+            wait = max(wait, min(float(error.retry_after), 600.0))
         wait *= random.uniform(1, 1.2)  # noqa: S311  (spreads clients, hides nothing)
         log.event("source_attempt", stage="source", host=self.host, wait_s=round(wait, 1), why=_why(error))
         with suppress(TimeoutError):
@@ -412,9 +448,9 @@ class Source:
 
     def _drop(self) -> None:
         self._dropped = True
-        if self._socket is not None:
-            self._socket.transport.abort()
-            self._socket = None
+        if self._line is not None:
+            self._line.abort()
+            self._line = None
 
     def _record_gap(self, cause: GapCause, from_at: int | None = None) -> None:
         position = self._positions[self.host]
@@ -434,58 +470,5 @@ class Source:
         self._metrics.connected, self._metrics.relay_why = False, f"relay: {why}"
 
 
-def _header(response: Response | None, name: str) -> str:
-    """The first header of a name: `get` raises when a relay sends several."""
-    return next(iter(response.headers.get_all(name)), "") if response else ""
-
-
-async def _connected(url: str, seconds: float, max_bytes: int, max_queue: int) -> ClientConnection:
-    """An open socket, by a proxy where the environment names one. Raises what `arrivals` knows, and nothing else."""
-    try:
-        return await connect(
-            url,
-            open_timeout=seconds,
-            close_timeout=1,
-            ping_interval=None,  # the library's keepalive closes a healthy socket behind a slow reader
-            compression=None,
-            max_size=max_bytes,
-            max_queue=max_queue,
-            user_agent_header="civicsky",
-            proxy=_proxy(url),
-        )
-    except ValueError:  # a port beyond numbers, say; its text may quote the address, which may hold a password
-        raise InvalidProxy("", "its address cannot be read") from None
-
-
-def _proxy(url: str) -> str | Literal[True] | None:
-    """How to get there. None: straight, as to anything on this machine. True: as the library reads the environment.
-
-    It does not read ALL_PROXY, as httpx and most programs do; one who sets only that means the relay, too.
-    """
-    parts = urlsplit(url)
-    if is_loopback(parts.hostname or ""):
-        return None
-    proxies = getproxies()
-    known = {parts.scheme, "socks", "https"} | ({"http"} if parts.scheme == "ws" else set())
-    if "all" not in proxies or known & proxies.keys() or proxy_bypass(parts.hostname or ""):
-        return True
-    return proxies["all"]
-
-
 def _why(error: Exception) -> str:
-    if isinstance(error, InvalidProxy):  # never its own text: the address may hold a password
-        return f"the proxy that the environment names cannot be used: {error.msg}"
-    if isinstance(error, InvalidProxyStatus):
-        return f"the proxy answers HTTP {error.response.status_code}"
-    if isinstance(error, ProxyError):
-        return "the proxy that the environment names does not answer as one"
-    if isinstance(error, ConnectionClosed):
-        frame = error.rcvd or error.sent
-        return f"closed with {frame.code} {frame.reason}".strip() if frame else "closed without a word"
-    if isinstance(error, InvalidStatus):
-        return f"HTTP {error.response.status_code}"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, InvalidHandshake | InvalidMessage):
-        return f"no websocket there ({type(error).__name__})"
-    return str(error) or type(error).__name__
+    return "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__

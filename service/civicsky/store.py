@@ -18,7 +18,7 @@ from civicsky.document import TIMES, Document
 from civicsky.errors import Refused, Transient, Usage
 from civicsky.model import format_time
 from civicsky.settings import Store as StoreSettings
-from civicsky.sqlite import Database, Schema, open_writer, rows
+from civicsky.sqlite import Connection, Database, Schema, open_writer, rows
 
 Collection = Literal["posts", "labels", "snapshots", "authors", "runs", "coverage", "hours"]
 _IDS_A_QUERY: Final = 500
@@ -162,15 +162,17 @@ class SqliteStore:
             else f"INSERT INTO {collection} (_id, v, doc) VALUES (?1,?2,?3) "
             "ON CONFLICT DO UPDATE SET v = excluded.v, doc = excluded.doc WHERE v < excluded.v"
         )
-        written = duplicate = 0
+        if not documents:
+            return Put(0, 0, {})
         async with self._db.transaction() as db:
-            for document in documents:
-                packed = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-                cursor = await db.execute(sql, (document["_id"], document["v"], packed))
-                written += max(0, cursor.rowcount)
-                if not cursor.rowcount:
-                    there = await rows(db, f"SELECT v FROM {collection} WHERE _id = ?", (document["_id"],))
-                    duplicate += there == [(document["v"],)]
+            written, duplicate = await _outcomes(db, collection, documents, only_existing=only_existing)
+            await db.executemany(
+                sql,
+                [
+                    (document["_id"], document["v"], json.dumps(document, ensure_ascii=False, separators=(",", ":")))
+                    for document in documents
+                ],
+            )
         if any(document.get("state") == "deleted" for document in documents):
             await self._db.truncate_log()
         return Put(written, len(documents) - written - duplicate, {}, duplicate)
@@ -248,6 +250,25 @@ class SqliteStore:
     async def close(self) -> None:
         """Release the file."""
         await self._db.close()
+
+
+async def _outcomes(
+    db: Connection, collection: Collection, documents: Sequence[Document], *, only_existing: bool
+) -> tuple[int, int]:
+    """How many of these a `put` will write, and how many are there in this very version; in its transaction."""
+    there: dict[str, int] = {}
+    for part in _parts([document["_id"] for document in documents]):
+        marks = ",".join("?" * len(part))
+        there |= dict(await rows(db, f"SELECT _id, v FROM {collection} WHERE _id IN ({marks})", part))
+    written = duplicate = 0
+    for document in documents:
+        name, v = document["_id"], document["v"]
+        if there.get(name, -1) < v and (name in there or not only_existing):
+            written += 1
+            there[name] = v
+        else:
+            duplicate += there.get(name) == v
+    return written, duplicate
 
 
 # ---- MongoDB ---------------------------------------------------------------------------------------------------------

@@ -4,12 +4,11 @@ The stream's writer is `journal.py`; `holding.py` writes coverage in its transac
 have short ones of their own.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from civicsky.model import POSTS, now_us
-from civicsky.sqlite import Connection, Schema, rows
+from civicsky.sqlite import Connection, Schema, rows, write_many
 
 _HOUR: Final = 3_600_000_000
 RECHECK_PAGE: Final = 25
@@ -124,20 +123,21 @@ CREATE INDEX seen_by_author ON seen (did);
 
 WRITE_POST: Final = (
     "INSERT INTO post (rkey, did, rev, idx, cid, state, host, event_at, received_at, p_kept, record, fields) "
-    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (rkey, did) DO UPDATE SET rev = excluded.rev, "
+    "VALUES {rows} ON CONFLICT (rkey, did) DO UPDATE SET rev = excluded.rev, "
     "idx = excluded.idx, cid = excluded.cid, host = excluded.host, record = excluded.record, "
     "fields = excluded.fields, event_at = excluded.event_at, received_at = excluded.received_at, "
     # An edit does not draw the lot again.
     "p_kept = CASE state WHEN 'deleted' THEN excluded.p_kept ELSE p_kept END, state = excluded.state"
 )
-"""Write an `order.PostWrite`."""
+"""Write `order.PostWrite`s, with `write_many`."""
 
 
-async def add_counts(db: Connection, counts: Counter[tuple[str, str, str]]) -> None:
+async def add_counts(db: Connection, counts: Mapping[tuple[str, str, str], int]) -> None:
     """Add to the present hour's counts, by (unit, outcome, reason)."""
     hour = now_us() // _HOUR * _HOUR
-    await db.executemany(
-        "INSERT INTO count VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
+    await write_many(
+        db,
+        "INSERT INTO count VALUES {rows} ON CONFLICT DO UPDATE SET n = n + excluded.n",
         [(hour, *name, n) for name, n in counts.items() if n],
     )
 

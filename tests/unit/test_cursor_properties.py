@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from civicsky.metrics import Metrics
-from civicsky.model import FrameOutcome, Gap, Position
+from civicsky.model import FrameOutcome, Gap, Handful, Position
 from civicsky.settings import Source as SourceSettings
 from civicsky.source import BAD_IN_A_ROW, PATH, Source
 
@@ -50,7 +50,7 @@ class Held:
     def connect(self, host: str) -> None:
         """What `arrivals` does when a connection is open."""
         self.source.host = host
-        self.source._socket = SimpleNamespace(transport=SimpleNamespace(abort=lambda: None))  # type: ignore[assignment]
+        self.source._line = SimpleNamespace(abort=lambda: None)
         self.source._begin_link()
         self.taken = []
 
@@ -63,7 +63,7 @@ class Held:
             return outcome
         if kind in {"bad", "ten_bad"}:
             for _ in range(BAD_IN_A_ROW if kind == "ten_bad" else 1):
-                if self.source._socket is not None:  # nothing more is read from a dropped connection
+                if self.source._line is not None:  # nothing more is read from a dropped connection
                     self.source.settle_bad(value)
         elif kind == "future":
             self.source.settle(None)
@@ -80,7 +80,7 @@ class Held:
 
     def go_on(self) -> None:
         """Connect again if the source hung up."""
-        if self.source._socket is None:
+        if self.source._line is None:
             self.connect(self.source.host)
 
 
@@ -160,7 +160,7 @@ def test_a_number_above_the_cursor_becomes_the_cursor_and_one_that_is_only_late_
             if before is None or value > before:
                 assert (outcome, held.at.cursor) == (None, value)
             elif first and value < before:
-                assert (outcome, held.at.cursor, held.source._socket) == ("ignored", None, None)
+                assert (outcome, held.at.cursor, held.source._line) == ("ignored", None, None)
             else:
                 late = value > floor and value not in taken
                 assert (outcome, held.at.cursor) == (None if late else "duplicate", before)
@@ -200,4 +200,45 @@ def test_each_epoch_that_a_stream_went_through_has_exactly_one_gap(
 def test_the_steps_do_reach_a_new_epoch(kind: Kind) -> None:
     held = Held((9, None), "live")
     held.do(kind, 3)
-    assert (held.at.epoch, held.source._socket) == (2, None)
+    assert (held.at.epoch, held.source._line) == (2, None)
+
+
+rising = st.builds(lambda first, steps: [first + sum(steps[:n]) for n in range(1, len(steps) + 1)],
+                   numbers, st.lists(st.integers(1, 3), min_size=1, max_size=12))  # fmt: skip
+
+
+@always_the_same
+@given(starts, st.lists(rising | st.lists(st.none() | numbers, min_size=1, max_size=12), max_size=12))
+def test_a_handful_at_once_is_the_same_as_one_by_one(
+    cursors: tuple[int | None, int | None], handfuls: list[list[int | None]]
+) -> None:
+    together, alone = Held(cursors, "window"), Held(cursors, "window")
+    for seqs in handfuls:
+        handful = Handful(1, 5, [str(seq).encode() for seq in seqs], iter(()))
+        before = together.source._arrived
+        arrivals = together.source.settle_all(handful, seqs)
+        if arrivals is None:
+            assert together.source._arrived == before
+            outcomes = [together.source.settle(seq) for seq in seqs if together.source._line]
+        else:
+            assert [(one.n, one.data, one.host, one.received_at) for one in arrivals] == [
+                (before + 1 + at, data, HOSTS[0], 5) for at, data in enumerate(handful.messages)
+            ]
+            outcomes = [None] * len(seqs)
+        assert outcomes == [alone.source.settle(seq) for seq in seqs if alone.source._line]
+        assert (together.at, together.source._floor, together.source._recent) == (
+            alone.at, alone.source._floor, alone.source._recent
+        )  # fmt: skip
+        assert together.source._metrics.news == alone.source._metrics.news
+        if together.source._line is None:
+            together.connect(HOSTS[0])
+            alone.connect(HOSTS[0])
+
+
+def test_an_ordinary_handful_is_taken_at_once() -> None:
+    held = Held((5, None), "live")
+    assert held.source.settle(5) == "duplicate"
+    assert held.source.settle_all(Handful(1, 5, [b"", b""], iter(())), [6, 9]) is not None
+    assert held.source.settle_all(Handful(1, 5, [b"", b""], iter(())), [9, 10]) is None
+    assert held.source.settle_all(Handful(1, 5, [b"", b""], iter(())), [11, 11]) is None
+    assert held.at.cursor == 9

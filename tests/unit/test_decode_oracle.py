@@ -25,7 +25,7 @@ def ours(event: Event) -> Told:
     posts: list[tuple[int, str, str, str | None]] = [
         (p.idx, p.action, p.rkey, cid_text(p.cid) if p.cid else None) for p in event.posts
     ]
-    return f"#{event.outcome}", event.seq, event.did, event.rev, posts, event.others
+    return f"#{event.outcome}", event.seq, event.did, event.rev, posts, list(event.others)
 
 
 @cache

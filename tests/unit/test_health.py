@@ -4,7 +4,7 @@ import pytest
 import structlog
 
 from civicsky import log
-from civicsky.health import Health, Look, _tell
+from civicsky.health import Health, Look, Pace, _tell
 from civicsky.metrics import Metrics
 from civicsky.model import now_us
 from civicsky.settings import Health as Bounds, Log
@@ -212,6 +212,34 @@ def test_catching_up_is_told_once_and_one_late_frame_is_no_change() -> None:
         look = one.look(at)
         told += ["began"] * len(look.began) + ["falling"] * look.falling + ["ended"] * len(look.ended)
     assert told == ["began", "falling", "ended", "began", "ended"]
+
+
+def test_how_fast_we_come_nearer_is_told_in_words_once_it_can_be() -> None:
+    one, facts = health()
+    paces = []
+    for at in range(100):
+        facts.behind_seconds = 31 * 3600 - 45 * at
+        paces.append(one.look(at).pace)
+    assert paces[:10] == [None] * 10, "too short a time tells nothing"
+    assert {round(pace.speed, 6) for pace in paces[10:] if pace} == {46.0}
+    assert str(paces[10]) == "31 h behind, 46x real time, done in 41 min"
+    facts.behind_seconds = 32 * 3600
+    assert one.look(100).pace is None, "we fall back"
+    facts.behind_seconds = 0
+    assert one.look(101).pace is None
+    facts.behind_seconds = 3600
+    assert one.look(111).pace is None, "what was before is another matter"
+
+
+@pytest.mark.parametrize(
+    ("behind", "speed", "told"),
+    [
+        (90, 2.0, "90 s behind, 2x real time, done in 90 s"),
+        (3 * 86_400, 1.5, "3 d behind, 1.5x real time, done in 6 d"),
+    ],
+)
+def test_times_are_told_in_the_largest_unit_that_has_two_of_them(behind: float, speed: float, told: str) -> None:
+    assert str(Pace(behind, speed)) == told
 
 
 def test_frames_in_hand_are_those_taken_and_not_settled() -> None:

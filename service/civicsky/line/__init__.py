@@ -1,0 +1,1 @@
+"""An open websocket to a relay, by one library or another."""
