@@ -273,7 +273,7 @@ class Journal:
         known: dict[Key, order.Known] = {}
         rejected: set[Key] = set()
         for table, columns in (("reject", "'rejected', 0, 0"), ("post", "state, event_at, received_at")):
-            sql = f"SELECT rkey, did, rev, idx, {columns} FROM {table} WHERE (rkey, did) IN (VALUES {{keys}})"
+            sql = f"SELECT rkey, did, rev, idx, {columns} FROM {table} WHERE (rkey, did) IN ({{keys}})"
             for rkey, did, *values in await rows_by_key(db, sql, wanted):
                 found, other = order.Known(*values), known.get((rkey, did))
                 if found.state == "rejected":
@@ -325,7 +325,9 @@ class Journal:
     async def _flush(self, db: Connection, plan: order.Plan) -> None:
         """Write what the plan holds, and empty it of that."""
         await write_many(db, WRITE_POST, plan.posts.values())
-        await write_many(db, "DELETE FROM reject WHERE (rkey, did) IN (VALUES {rows})", plan.forgotten_rejects)
+        await write_many(  # not `IN (VALUES ...)` itself: see `sqlite.rows_by_key`
+            db, "DELETE FROM reject WHERE (rkey, did) IN (SELECT * FROM (VALUES {rows}))", plan.forgotten_rejects
+        )
         await write_many(db, "INSERT OR REPLACE INTO reject VALUES {rows}", plan.rejects.values())
         await write_many(
             db,
@@ -341,7 +343,7 @@ class Journal:
         )
         # A frame that was put aside may hold any post of its author.
         authors = {(row.did,) for row in plan.posts.values() if row.state == "deleted"}
-        await write_many(db, "DELETE FROM quarantine WHERE did IN (VALUES {rows})", authors)
+        await write_many(db, "DELETE FROM quarantine WHERE did IN (SELECT * FROM (VALUES {rows}))", authors)
         for written in (
             plan.posts, plan.forgotten_rejects, plan.rejects, plan.account_writes, plan.changes, plan.quarantine
         ):  # fmt: skip
@@ -392,9 +394,7 @@ class JournalReader:
 
     async def posts(self, keys: Iterable[Key]) -> dict[Key, PostRow]:
         """The rows of these posts, tombstones included; a pruned post is left out."""
-        found = await self._db.rows_by_key(
-            f"SELECT {_POST_COLUMNS} FROM post WHERE (rkey, did) IN (VALUES {{keys}})", keys
-        )
+        found = await self._db.rows_by_key(f"SELECT {_POST_COLUMNS} FROM post WHERE (rkey, did) IN ({{keys}})", keys)
         return {(row[0], row[1]): _post_row(row) for row in found}
 
     async def shown(self, keys: Iterable[Key]) -> dict[Key, Shown]:
@@ -402,13 +402,13 @@ class JournalReader:
         wanted = list(keys)
         feeds: dict[Key, list[Seen]] = {}
         for rkey, did, *values in await self._db.rows_by_key(
-            "SELECT rkey, did, name, rank, at FROM seen WHERE (rkey, did) IN (VALUES {keys})", wanted
+            "SELECT rkey, did, name, rank, at FROM seen WHERE (rkey, did) IN ({keys})", wanted
         ):
             feeds.setdefault((rkey, did), []).append(Seen(*values))
         labels = {
             (rkey, did): tuple(json.loads(packed))
             for rkey, did, packed in await self._db.rows_by_key(
-                "SELECT rkey, did, labels FROM moderation WHERE (rkey, did) IN (VALUES {keys})", wanted
+                "SELECT rkey, did, labels FROM moderation WHERE (rkey, did) IN ({keys})", wanted
             )
         }
         return {
@@ -427,9 +427,7 @@ class JournalReader:
 
     async def counted(self, keys: Iterable[Key], why: str) -> set[Key]:
         """Of these posts those that have a snapshot of this occasion, as long as the journal has it."""
-        found = await self._db.rows_by_key(
-            "SELECT rkey, did, why FROM snapshot WHERE (rkey, did) IN (VALUES {keys})", keys
-        )
+        found = await self._db.rows_by_key("SELECT rkey, did, why FROM snapshot WHERE (rkey, did) IN ({keys})", keys)
         return {(rkey, did) for rkey, did, occasion in found if occasion == why}
 
     async def fetches(self) -> list[dict[str, Any]]:

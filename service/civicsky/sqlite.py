@@ -76,7 +76,7 @@ class Database:
                 return await rows(self._connection, sql, values)
 
     async def rows_by_key(self, sql: str, keys: Iterable[tuple[str, str]]) -> list[Any]:
-        """All rows of a query that ends in `... IN (VALUES {keys})`, for any number of (rkey, did) pairs."""
+        """All rows of a query that ends in `... IN ({keys})`, for any number of (rkey, did) pairs."""
         async with self._alone:
             with _translated(self._path):
                 return await rows_by_key(self._connection, sql, keys)
@@ -185,7 +185,8 @@ async def rows_by_key(connection: Connection, sql: str, keys: Iterable[tuple[str
     wanted = list(keys)
     for at in range(0, len(wanted), _KEYS_A_QUERY):
         part = wanted[at : at + _KEYS_A_QUERY]
-        marks = ",".join(["(?,?)"] * len(part))
+        # Not `IN (VALUES ...)` itself: with two rows or more SQLite then reads the whole table.
+        marks = f"SELECT * FROM (VALUES {','.join(['(?,?)'] * len(part))})"
         found += await rows(connection, sql.format(keys=marks), [item for key in part for item in key])
     return found
 
