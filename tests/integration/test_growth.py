@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,11 @@ async def test_what_the_labelling_half_reads_of_the_journal_costs_the_same(folde
         reader = await JournalReader.open(folders[posts] / "journal.db")
         keys = held(folders[posts])[:AT_ONCE]
         doings: dict[str, Callable[[], Awaitable[Any]]] = {
-            "posts": lambda reader=reader, keys=keys: reader.posts(keys),
-            "shown": lambda reader=reader, keys=keys: reader.shown(keys),
-            "counted": lambda reader=reader, keys=keys: reader.counted(keys, "feed"),
-            "changes": lambda reader=reader: reader.changes(10, AT_ONCE),
-            "snapshots": lambda reader=reader: reader.snapshots(0, AT_ONCE),
+            "posts": partial(reader.posts, keys),
+            "shown": partial(reader.shown, keys),
+            "counted": partial(reader.counted, keys, "feed"),
+            "changes": partial(reader.changes, 10, AT_ONCE),
+            "snapshots": partial(reader.snapshots, 0, AT_ONCE),
         }
         for name, doing in doings.items():
             found.setdefault(name, []).append(await Steps().of(reader._db, doing))
