@@ -12,6 +12,7 @@ How the parts are put together:
 
 import asyncio
 import json
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,14 +22,16 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-import httpx
-
 from civicsky import log, pace, pulse
 from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient, Usage
 from civicsky.exchange import Direct
+from civicsky.lean import without
 from civicsky.lifecycle import happened
 from civicsky.model import Spend
 from civicsky.settings import Label as LabelSettings, is_loopback
+
+with without("click", "rich"):  # its own command line
+    import httpx
 
 MAX_ANSWER_BYTES: Final = 1_000_000
 MAX_RAW_CHARS: Final = 10_000
@@ -201,7 +204,7 @@ class Endpoints:
         self.local = local
         self.fingerprint = fingerprint
         """The weights' own hash, where we know it better than the server says."""
-        self._tls = httpx.create_ssl_context()
+        self._tls = _trusting(() if local else (settings.model_url, *settings.more_urls))
 
     def abilities(self) -> dict[str, str]:
         """What was found out so far: {server's name: ability}, to be remembered. {} when the settings name the way."""
@@ -502,6 +505,13 @@ def open_endpoints(
         return Endpoints(servers, settings, settings.model, key, local=False)
     servers[0].program = local.program
     return Endpoints(servers, settings, local.name, key, local=True, fingerprint=local.fingerprint)
+
+
+def _trusting(urls: Sequence[str]) -> ssl.SSLContext:
+    """What TLS to these servers trusts. To load authorities takes 40 ms: where none speaks TLS, nobody is trusted."""
+    if any(urlsplit(url).scheme == "https" for url in urls):
+        return httpx.create_ssl_context()
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _always(url: str) -> Callable[[], str]:

@@ -10,7 +10,11 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import h11
-import httpx
+
+from civicsky.lean import without
+
+with without("click", "rich"):  # its own command line
+    import httpx
 
 MAX_HEAD: Final = 100_000
 """Bytes of a response's head; more is no HTTP. The body's bound is its reader's business."""

@@ -53,7 +53,7 @@ async def exchanged(direct: Direct, url: str, content: bytes | None = b"{}") -> 
 
 async def noticed(direct: Direct) -> None:
     """Until it has seen that the server hung up."""
-    while direct._kept is not None and direct._kept.is_idle:
+    while direct._kept is not None and direct._kept.is_idle:  # noqa: ASYNC110  (it tells nobody)
         await asyncio.sleep(0.001)
 
 
