@@ -46,7 +46,7 @@ LEAST: Final = 100
 
 def rounds(ask: Ask) -> Iterator[Measure]:
     """All latencies at all numbers in flight, in each round."""
-    seconds = 2.0 if ask.quick else max(1.0, 5.0 * ask.scale)
+    seconds = max(0.2, (2.0 if ask.quick else 5.0) * ask.scale)
     grid = [(16, 50), (64, 50)] if ask.quick else [(many, ms) for ms in LATENCIES for many in IN_FLIGHT]
     posts = 1000 + int(FASTEST * (seconds + 3))
     yield Fact("seconds a run, without start-up", seconds)
