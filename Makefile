@@ -1,5 +1,5 @@
 # Every target does all of its own set-up.
-.PHONY: bench demo test long check fuzz soak mutants injections export-million image-steps format lock
+.PHONY: demo test long check fuzz soak mutants injections bench export-million image-steps format lock
 
 SECONDS ?= 600
 

@@ -16,6 +16,7 @@ HEAVY = {
     "atproto_client",
     "httpx",
     "motor",
+    "picows",
     "pymongo",
     "pyarrow",
     "rich",
@@ -63,7 +64,7 @@ def test_looking_where_things_stand_loads_no_log_and_no_network(tmp_path: Path, 
 
 def test_a_service_loads_nothing_that_draws_on_a_terminal(tmp_path: Path, relay: str) -> None:
     names = loaded("collect", "--relay", relay, "--data-dir", tmp_path, "--max-frames", "10")
-    assert names >= {"structlog", "httpx", "websockets"}, "it does what needs them"
+    assert names >= {"structlog", "httpx"}, "it does what needs them"
     assert not names & {"rich.console", "click.core", "pygments"}
 
 
