@@ -1,5 +1,5 @@
 # Every target does all of its own set-up.
-.PHONY: demo test long check fuzz soak mutants injections export-million image-steps format lock
+.PHONY: demo test long check fuzz soak mutants injections bench export-million image-steps format lock
 
 SECONDS ?= 600
 
@@ -65,3 +65,9 @@ export-million:
 image-steps:
 	@tools/setup.sh image
 	@PYTHONPATH=tests .venv/bin/python -m image.steps $(ARGS)
+
+# How fast it is, beside what others do: prints, and writes bench/results.json and docs/performance.md. An hour, on an idle
+# machine; ARGS='--only label --rounds 3' or ARGS=--quick.
+bench:
+	@tools/setup.sh test
+	@PYTHONPATH=.:tests .venv/bin/python -m bench.run $(ARGS)

@@ -9,10 +9,8 @@ the ledger, by the time at which they were made.
 
 import asyncio
 import shutil
-import signal
 import sqlite3
-import subprocess
-import tempfile
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,12 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.large_journal import fill
-from bench.machine import cpu_seconds, module_server
 from bench.part import Against, Ask, CannotRun, Fact, Figure, Measure, Part
+from bench.processes import CIVICSKY, Child, folder, running, until
 from civicsky.app import catch_up
+from civicsky.datadir import LEDGER
 from civicsky.metrics import Metrics
 from civicsky.settings import Settings
-from support.command import CIVICSKY, environment
 
 PART = Part(
     "label", "Labelling", "answers a second through HTTP, ledger and store, against what the model's latency allows"
@@ -42,31 +40,29 @@ FASTEST: Final = 2500
 """No more labels a second than this are thought possible: how many posts must wait."""
 SETTINGS: Final[dict[str, Any]] = {"sample": {"posts_per_day": 0}}
 """All posts are labelled."""
-PATIENCE: Final = 120.0
 LEAST: Final = 100
 """Labels in a run below which processor time a post says nothing."""
 
 
 def rounds(ask: Ask) -> Iterator[Measure]:
     """All latencies at all numbers in flight, in each round."""
-    seconds = 2.0 if ask.quick else max(1.0, 5.0 * ask.scale)
+    seconds = max(0.2, (2.0 if ask.quick else 5.0) * ask.scale)
     grid = [(16, 50), (64, 50)] if ask.quick else [(many, ms) for ms in LATENCIES for many in IN_FLIGHT]
     posts = 1000 + int(FASTEST * (seconds + 3))
     yield Fact("seconds a run, without start-up", seconds)
     yield Fact("posts that wait", posts)
-    with tempfile.TemporaryDirectory(prefix="bench-label-") as name:
-        folder = Path(name)
-        fill(folder / "made", posts, waiting=True)
+    with folder() as where:
+        fill(where / "made", posts, waiting=True)
         ask.say(f"label: {posts:,} posts are followed, and told to the store")
         began = time.perf_counter(), time.process_time()
-        asyncio.run(catch_up(folder / "made", Settings(**SETTINGS), Metrics()))
+        asyncio.run(catch_up(where / "made", Settings(**SETTINGS), Metrics()))
         wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
         yield Figure("posts followed and stored, before any is labelled", "posts/s", posts / wall)
         yield Figure("posts followed and stored: CPU a post", "ms", 1000 * cpu / posts, "lower")
         for _ in range(ask.rounds):
             for many, ms in grid:
                 ask.say(f"label: {many} in flight, {ms} ms")
-                yield from _measured(many, ms, run(folder, many, ms / 1000, seconds))
+                yield from _measured(many, ms, run(where, many, ms / 1000, seconds))
 
 
 class Ran:
@@ -78,30 +74,21 @@ class Ran:
         self.cpu_ms = 1000 * cpu / max(1, labels)
 
 
-def run(folder: Path, many: int, latency: float, seconds: float) -> Ran:
-    """Label for so many seconds with so many calls in flight. Raises `CannotRun` when it does not get going."""
-    data = folder / "data"
+def run(where: Path, many: int, latency: float, seconds: float) -> Ran:
+    """Label for so many seconds with so many calls in flight. Raises `CannotRun` when it runs out of posts."""
+    data = where / "data"
     shutil.rmtree(data, ignore_errors=True)
-    shutil.copytree(folder / "made", data)
-    with module_server("bench.model_mock", "--latency", latency) as url:
-        process = subprocess.Popen(
-            [CIVICSKY, "label", "--data-dir", data, "--model-url", url, "--model", "mock"],
-            env=environment(label__slots=many, sample__posts_per_day=0),
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / "err").open("w"),
-        )
-        try:
-            _until_under_way(process, data / "ledger.db", 2 * many)
-            began, cpu = time.time(), cpu_seconds(process.pid)
+    shutil.copytree(where / "made", data)
+    with running(Child([sys.executable, "-m", "bench.model_mock", "--latency", str(latency)])) as mock:
+        flags: list[str | Path] = ["--data-dir", data, "--model-url", mock.heard()["url"], "--model", "mock"]
+        command: list[str | Path] = [CIVICSKY, "label", *flags]
+        with running(Child(command, label__slots=many, sample__posts_per_day=0)) as child:
+            until(lambda: _labels(data) >= 2 * many, "the first labels", child, every=0.05)
+            began, cpu = time.time(), child.cpu()
             time.sleep(max(seconds, 4 * latency))
-            ended, cpu = time.time(), cpu_seconds(process.pid) - cpu
-        except ProcessLookupError as error:
-            raise CannotRun(f"civicsky label ended: {(folder / 'err').read_text()[-300:]}") from error
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE)
-    with closing(sqlite3.connect(data / "ledger.db")) as db:
+            ended, cpu = time.time(), child.cpu() - cpu
+            child.finish()
+    with closing(sqlite3.connect(data / LEDGER)) as db:
         ((labels,),) = db.execute("SELECT count(*) FROM label WHERE at BETWEEN ? AND ?", (began * 1e6, ended * 1e6))
         ((left,),) = db.execute("SELECT count(*) FROM job WHERE state = 'pending'")
     if not left:
@@ -109,18 +96,10 @@ def run(folder: Path, many: int, latency: float, seconds: float) -> Ran:
     return Ran(labels, ended - began, cpu)
 
 
-def _until_under_way(process: "subprocess.Popen[bytes]", ledger: Path, labels: int) -> None:
-    """So many posts are labelled."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise ProcessLookupError
-        with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=30)) as db:
-            ((done,),) = db.execute("SELECT count(*) FROM (SELECT 1 FROM label LIMIT ?)", (labels,))
-        if done >= labels:
-            return
-        time.sleep(0.05)
-    raise CannotRun(f"civicsky label was not under way within {PATIENCE:.0f} s")
+def _labels(data: Path) -> int:
+    with closing(sqlite3.connect(f"file:{data / LEDGER}?mode=ro", uri=True, timeout=30)) as db:
+        ((labels,),) = db.execute("SELECT count(*) FROM label")
+    return int(labels)
 
 
 def _measured(many: int, ms: int, ran: Ran) -> Iterator[Measure]:

@@ -2,9 +2,9 @@
 
     python -m bench.model_mock --latency 0.05
 
-prints its address; GET /counts tells how many questions it answered and how many it held at most. An answer is as long
-as vLLM's to this task: 18 tokens with their log-probabilities, 2.3 kB. It runs on uvloop and parses no more than it
-must, so that what is measured is the one who asks.
+prints {"url": its address}; GET /counts tells how many questions it answered and how many it held at most. An answer
+is as long as vLLM's to this task: 18 tokens with their log-probabilities, 2.3 kB. It runs on uvloop and parses no more
+than it must, so that what is measured is the one who asks.
 """
 
 import argparse
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
 async def serve(latency: float) -> None:
     counts = Counts(latency)
     server = await asyncio.get_running_loop().create_server(lambda: Connection(counts), "127.0.0.1", 0, backlog=512)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
+    print(json.dumps({"url": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"}), flush=True)
     async with server:
         await server.serve_forever()
 

@@ -6,7 +6,7 @@ It knows the stages only by the small shapes declared here.
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -25,6 +25,7 @@ from civicsky.model import (
     Frame,
     FrameOutcome,
     Gap,
+    Handful,
     Key,
     Opening,
     Position,
@@ -55,7 +56,8 @@ class SourceShape(Protocol):
 
     @property
     def gate(self) -> GateShape: ...
-    def handfuls(self) -> AsyncGenerator[Iterator[Arrival], None]: ...
+    def handfuls(self) -> AsyncGenerator[Handful, None]: ...
+    def settle_all(self, handful: Handful, seqs: Sequence[int | None]) -> list[Arrival] | None: ...
     def settle(self, seq: int | None) -> FrameOutcome | None: ...
     def settle_bad(self, digest: str) -> None: ...
     def renumber(self) -> None: ...
@@ -175,8 +177,7 @@ class _Intake:
         async with aclosing(self._source.handfuls()) as handfuls:
             async for handful in handfuls:
                 await self._take(handful)
-                while not self._room.is_set() and not self._stop.requested.is_set():
-                    await happened(self._room, 0.5)  # the disk's bound: the relay waits at the socket
+                await self._wait_for_room()
                 if self._stop.requested.is_set():
                     break
         await self._send()
@@ -188,30 +189,72 @@ class _Intake:
             if self._batch.frames and monotonic() - self._began >= self._bounds.batch_seconds / 2:
                 await self._send()
 
-    async def _take(self, handful: Iterable[Arrival]) -> None:
+    async def _take(self, handful: Handful) -> None:
         """Decode what is there into the batch, which is sent when it is full."""
-        taken, bounds, self._armed = 0, self._bounds, faults.armed()
-        for arrival in handful:
-            if arrival.link != self._link:
-                await self._send()  # a batch belongs to one connection, so to one host and epoch
-                self._link = arrival.link
-            frame = self._settle(arrival)
-            batch = self._batch
-            if not batch.frames:
-                self._began = monotonic()
-            batch.frames.append(frame)
-            batch.size += len(arrival.data)
-            taken += 1
+        if handful.link != self._link:
+            await self._send()  # a batch belongs to one connection, so to one host and epoch
+            self._link = handful.link
+        frames = self._all_at_once(handful)
+        if frames is None:
+            await self._take_one_by_one(handful)
+            return
+        size = sum(map(len, handful.messages))
+        if not self._has_room(len(frames), size):
+            await self._send()
+        self._add(frames, size)
+        self._metrics.take(len(frames))
+
+    def _all_at_once(self, handful: Handful) -> list[Frame] | None:
+        """The frames of a handful in which nothing is out of the ordinary, settled; None: they come one by one."""
+        messages, bounds = handful.messages, self._bounds
+        if self._limited or len(messages) > bounds.batch_frames or faults.armed() or str in map(type, messages):
+            return None
+        try:
+            events = list(map(self._decode, messages))  # type: ignore[arg-type]  # all are bytes
+        except BadInput:
+            return None
+        arrivals = self._source.settle_all(handful, [event.seq for event in events])
+        if arrivals is None:
+            return None
+        if self._metrics.clock_doubts or max(event.time for event in events) > handful.at:
+            events = [self._on_time(event, arrival) for event, arrival in zip(events, arrivals, strict=True)]
+        return [
+            made(Frame, (arrival, event, event.outcome, "")) for arrival, event in zip(arrivals, events, strict=True)
+        ]
+
+    def _add(self, frames: Sequence[Frame], size: int) -> None:
+        """Put frames into the batch."""
+        if not self._batch.frames:
+            self._began = monotonic()
+        self._batch.frames += frames
+        self._batch.size += size
+        for frame in frames:
             if frame.event.posts and frame.outcome == "commit":
                 self._note_posts(frame)
+
+    def _has_room(self, frames: int, size: int) -> bool:
+        batch, bounds = self._batch, self._bounds
+        return len(batch.frames) + frames <= bounds.batch_frames and batch.size + size <= bounds.batch_bytes
+
+    async def _take_one_by_one(self, handful: Handful) -> None:
+        taken, self._armed = 0, faults.armed()
+        for arrival in handful.one_by_one:
+            self._add([self._settle(arrival)], len(arrival.data))
+            taken += 1
             is_over = self._limited and self._is_over(taken)
-            if is_over or len(batch.frames) >= bounds.batch_frames or batch.size >= bounds.batch_bytes:
+            if is_over or not self._has_room(1, 1):
                 self._metrics.take(taken)
                 taken = 0
                 await self._send()
-            if is_over:
-                break
+                await self._wait_for_room()
+                if self._stop.requested.is_set():
+                    break
         self._metrics.take(taken)
+
+    async def _wait_for_room(self) -> None:
+        """At the disk's bound: the relay waits at the socket."""
+        while not self._room.is_set() and not self._stop.requested.is_set():
+            await happened(self._room, 0.5)
 
     def _note_posts(self, frame: Frame) -> None:
         self._posts_in_batch += len(frame.event.posts)

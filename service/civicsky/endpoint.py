@@ -12,6 +12,7 @@ How the parts are put together:
 
 import asyncio
 import json
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,13 +22,16 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-import httpx
-
 from civicsky import log, pace, pulse
 from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient, Usage
+from civicsky.exchange import Direct
+from civicsky.lean import without
 from civicsky.lifecycle import happened
 from civicsky.model import Spend
 from civicsky.settings import Label as LabelSettings, is_loopback
+
+with without("click", "rich"):  # its own command line
+    import httpx
 
 MAX_ANSWER_BYTES: Final = 1_000_000
 MAX_RAW_CHARS: Final = 10_000
@@ -200,7 +204,7 @@ class Endpoints:
         self.local = local
         self.fingerprint = fingerprint
         """The weights' own hash, where we know it better than the server says."""
-        self._tls = httpx.create_ssl_context()
+        self._tls = _trusting(() if local else (settings.model_url, *settings.more_urls))
 
     def abilities(self) -> dict[str, str]:
         """What was found out so far: {server's name: ability}, to be remembered. {} when the settings name the way."""
@@ -262,7 +266,7 @@ class Line:
 
     def __init__(self, endpoints: Endpoints, api_key: str, tls: Any) -> None:
         self._endpoints, self._settings, self._api_key, self._tls = endpoints, endpoints.settings, api_key, tls
-        self._ways: dict[bool, httpx.AsyncBaseTransport] = {}
+        self._ways: dict[str, httpx.AsyncBaseTransport] = {}
         self._addresses: dict[str, tuple[httpx.URL, bool]] = {}
         """Parsed, and whether it is of this machine: a handful for each server, or for each start of the local one."""
         key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -313,7 +317,7 @@ class Line:
         self.sent += 1
         try:
             response, text = await self._sent(server, method, path, body)
-            headers = response.headers
+            headers = dict(response.headers.items())  # lower case; looked up ten times, which httpx's own are slow at
             if response.status_code != httpx.codes.OK:
                 raise self._failure(server, response, text, has_body=body is not None)
             reply = _reply(text)
@@ -365,7 +369,7 @@ class Line:
             request = httpx.Request(method, url, headers=self._headers, content=content)
             # One bound for all of it: a server may drip for ever.
             async with asyncio.timeout(self._settings.request_seconds):
-                response = await self._way(near=near).handle_async_request(request)
+                response = await self._way(url, near=near).handle_async_request(request)
                 try:
                     return response, await _read(response)
                 finally:
@@ -382,16 +386,15 @@ class Line:
             self._addresses[address] = httpx.URL(address), is_loopback(urlsplit(address).hostname or "")
         return self._addresses[address]
 
-    def _way(self, *, near: bool) -> httpx.AsyncBaseTransport:
+    def _way(self, url: httpx.URL, *, near: bool) -> httpx.AsyncBaseTransport:
         """A connection of its own. Nothing of this machine goes through a proxy; elsewhere the environment decides."""
-        if near not in self._ways:
+        kind = "direct" if near and url.scheme == "http" else "pool" if near or not getproxies() else "proxy"
+        if kind not in self._ways:
             try:
-                self._ways[near] = (
-                    httpx.AsyncHTTPTransport(verify=self._tls) if near or not getproxies() else _ByProxy(self._tls)
-                )
+                self._ways[kind] = _WAYS[kind](self._tls)
             except (ValueError, httpx.InvalidURL):  # its text may quote the address, which may hold a password
                 raise Refused(f"label: {BAD_PROXY}") from None
-        return self._ways[near]
+        return self._ways[kind]
 
     def _failure(self, server: Endpoint, response: httpx.Response, text: str, *, has_body: bool) -> Exception:
         """What a status code other than 200 means for the caller."""
@@ -440,6 +443,12 @@ class _ByProxy(httpx.AsyncBaseTransport):
         """Release the connections."""
         await self._client.aclose()
 
+
+_WAYS: Final[dict[str, Callable[[Any], httpx.AsyncBaseTransport]]] = {
+    "direct": lambda _tls: Direct(),
+    "pool": lambda tls: httpx.AsyncHTTPTransport(verify=tls),
+    "proxy": _ByProxy,
+}
 
 _SAID: Final = {'"content_filter"': "refusal", '"json_validate_failed"': "not_json"}
 """Codes in the body of a failure that are about the answer, not the request: Azure's, and Groq's of JSON mode."""
@@ -496,6 +505,13 @@ def open_endpoints(
         return Endpoints(servers, settings, settings.model, key, local=False)
     servers[0].program = local.program
     return Endpoints(servers, settings, local.name, key, local=True, fingerprint=local.fingerprint)
+
+
+def _trusting(urls: Sequence[str]) -> ssl.SSLContext:
+    """What TLS to these servers trusts. To load authorities takes 40 ms: where none speaks TLS, nobody is trusted."""
+    if any(urlsplit(url).scheme == "https" for url in urls):
+        return httpx.create_ssl_context()
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _always(url: str) -> Callable[[], str]:

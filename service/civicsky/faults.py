@@ -13,7 +13,6 @@ shows that time when the process starts, and goes 600 times as fast as ours. Wit
 that time at that moment (seconds since 1970), so that processes may share it.
 """
 
-import asyncio
 import os
 import signal
 from datetime import datetime
@@ -88,6 +87,8 @@ def point(place: Place) -> None:
 async def stage(place: Place) -> None:
     """The same, where a stage as a whole can hang."""
     if place in _Armed.points and _Armed.points[place] == (1, "hang"):
+        import asyncio  # noqa: PLC0415  (the worker processes do without)
+
         await asyncio.Event().wait()
     point(place)
 

@@ -306,10 +306,10 @@ class _There(NamedTuple):
 async def _known(db: Connection, keys: Sequence[Key], elsewhere: Mapping[Key, str]) -> dict[Key, _There]:
     found = {key: _There(Known(None, -1, state), "", here=False) for key, state in elsewhere.items()}  # type: ignore[arg-type]
     for rkey, did, rev, idx, reason in await rows_by_key(
-        db, "SELECT rkey, did, rev, idx, reason FROM reject WHERE (rkey, did) IN (VALUES {keys})", keys
+        db, "SELECT rkey, did, rev, idx, reason FROM reject WHERE (rkey, did) IN ({keys})", keys
     ):
         found.setdefault((rkey, did), _There(Known(rev, idx, "rejected"), "", reason))
-    sql = "SELECT rkey, did, cid, rev, idx, state, event_at, received_at FROM post WHERE (rkey, did) IN (VALUES {keys})"
+    sql = "SELECT rkey, did, cid, rev, idx, state, event_at, received_at FROM post WHERE (rkey, did) IN ({keys})"
     for rkey, did, cid, *values in await rows_by_key(db, sql, keys):
         found[rkey, did] = _There(Known(*values), cid)
     return found

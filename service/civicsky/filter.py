@@ -28,6 +28,8 @@ MANY_TAGS: Final = 8
 MANY_MENTIONS: Final = 8
 
 _NOISE: Final = re.compile(r"(?:https?://|www\.)\S+|\b[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}/\S+|@[\w.-]+|#")
+_SIGNS: Final = ("/", "@", "#", "www.")
+"""Without one of these there is no noise."""
 
 
 Keep = Literal["english", "any_language", "all"]
@@ -43,7 +45,7 @@ class Judgement(NamedTuple):
 def judge(fields: dict[str, Any], keep: Keep = "english") -> Judgement:
     """Keep or reject one post by its fields (see `record.extract`)."""
     text = fields["text"] if _has_letters(fields["text"]) else readable(fields)
-    english, english_by, scores = is_english(text, fields["langs"])
+    english, english_by, scores = is_english(text, fields["langs"], thorough=keep != "english")
     reason = _reason(fields, english=english)
     flags = _flags(fields)
     if reason and (keep == "all" or (keep == "any_language" and reason == "language")):
@@ -54,13 +56,18 @@ def judge(fields: dict[str, Any], keep: Keep = "english") -> Judgement:
     return Judgement(reason, notes)
 
 
-def is_english(text: str, langs: list[str]) -> tuple[bool, list[str], dict[str, float]]:
-    """Vote of the client's tag, CLD2 and fastText: (verdict, who said English, scores from 0 to 1)."""
+def is_english(text: str, langs: list[str], *, thorough: bool = True) -> tuple[bool, list[str], dict[str, float]]:
+    """Vote of the client's tag, CLD2 and fastText: (verdict, who said English, scores from 0 to 1).
+
+    If not `thorough`, fastText is not asked where it cannot change the verdict that a post is not English.
+    """
     tagged = any(tag.lower().split("-")[0] == "en" for tag in langs)
     clean = _clean(text)
     if not _has_letters(clean):
         return tagged, ["tag"] if tagged else [], {}
     by_cld2, percent = _cld2(clean)
+    if not (tagged or by_cld2 or thorough):
+        return False, [], {"cld2": percent / 100}
     by_fasttext, probability = _fasttext(clean)
     voters = [("tag", tagged), ("cld2", by_cld2), ("fasttext", by_fasttext)]
     if tagged:
@@ -102,7 +109,9 @@ def _flags(fields: dict[str, Any]) -> list[str]:
 
 def _clean(text: str) -> str:
     """What the language models should see: no addresses, handles, hash signs, control or invisible characters."""
-    text = _NOISE.sub(" ", text[:MAX_VOTE])  # bounded: the pattern's time grows with the square of the length
+    text = text[:MAX_VOTE]  # bounded: the pattern's time grows with the square of the length
+    if any(sign in text for sign in _SIGNS):
+        text = _NOISE.sub(" ", text)
     if not text.isprintable():  # it has some of Unicode's "Other" or "Separator" besides spaces
         text = "".join([char if char.isprintable() else " " for char in text])
     text = " ".join(text.split())

@@ -273,7 +273,7 @@ class Journal:
         known: dict[Key, order.Known] = {}
         rejected: set[Key] = set()
         for table, columns in (("reject", "'rejected', 0, 0"), ("post", "state, event_at, received_at")):
-            sql = f"SELECT rkey, did, rev, idx, {columns} FROM {table} WHERE (rkey, did) IN (VALUES {{keys}})"
+            sql = f"SELECT rkey, did, rev, idx, {columns} FROM {table} WHERE (rkey, did) IN ({{keys}})"
             for rkey, did, *values in await rows_by_key(db, sql, wanted):
                 found, other = order.Known(*values), known.get((rkey, did))
                 if found.state == "rejected":
@@ -282,15 +282,17 @@ class Journal:
                 if other is None or (found.rev or "", found.idx) > (other.rev or "", other.idx):
                     known[rkey, did] = found
         accounts: dict[str, order.Account] = {}
-        authors = list(order.dids(some))
-        for at in range(0, len(authors), 500):
-            part = authors[at : at + 500]
+        dids = list(order.dids(some))
+        for at in range(0, len(dids), 500):
+            part = dids[at : at + 500]
             marks = ",".join("?" * len(part))
             for did, status, when in await rows(
                 db, f"SELECT did, status, at FROM account WHERE did IN ({marks})", part
             ):
                 accounts[did] = order.Account(status, when)
-        return order.Plan(known, accounts, None, await self._rules(db), rejected=rejected)
+        changing = [frame.event.did for frame in some if frame.outcome == "account"]
+        authors = await _with_rows(db, changing) if changing else set()
+        return order.Plan(known, accounts, None, await self._rules(db), rejected=rejected, authors=authors)
 
     async def _rules(self, db: Connection) -> order.Rules:
         ((others,),) = await rows(db, "PRAGMA data_version")  # the command line may have erased something
@@ -310,7 +312,7 @@ class Journal:
             order.pass_by(plan, frames[done:at])
             frame, done = frames[at], at + 1
             account = order.apply(plan, frame, verdicts)
-            if account:
+            if account and frame.event.did in plan.authors:
                 await self._flush(db, plan)
                 await change_posts(db, frame.event.did, account.status)
                 if account.status == "active":  # while it was hidden nobody could look its posts up
@@ -323,7 +325,9 @@ class Journal:
     async def _flush(self, db: Connection, plan: order.Plan) -> None:
         """Write what the plan holds, and empty it of that."""
         await write_many(db, WRITE_POST, plan.posts.values())
-        await write_many(db, "DELETE FROM reject WHERE (rkey, did) IN (VALUES {rows})", plan.forgotten_rejects)
+        await write_many(  # not `IN (VALUES ...)` itself: see `sqlite.rows_by_key`
+            db, "DELETE FROM reject WHERE (rkey, did) IN (SELECT * FROM (VALUES {rows}))", plan.forgotten_rejects
+        )
         await write_many(db, "INSERT OR REPLACE INTO reject VALUES {rows}", plan.rejects.values())
         await write_many(
             db,
@@ -339,7 +343,7 @@ class Journal:
         )
         # A frame that was put aside may hold any post of its author.
         authors = {(row.did,) for row in plan.posts.values() if row.state == "deleted"}
-        await write_many(db, "DELETE FROM quarantine WHERE did IN (VALUES {rows})", authors)
+        await write_many(db, "DELETE FROM quarantine WHERE did IN (SELECT * FROM (VALUES {rows}))", authors)
         for written in (
             plan.posts, plan.forgotten_rejects, plan.rejects, plan.account_writes, plan.changes, plan.quarantine
         ):  # fmt: skip
@@ -390,9 +394,7 @@ class JournalReader:
 
     async def posts(self, keys: Iterable[Key]) -> dict[Key, PostRow]:
         """The rows of these posts, tombstones included; a pruned post is left out."""
-        found = await self._db.rows_by_key(
-            f"SELECT {_POST_COLUMNS} FROM post WHERE (rkey, did) IN (VALUES {{keys}})", keys
-        )
+        found = await self._db.rows_by_key(f"SELECT {_POST_COLUMNS} FROM post WHERE (rkey, did) IN ({{keys}})", keys)
         return {(row[0], row[1]): _post_row(row) for row in found}
 
     async def shown(self, keys: Iterable[Key]) -> dict[Key, Shown]:
@@ -400,13 +402,13 @@ class JournalReader:
         wanted = list(keys)
         feeds: dict[Key, list[Seen]] = {}
         for rkey, did, *values in await self._db.rows_by_key(
-            "SELECT rkey, did, name, rank, at FROM seen WHERE (rkey, did) IN (VALUES {keys})", wanted
+            "SELECT rkey, did, name, rank, at FROM seen WHERE (rkey, did) IN ({keys})", wanted
         ):
             feeds.setdefault((rkey, did), []).append(Seen(*values))
         labels = {
             (rkey, did): tuple(json.loads(packed))
             for rkey, did, packed in await self._db.rows_by_key(
-                "SELECT rkey, did, labels FROM moderation WHERE (rkey, did) IN (VALUES {keys})", wanted
+                "SELECT rkey, did, labels FROM moderation WHERE (rkey, did) IN ({keys})", wanted
             )
         }
         return {
@@ -425,9 +427,7 @@ class JournalReader:
 
     async def counted(self, keys: Iterable[Key], why: str) -> set[Key]:
         """Of these posts those that have a snapshot of this occasion, as long as the journal has it."""
-        found = await self._db.rows_by_key(
-            "SELECT rkey, did, why FROM snapshot WHERE (rkey, did) IN (VALUES {keys})", keys
-        )
+        found = await self._db.rows_by_key("SELECT rkey, did, why FROM snapshot WHERE (rkey, did) IN ({keys})", keys)
         return {(rkey, did) for rkey, did, occasion in found if occasion == why}
 
     async def fetches(self) -> list[dict[str, Any]]:
@@ -529,6 +529,20 @@ class JournalReader:
 
 def _named(columns: Sequence[str], found: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+async def _with_rows(db: Connection, dids: Sequence[str]) -> set[str]:
+    """Of these accounts those of which something is held that changes with their status."""
+    found: set[str] = set()
+    for at in range(0, len(dids), 500):
+        part = dids[at : at + 500]
+        marks = ",".join("?" * len(part))
+        sql = " UNION ".join(
+            f"SELECT did FROM {table} WHERE did IN ({marks})"
+            for table in ("post", "quarantine", "reject INDEXED BY reject_sampled")
+        )
+        found |= {did for (did,) in await rows(db, sql + " AND record IS NOT NULL", [*part, *part, *part])}
+    return found
 
 
 async def _live_bytes(db: Connection | Database) -> int:

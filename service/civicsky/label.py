@@ -477,7 +477,7 @@ def _way_of(ability: str) -> Way:
 
 
 def _with_probabilities(task: Task, said: _Said, parsed: Parsed) -> Parsed:
-    found = values_probability(task, said.content, said.tokens) if said.tokens else {}
+    found = values_probability(task, said.content, said.tokens, parsed.fields) if said.tokens else {}
     fields = {name: label._replace(probability=found.get(name)) for name, label in parsed.fields.items()}
     return parsed._replace(fields=fields)
 

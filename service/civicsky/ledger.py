@@ -219,14 +219,14 @@ class Ledger:
             (rkey, did): p
             for rkey, did, p in await rows_by_key(
                 db,
-                f"SELECT rkey, did, p_sampled FROM job WHERE run = {STREAM} AND (rkey, did) IN (VALUES {{keys}})",
+                f"SELECT rkey, did, p_sampled FROM job WHERE run = {STREAM} AND (rkey, did) IN ({{keys}})",
                 keys,
             )
         }
         seen = {
             (rkey, did)
             for rkey, did in await rows_by_key(
-                db, "SELECT rkey, did FROM doc WHERE known AND (rkey, did) IN (VALUES {keys})", keys
+                db, "SELECT rkey, did FROM doc WHERE known AND (rkey, did) IN ({keys})", keys
             )
         }
         # What a feed shows is no part of the sample, and must not make the lots of others smaller.
@@ -447,7 +447,7 @@ class Ledger:
         found: dict[Key, list[LabelRow]] = {}
         for row in await self._db.rows_by_key(
             "SELECT label_id, did, rkey, cid, task, task_version, run, p_sampled, at, attempts, answer "
-            "FROM label WHERE (rkey, did) IN (VALUES {keys}) ",
+            "FROM label WHERE (rkey, did) IN ({keys}) ",
             keys,
         ):
             label = LabelRow(*[*row[:-1], None if row[-1] is None else unpack(row[-1])])
@@ -462,7 +462,7 @@ class Ledger:
         for row in await self._db.rows_by_key(
             "SELECT did, rkey, cid, task, reason, p_sampled FROM job "
             # Also of rounds: under a task that was added later there is nothing else.
-            f"WHERE state = 'dead' AND run >= {STREAM} AND (rkey, did) IN (VALUES {{keys}})",
+            f"WHERE state = 'dead' AND run >= {STREAM} AND (rkey, did) IN ({{keys}})",
             keys,
         ):
             failure = Unlabelled(*row)
@@ -529,7 +529,7 @@ class Ledger:
         Which of them were drawn before must not count: else such a post would weigh more the luckier it was.
         """
         found = await rows_by_key(
-            db, "SELECT rkey, did, cid FROM doc WHERE state <> 'deleted' AND (rkey, did) IN (VALUES {keys})", keys
+            db, "SELECT rkey, did, cid FROM doc WHERE state <> 'deleted' AND (rkey, did) IN ({keys})", keys
         )
         certain = {(rkey, did): (cid, 1.0) for rkey, did, cid in found}
         await self._want(db, certain, tasks)
@@ -571,7 +571,7 @@ class Ledger:
         copies = await rows_by_key(
             db,
             "SELECT copy.label_id, copy.rkey, copy.did FROM label AS source JOIN label AS copy USING (key) "
-            "WHERE copy.answer ->> '$.cached_from' = source.label_id AND (source.rkey, source.did) IN (VALUES {keys})",
+            "WHERE copy.answer ->> '$.cached_from' = source.label_id AND (source.rkey, source.did) IN ({keys})",
             posts,
         )
         for label_id, *post in copies:
@@ -668,18 +668,16 @@ class LedgerReader:
 
     async def states(self, keys: Iterable[Key]) -> dict[Key, str]:
         """The states of posts that it knows, also of those that the journal has pruned."""
-        found = await self._db.rows_by_key(
-            "SELECT rkey, did, state FROM doc WHERE (rkey, did) IN (VALUES {keys})", keys
-        )
+        found = await self._db.rows_by_key("SELECT rkey, did, state FROM doc WHERE (rkey, did) IN ({keys})", keys)
         return {(rkey, did): state for rkey, did, state in found}
 
     async def settled(self, keys: Sequence[Key]) -> list[Key]:
         """Which of these posts are labelled (or cannot be) and stored."""
         stored = await self._db.rows_by_key(
-            "SELECT rkey, did FROM doc WHERE v <= stored_v AND (rkey, did) IN (VALUES {keys})", keys
+            "SELECT rkey, did FROM doc WHERE v <= stored_v AND (rkey, did) IN ({keys})", keys
         )
         waiting = await self._db.rows_by_key(
-            "SELECT rkey, did FROM job WHERE state = 'pending' AND (rkey, did) IN (VALUES {keys})", keys
+            "SELECT rkey, did FROM job WHERE state = 'pending' AND (rkey, did) IN ({keys})", keys
         )
         return list({(rkey, did) for rkey, did in stored} - {(rkey, did) for rkey, did in waiting})
 

@@ -6,7 +6,6 @@ and go. Nothing here raises for a disk that is full or a reader that is gone.
 """
 
 import json
-import logging
 import re
 import select
 import sys
@@ -14,16 +13,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from itertools import islice
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any, ClassVar, Final, Literal, get_args
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
-import structlog
+from civicsky.lean import without
 
-from civicsky.logfile import LogFile
-from civicsky.settings import Log
+if TYPE_CHECKING:  # whoever logs nothing, such as a worker process, does without
+    from civicsky.logfile import LogFile
+    from civicsky.settings import Log
 
 EventName = Literal[
     "started",
@@ -201,8 +203,9 @@ _STALL_SECONDS: Final = 1.0
 """How long a reader of standard error is waited for, once: as a whole service waits meanwhile."""
 
 
-def configure(settings: Log) -> None:
+def configure(settings: "Log") -> None:
     """Set up the log of this process."""
+    structlog = _structlog()
     console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     renderer: Any = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=False)
@@ -216,15 +219,18 @@ def configure(settings: Log) -> None:
             _harmless,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(settings.level),
         logger_factory=lambda *_: _StandardError(),
         cache_logger_on_first_use=False,
     )
 
 
 @contextmanager
-def to_file(path: Path, settings: Log) -> Iterator[None]:
+def to_file(path: Path, settings: "Log") -> Iterator[None]:
     """Write into a file, and to standard error only if that is a terminal, or while the file cannot be written."""
+    from civicsky.logfile import LogFile  # noqa: PLC0415  (see above)
+
+    structlog = _structlog()
     *processors, renderer = structlog.get_config()["processors"]
     with closing(LogFile(path, int(settings.file_megabytes * 1e6), settings.files)) as file:
         structlog.configure(processors=[*processors, _ToFile(file), renderer])
@@ -240,7 +246,7 @@ def settle(*, at_once: bool = False) -> None:
     It bears the time at which it happened.
     """
     for values in _Now.limit.overdue(at_once=at_once) if _Now.limit else ():
-        getattr(structlog.get_logger(), EVENTS[values["event"]].partition(":")[0])(**values)
+        getattr(_structlog().get_logger(), EVENTS[values["event"]].partition(":")[0])(**values)
 
 
 def event(name: EventName, /, *, stage: str = "", **values: Any) -> None:
@@ -248,7 +254,7 @@ def event(name: EventName, /, *, stage: str = "", **values: Any) -> None:
     level = EVENTS[name].partition(":")[0]
     if stage:
         values = {"stage": stage, **values}
-    getattr(structlog.get_logger(), level)(name, **values)
+    getattr(_structlog().get_logger(), level)(name, **values)
 
 
 def harmless(text: str) -> str:
@@ -259,6 +265,14 @@ def harmless(text: str) -> str:
 def cleaned(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a line as they may be shown: harmless, and none of them endless."""
     return {_clean(str(key), 0): _clean(item, _MAX_DEPTH) for key, item in values.items()}
+
+
+@cache
+def _structlog() -> ModuleType:
+    """The library, without what would draw tracebacks in colour: we log none."""
+    with without("rich"):
+        import structlog  # noqa: PLC0415  (see above)
+    return structlog
 
 
 class _StandardError:
@@ -294,7 +308,7 @@ def _is_taken(seconds: float) -> bool:
 class _ToFile:
     """A processor that writes JSON lines into a file, and lets through what must stand on standard error."""
 
-    def __init__(self, file: LogFile) -> None:
+    def __init__(self, file: "LogFile") -> None:
         self._file, self._is_down = file, False
 
     def __call__(self, _logger: Any, _method: str, values: Any) -> Any:
@@ -304,7 +318,7 @@ class _ToFile:
             event("log_down", stage="log", why=why) if why else event("log_up", stage="log")
         if why or sys.stderr.isatty():
             return values
-        raise structlog.DropEvent
+        raise _structlog().DropEvent
 
 
 class _Limit:
@@ -332,7 +346,7 @@ class _Limit:
             self._left_out[key] += 1
             if pair:
                 self._last[state] = (self._began[key] + _MINUTE, dict(values))
-            raise structlog.DropEvent
+            raise _structlog().DropEvent
         self._lines[key] += 1
         self._last.pop(state, None)  # what is written now is newer
         left_out = self._left_out.pop(key, 0)

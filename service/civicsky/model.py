@@ -7,7 +7,7 @@ rkeys rise with time. "rev" is the repository revision (a TID); "idx" is an oper
 import re
 from base64 import b32encode
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
@@ -196,6 +196,18 @@ class Arrival(NamedTuple):
     """The opening in which it came; None without a window."""
 
 
+class Handful(NamedTuple):
+    """Messages of one connection that came together, in their order, to be taken in one by one or all at once."""
+
+    link: int
+    """As in `Arrival`."""
+    at: int
+    """When they were taken off the socket."""
+    messages: Sequence[bytes | str]
+    one_by_one: Iterator[Arrival]
+    """Each must be settled before the next one is taken; those behind the end of the connection are left out."""
+
+
 class PostOp(NamedTuple):
     """One operation on a post, as its commit names it, with the record's block if it has one."""
 
@@ -243,6 +255,8 @@ class Verdict(NamedTuple):
     reason: str = ""
     fields: str = ""
     """JSON object of the post's fields (see `record.extract`) with `filter`; set unless kind is `bad`."""
+    cid: str = ""
+    """The record's CID as the protocol writes it; set unless kind is `bad`."""
 
 
 class Frame(NamedTuple):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, Literal, NamedTuple
 
-from civicsky.model import HIDING, Event, Frame, Key, PostOp, PostOutcome, PostState, Verdict, cid_text, post_uri
+from civicsky.model import HIDING, Event, Frame, Key, PostOp, PostOutcome, PostState, Verdict, post_uri
 
 BEFORE_ALL: Final = ("", -1)
 """(rev, idx) before that of any operation: of a post that only a feed showed."""
@@ -108,6 +108,8 @@ class Plan:
     rejects: dict[Key, RejectWrite] = field(default_factory=dict)
     rejected: set[Key] = field(default_factory=set)
     """Those with a row in the table of rejected posts."""
+    authors: set[str] = field(default_factory=set)
+    """Those with posts, sampled rejects or frames put aside, before these frames or by them."""
     forgotten_rejects: set[Key] = field(default_factory=set)
     account_writes: dict[str, Account] = field(default_factory=dict)
     changes: list[tuple[str, str, str, str, int]] = field(default_factory=list)
@@ -205,7 +207,7 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
     if account and account.status == "deleted" and event.time <= account.at:
         return "stale", ""
     if op.action == "delete":
-        _write(plan, frame, op, "deleted", None)
+        _write(plan, frame, op, "deleted", "", None)
         return "deleted", ""
     if rules.erased and post_uri(event.did, op.rkey) in rules.erased:
         return "rejected", "erased"
@@ -220,11 +222,11 @@ def _apply_op(plan: Plan, frame: Frame, op: PostOp, verdict: Verdict) -> tuple[P
         return "shed", ""
     # A post once kept stays, whatever an edit made of it: it must not vanish silently. The verdict on the new text is
     # in its `filter` field.
-    _write(plan, frame, op, state_for(account), verdict.fields)
+    _write(plan, frame, op, state_for(account), verdict.cid, verdict.fields)
     return ("updated" if is_held else "kept"), ""
 
 
-def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str | None) -> None:
+def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, cid: str, fields: str | None) -> None:
     event, key = frame.event, (op.rkey, frame.event.did)
     known = plan.known.get(key)
     event_at, received_at = event.time, frame.arrival.received_at
@@ -238,7 +240,7 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str |
         event.did,
         event.rev,
         op.idx,
-        cid_text(op.cid) if op.cid else "",
+        cid,
         state,
         frame.arrival.host,
         event_at,
@@ -247,6 +249,7 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, fields: str |
         op.block or None,
         fields,
     )
+    plan.authors.add(event.did)
     plan.rejects.pop(key, None)
     if key in plan.rejected:
         plan.forgotten_rejects.add(key)
@@ -259,6 +262,7 @@ def _reject(plan: Plan, frame: Frame, op: PostOp, reason: str) -> None:
     record = op.block if sampled(key, plan.rules.reject_sample) else None
     plan.rejects[key] = RejectWrite(op.rkey, event.did, event.rev, op.idx, reason, frame.arrival.received_at, record)
     plan.rejected.add(key)
+    plan.authors.add(event.did)
     plan.known[key] = Known(event.rev, op.idx, "rejected")
 
 
@@ -289,6 +293,7 @@ def _set_aside(plan: Plan, frame: Frame, reason: str) -> None:
     if erased and any(post_uri(frame.event.did, op.rkey) in erased for op in frame.event.posts):
         return  # the frame holds a text that must not come back
     plan.frame_aside = arrival.n
+    plan.authors.add(frame.event.did)
     plan.quarantine.append(
         QuarantineWrite(
             hashlib.sha256(arrival.data).hexdigest(),

@@ -9,7 +9,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, Final, Literal, NamedTuple
@@ -257,15 +257,18 @@ def parse_many(task: Task, content: str, ids: Sequence[str]) -> dict[str, Parsed
     return found
 
 
-def values_probability(task: Task, content: str, tokens: Sequence[tuple[str, float]]) -> dict[str, float]:
+def values_probability(
+    task: Task, content: str, tokens: Sequence[tuple[str, float]], fields: Mapping[str, FieldLabel] | None = None
+) -> dict[str, float]:
     """How likely the model found each value of its answer to one post, by the probabilities of the answer's tokens.
 
     `tokens`: (text, probability) in their order; together they must hold the content. A value's probability is the
     product over the tokens that spell it: those that share a character with it, and with its closing quote if another
-    value goes on where it ends. {} when content and tokens do not fit, or the content is no answer.
+    value goes on where it ends. {} when content and tokens do not fit, or the content is no answer. `fields`: what
+    `parse_one` made of the content, if that is known.
     """
     try:
-        fields = parse_one(task, content).fields
+        fields = parse_one(task, content).fields if fields is None else fields
         inner = _object_text(content)
     except BadInput:
         return {}

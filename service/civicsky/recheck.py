@@ -128,7 +128,7 @@ class Rechecks:
 
     async def rows_of(self, keys: Sequence[Key]) -> dict[Key, Checked]:
         """These posts as the journal has them; deleted ones too, pruned ones not."""
-        sql = "SELECT id, rkey, did, coalesce(rev, ''), cid, state FROM post WHERE (rkey, did) IN (VALUES {keys})"
+        sql = "SELECT id, rkey, did, coalesce(rev, ''), cid, state FROM post WHERE (rkey, did) IN ({keys})"
         found = [Checked(*row) for row in await self._db.rows_by_key(sql, keys)]
         return {(post.rkey, post.did): post for post in found}
 

@@ -113,7 +113,7 @@ async def capture_frames(settings: SourceSettings, max_frames: int, file: Path) 
     n = 0
     try:
         async for handful in source.handfuls():
-            for arrival in handful:
+            for arrival in handful.one_by_one:
                 if isinstance(arrival.data, str):
                     source.settle(None)
                     continue

@@ -8,8 +8,9 @@ of `line/`. It does not decode: its caller tells it, after each message, the seq
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from itertools import islice, pairwise
 from math import inf
 from time import monotonic
 from typing import Final, NamedTuple
@@ -20,7 +21,7 @@ from civicsky.errors import Transient
 from civicsky.line.connecting import check, way_to
 from civicsky.line.shape import HandshakeRefused, Line, LineClosed, LineError
 from civicsky.metrics import Metrics
-from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Opened, Opening, Position, made, now_us
+from civicsky.model import Arrival, FrameOutcome, Gap, GapCause, Handful, Opened, Opening, Position, made, now_us
 from civicsky.opening import Gate
 from civicsky.settings import Source as SourceSettings
 
@@ -98,7 +99,8 @@ class Source:
         self._prefer_at = inf
         self._first = True
         self._recent: deque[int] = deque(maxlen=REMEMBERED)
-        self._floor = 0
+        self._floor = self._epoch = 0
+        self._opening: Opening | None = None
         self._proved = False
         self._at_once = self._dropped = self._silent = False
         self._patience: asyncio.Timeout | None = None
@@ -110,11 +112,11 @@ class Source:
         self._gaps: list[Gap] = []
         self.host = settings.relays[0]
 
-    async def handfuls(self) -> AsyncGenerator[Iterator[Arrival], None]:
+    async def handfuls(self) -> AsyncGenerator[Handful, None]:
         """Yield the messages that are there, for ever, or until `stop`; reconnects by itself.
 
-        Never raises for the relay's faults. The messages of a handful are of one connection. After each of them the
-        caller must call `settle` or `settle_bad`, before it takes the next one; what it leaves comes again.
+        Never raises for the relay's faults. The caller takes them in by `settle_all`, or else one by one: after each
+        it must call `settle` or `settle_bad`, before it takes the next one. What it leaves comes again.
         """
         while not self._stopping.is_set():
             if not self.gate.is_open():
@@ -180,11 +182,35 @@ class Source:
             self._prove()
         return None
 
-    def _remember(self, seq: int) -> None:
+    def settle_all(self, handful: Handful, seqs: Sequence[int | None]) -> list[Arrival] | None:
+        """Take in a whole handful, whose sequence numbers are these, if all are new and rise: nearly always so.
+
+        None: nothing was done, and they must be taken one by one.
+        """
+        position = self._positions[self.host]
+        if self._first or self._line is None or position.cursor is None or faults.armed():
+            return None
+        rising = [seq for seq in seqs if seq is not None]
+        if len(rising) < len(seqs) or rising[0] <= position.cursor or any(a >= b for a, b in pairwise(rising)):
+            return None
+        self._bad.clear()
+        self._remember(*rising)
+        position.cursor = rising[-1]
+        self._metrics.news += len(rising)
+        self._prove()
+        first, self._arrived = self._arrived + 1, self._arrived + len(rising)
+        host, epoch, link, after, opening = self.host, self._epoch, self._link, self._resumed_after, self._opening
+        return [
+            made(Arrival, (n, host, epoch, link, after, data, handful.at, opening))
+            for n, data in enumerate(handful.messages, first)
+        ]
+
+    def _remember(self, *seqs: int) -> None:
         """Know the last numbers of this connection, so that a late frame can be told from a double."""
-        if len(self._recent) == REMEMBERED:
-            self._floor = max(self._floor, self._recent[0])
-        self._recent.append(seq)
+        recent = self._recent
+        if (gone := len(recent) + len(seqs) - REMEMBERED) > 0:
+            self._floor = max(self._floor, *islice(recent, gone))
+        recent.extend(seqs)
 
     def _follow_on(self) -> None:
         """From the first frame on, another host that we never held must be read from its window's beginning."""
@@ -269,14 +295,14 @@ class Source:
                 self._patience.reschedule(0)
         self._drop()
 
-    async def _read(self, line: Line) -> AsyncGenerator[Iterator[Arrival], None]:
+    async def _read(self, line: Line) -> AsyncGenerator[Handful, None]:
         if self._stopping.is_set():
             return
         self._line = line
         self._begin_link()
         self._look_at_clock(line)
-        opening = self.gate.opening
-        epoch = self._positions[self.host].epoch
+        self._opening = self.gate.opening
+        self._epoch = self._positions[self.host].epoch
         self._prefer_at = monotonic() + self._settings.prefer_seconds if self._index else inf
         tasks = (
             asyncio.create_task(self._watch(line), name="source-watch"),
@@ -287,7 +313,8 @@ class Source:
                 self._waiting_since = monotonic()
                 messages = await line.receive()
                 self._waiting_since = None
-                yield self._arrivals(line, epoch, messages, opening)
+                self._proved, at = False, now_us()
+                yield Handful(self._link, at, messages, self._one_by_one(line, messages, at))
         finally:
             self._line = self._waiting_since = None
             for task in tasks:
@@ -295,18 +322,17 @@ class Source:
                 with suppress(asyncio.CancelledError):
                     await task
 
-    def _arrivals(
-        self, line: Line, epoch: int, messages: list[bytes | str], opening: Opening | None
-    ) -> Iterator[Arrival]:
-        host, link, resumed_after, at = self.host, self._link, self._resumed_after, now_us()
-        self._proved, armed = False, faults.armed()
+    def _one_by_one(self, line: Line, messages: Sequence[bytes | str], at: int) -> Generator[Arrival, None, None]:
+        armed = faults.armed()
         for data in messages:
             if self._line is not line:  # after a drop, what the dropped one still holds is not read
                 return
             self._arrived += 1
             if armed:
                 faults.point("source.received")
-            yield made(Arrival, (self._arrived, host, epoch, link, resumed_after, data, at, opening))
+            yield Arrival(
+                self._arrived, self.host, self._epoch, self._link, self._resumed_after, data, at, self._opening
+            )
 
     def _begin_link(self) -> None:
         """A new connection: its first frame tells of a renumbering, and its numbers are remembered from here on."""

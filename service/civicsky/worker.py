@@ -5,24 +5,27 @@ fork keeps locks and SQLite handles). A record that crashes or hangs a child is 
 one, and is quarantined alone.
 """
 
+import gc
 import hashlib
 import json
 import os
 import signal
 from base64 import b64decode
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
 import anyio.to_process
-from libipld import decode_dag_cbor, decode_multibase, encode_dag_cbor
+from libipld import decode_dag_cbor, decode_multibase, encode_cid, encode_dag_cbor
 
 from civicsky import faults, filter as filters, log
 from civicsky.errors import Failed
 from civicsky.model import POSTS, PostOp, Verdict
 from civicsky.pulse import Pulse
 from civicsky.record import extract
-from civicsky.settings import Filter, Worker
+
+if TYPE_CHECKING:  # a child does without
+    from civicsky.settings import Filter, Worker
 
 _packed: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 TOLD_AT_ONCE: Final = 100
@@ -59,7 +62,7 @@ def judge_record(cid: bytes, block: bytes, keep: filters.Keep = "english") -> Ve
     fields = extract(record)
     judgement = filters.judge(fields, keep)
     fields["filter"] = judgement.notes
-    return Verdict("rejected" if judgement.reason else "kept", judgement.reason or "", _packed(fields))
+    return Verdict("rejected" if judgement.reason else "kept", judgement.reason or "", _packed(fields), encode_cid(cid))
 
 
 class Told(NamedTuple):
@@ -117,6 +120,7 @@ def warm() -> int:
     _ignore_signals()
     os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
     filters.load()
+    gc.freeze()  # what was loaded stays: to look through it for garbage again and again is in vain
     return os.getpid()
 
 
@@ -126,7 +130,7 @@ class Pool:
     Memory: each child holds the language model (some 50 MB) and one batch. When all are busy, `judge` waits.
     """
 
-    def __init__(self, settings: Worker, filtering: Filter, pulse: Pulse | None = None) -> None:
+    def __init__(self, settings: "Worker", filtering: "Filter", pulse: Pulse | None = None) -> None:
         self.processes = settings.processes or min(4, max(1, len(os.sched_getaffinity(0)) - 1))
         self._seconds = settings.job_seconds
         self._keep: filters.Keep = filtering.keep

@@ -1,7 +1,8 @@
 """Sends requests of atproto's protocol (XRPC: https://atproto.com/specs/xrpc); the one home of atproto's client.
 
-The SDK builds and sends the request. Its answer is handed on as bytes: the SDK would read one of any size, and its
-models refuse all of it for a record that is not an object.
+The SDK builds and sends the request. What this does not need of it is left out: some 300 modules of models for methods
+that we never call. Its answer is handed on as bytes: the SDK would read one of any size, and its models refuse all of
+it for a record that is not an object.
 
 Every way in which a server can fail is one of three: `Transient` (wait, try again), `Refused` (a person must act),
 `BadInput` (this answer is of no use). Nothing is tried again here.
@@ -15,15 +16,19 @@ from collections.abc import Coroutine
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from time import time
+from types import SimpleNamespace
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-import httpx
 from pydantic import SecretStr
 
 from civicsky import __version__, log
 from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient
+from civicsky.lean import unused, without
 from civicsky.settings import AppView as AppViewSettings, is_loopback
+
+with without("click", "rich"):  # its own command line
+    import httpx
 
 MAX_ANSWER_BYTES: Final = 32_000_000
 """Bytes of one answer at most, packed or not. 25 posts are 100 kB. A post alone always fits: a record is at most 1 MB,
@@ -77,18 +82,34 @@ class Denied(Refused, _Told):
         _Told.__init__(self, body, code)
 
 
+def _sdk() -> SimpleNamespace:
+    """What is used of the SDK, under its own names. Imported at the first call."""
+    with unused("atproto_client.namespaces.async_ns", "atproto_client.namespaces.sync_ns"):
+        from atproto_client import AsyncClient, models  # type: ignore[import-untyped]  # noqa: PLC0415
+        from atproto_client.exceptions import AtProtocolError, NetworkError  # type: ignore[import-untyped]  # noqa: PLC0415
+        from atproto_client.request import AsyncRequest  # type: ignore[import-untyped]  # noqa: PLC0415
+        from atproto_server.auth.jwt import get_jwt_payload  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    return SimpleNamespace(
+        AsyncClient=AsyncClient,
+        AsyncRequest=AsyncRequest,
+        AtProtocolError=AtProtocolError,
+        NetworkError=NetworkError,
+        get_jwt_payload=get_jwt_payload,
+        models=models,
+    )
+
+
 class Client:
-    """The SDK's client, held to our bounds. Making one imports the SDK (0.7 s, 67 MB): not in the event loop."""
+    """The SDK's client, held to our bounds. Making one imports the SDK (0.1 s, 12 MB): not in the event loop."""
 
     def __init__(self, settings: AppViewSettings, which: Literal["url", "login_url"]) -> None:
-        import atproto  # type: ignore[import-untyped]  # noqa: PLC0415
-        from atproto.exceptions import AtProtocolError, NetworkError  # type: ignore[import-untyped]  # noqa: PLC0415
-
-        self._settings, self._atproto, self._network_error = settings, atproto, NetworkError
-        self._protocol_error = AtProtocolError
+        sdk = _sdk()
+        self._settings, self._models, self._token_payload = settings, sdk.models, sdk.get_jwt_payload
+        self._network_error, self._protocol_error = sdk.NetworkError, sdk.AtProtocolError
         self._url, self._setting = getattr(settings, which), f"appview.{which}"
         try:
-            request = atproto.AsyncRequest(
+            request = sdk.AsyncRequest(
                 timeout=settings.request_seconds,
                 trust_env=not is_loopback(urlsplit(self._url).hostname or ""),
                 event_hooks={"response": [self._take_over]},
@@ -98,7 +119,7 @@ class Client:
         contact = f" ({settings.contact})" if settings.contact else ""
         request.add_additional_header("User-Agent", f"civicsky/{__version__}{contact}")
         request.add_additional_header("Accept-Encoding", "gzip")
-        self._sessions = atproto.AsyncClient(self._url, request)
+        self._sessions = sdk.AsyncClient(self._url, request)
         self._client = self._sessions if which == "url" else self._sessions.with_proxy(*_APPVIEW)
         self.date = ""
 
@@ -110,7 +131,7 @@ class Client:
     def is_over(self, token: SecretStr) -> bool:
         """Whether a token says of itself that it is not good any more, or only for moments."""
         try:
-            until = self._atproto.get_jwt_payload(token.get_secret_value()).exp
+            until = self._token_payload(token.get_secret_value()).exp
         except (self._protocol_error, ValueError):  # then the server may judge
             return False
         return until is not None and until < time() + _EARLY_SECONDS
@@ -127,7 +148,7 @@ class Client:
 
     def _model(self, method: str) -> Any:
         name = "".join(part[0].upper() + part[1:] for part in method.split("."))  # as the SDK calls the models
-        return getattr(self._atproto.models, name)
+        return getattr(self._models, name)
 
     async def _answer(self, call: Coroutine[Any, Any, Any]) -> bytes:
         try:

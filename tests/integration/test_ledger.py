@@ -1,5 +1,6 @@
 """The labelling half's database, on a real file: who is drawn, what is asked again, and what is forgotten."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -521,3 +522,45 @@ async def test_a_clock_that_was_wrong_for_a_while_lets_no_post_wait_for_ever(led
     await ledger.put_off(first, "unreachable", 20 * 3600, Attempts())
     await ledger.put_off(second, "unreachable", 365 * 24 * 3600, Attempts())
     assert [job.rkey for job in await due(ledger)] == [second.rkey]
+
+
+# ---- many at the same time ----
+
+
+async def test_answers_that_come_at_the_same_time_share_a_transaction_and_each_is_durable(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    await put(ledger, *(row(n) for n in range(64)))
+    jobs = await due(ledger)
+    said: list[str] = []
+    await ledger.database._connection.set_trace_callback(said.append)
+    wanted = await asyncio.gather(*(ledger.answered(job, label(job, answer(job.rkey))) for job in jobs))
+    assert wanted == [True] * 64
+    assert said.count("COMMIT") <= 3, "64 answers must not wait for the disk 64 times"
+    assert query(tmp_path / "ledger.db", "SELECT count(*) FROM label") == [(64,)]
+    assert query(tmp_path / "ledger.db", "SELECT calls, posts FROM spend") == [(64, 64)]
+
+
+async def test_of_answers_that_share_a_transaction_only_those_that_nobody_wants_are_dropped(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    await put(ledger, *(row(n) for n in range(4)))
+    jobs = await due(ledger)
+    await delete(ledger, (jobs[1].rkey, jobs[1].did))
+    wanted = await asyncio.gather(*(ledger.answered(job, label(job, answer(job.rkey))) for job in jobs))
+    assert wanted == [True, False, True, True]
+    assert query(tmp_path / "ledger.db", "SELECT count(*) FROM label") == [(3,)]
+    assert query(tmp_path / "ledger.db", "SELECT calls, posts FROM spend") == [(4, 4)], "it was paid for all the same"
+
+
+async def test_look_ups_that_come_at_the_same_time_find_each_its_own(ledger: Ledger) -> None:
+    await put(ledger, *(row(n) for n in range(5)))
+    jobs = await due(ledger)
+    await delete(ledger, (jobs[2].rkey, jobs[2].did))
+    found = await asyncio.gather(*(ledger.still_due([job]) for job in jobs))
+    assert found == [set() if at == 2 else {job.id} for at, job in enumerate(jobs)]
+    made = label(jobs[0], answer(jobs[0].rkey))
+    assert await ledger.answered(jobs[0], made)
+    assert made.answer is not None
+    known = await asyncio.gather(*(ledger.cached(keys) for keys in ([made.answer.key], ["nobody's"], [])))
+    assert [list(one) for one in known] == [[made.answer.key], [], []]

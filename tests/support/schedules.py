@@ -25,7 +25,9 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])
 
-import atproto  # type: ignore[import-untyped]  # noqa: F401  (loaded once, for every life that asks the public API)
+# Loaded once, and not in each life that logs, or asks the public API.
+import atproto  # type: ignore[import-untyped]  # noqa: F401
+import structlog  # noqa: F401
 
 from civicsky import app, faults, filter as filters, worker
 from civicsky.cli.main import run_command

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from civicsky.metrics import Metrics
-from civicsky.model import FrameOutcome, Gap, Position
+from civicsky.model import FrameOutcome, Gap, Handful, Position
 from civicsky.settings import Source as SourceSettings
 from civicsky.source import BAD_IN_A_ROW, PATH, Source
 
@@ -201,3 +201,44 @@ def test_the_steps_do_reach_a_new_epoch(kind: Kind) -> None:
     held = Held((9, None), "live")
     held.do(kind, 3)
     assert (held.at.epoch, held.source._line) == (2, None)
+
+
+rising = st.builds(lambda first, steps: [first + sum(steps[:n]) for n in range(1, len(steps) + 1)],
+                   numbers, st.lists(st.integers(1, 3), min_size=1, max_size=12))  # fmt: skip
+
+
+@always_the_same
+@given(starts, st.lists(rising | st.lists(st.none() | numbers, min_size=1, max_size=12), max_size=12))
+def test_a_handful_at_once_is_the_same_as_one_by_one(
+    cursors: tuple[int | None, int | None], handfuls: list[list[int | None]]
+) -> None:
+    together, alone = Held(cursors, "window"), Held(cursors, "window")
+    for seqs in handfuls:
+        handful = Handful(1, 5, [str(seq).encode() for seq in seqs], iter(()))
+        before = together.source._arrived
+        arrivals = together.source.settle_all(handful, seqs)
+        if arrivals is None:
+            assert together.source._arrived == before
+            outcomes = [together.source.settle(seq) for seq in seqs if together.source._line]
+        else:
+            assert [(one.n, one.data, one.host, one.received_at) for one in arrivals] == [
+                (before + 1 + at, data, HOSTS[0], 5) for at, data in enumerate(handful.messages)
+            ]
+            outcomes = [None] * len(seqs)
+        assert outcomes == [alone.source.settle(seq) for seq in seqs if alone.source._line]
+        assert (together.at, together.source._floor, together.source._recent) == (
+            alone.at, alone.source._floor, alone.source._recent
+        )  # fmt: skip
+        assert together.source._metrics.news == alone.source._metrics.news
+        if together.source._line is None:
+            together.connect(HOSTS[0])
+            alone.connect(HOSTS[0])
+
+
+def test_an_ordinary_handful_is_taken_at_once() -> None:
+    held = Held((5, None), "live")
+    assert held.source.settle(5) == "duplicate"
+    assert held.source.settle_all(Handful(1, 5, [b"", b""], iter(())), [6, 9]) is not None
+    assert held.source.settle_all(Handful(1, 5, [b"", b""], iter(())), [9, 10]) is None
+    assert held.source.settle_all(Handful(1, 5, [b"", b""], iter(())), [11, 11]) is None
+    assert held.at.cursor == 9

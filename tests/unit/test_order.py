@@ -69,8 +69,8 @@ def state(of: Plan) -> str | None:
 
 def test_a_new_post_that_the_filter_keeps_is_written_and_told_of() -> None:
     done = plan()
-    apply(done, commit(operation("create"), rev="5", time=70, seq=9), iter([KEPT]))
     cid = cid_text(cid_of(b"block"))
+    apply(done, commit(operation("create"), rev="5", time=70, seq=9), iter([KEPT._replace(cid=cid)]))
     assert done.posts == {
         KEY: PostWrite(RKEY, DID, "5", 0, cid, "live", HOST, 70, 1070, 1.0, b"block", '{"kept":1}'),
     }
@@ -138,8 +138,8 @@ def test_a_frame_with_many_faulty_operations_is_put_aside_once_and_each_is_count
 def test_an_update_of_a_post_that_is_held_replaces_it_and_keeps_its_times() -> None:
     done = plan()
     apply(done, commit(operation("create"), rev="1", time=10), iter([KEPT]))
-    apply(done, commit(operation("update", b"new"), rev="2", time=20), iter([Verdict("kept", "", '{"new":1}')]))
     cid = cid_text(cid_of(b"new"))
+    apply(done, commit(operation("update", b"new"), rev="2", time=20), iter([Verdict("kept", "", '{"new":1}', cid)]))
     assert done.posts[KEY] == PostWrite(RKEY, DID, "2", 0, cid, "live", HOST, 10, 1010, 1.0, b"new", '{"new":1}')
     assert done.changes == [("put", DID, RKEY, "1", 10), ("put", DID, RKEY, "2", 20)]
     assert outcomes(done) == {("kept", ""): 1, ("updated", ""): 1}

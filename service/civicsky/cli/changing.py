@@ -1,6 +1,5 @@
 """Commands that change what is stored, or copy it."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -11,9 +10,8 @@ from typing import Annotated, Literal
 import typer
 
 from civicsky import log
-from civicsky.cli.options import AsJson, Config, DataDir, StoreKind, app, label_flags
+from civicsky.cli.options import AsJson, Config, DataDir, StoreKind, app, finished, label_flags, load
 from civicsky.errors import EXIT_FAILED, Usage
-from civicsky.loading import load
 
 
 @app.command()
@@ -35,7 +33,7 @@ def recheck(
         if shown:
             print(f"\r{n:,} posts looked up", end="", file=sys.stderr, flush=True)
 
-    if not asyncio.run(amend.recheck(settings, names or [], show)):
+    if not finished(amend.recheck(settings, names or [], show)):
         print("the running service will look them up")
         return
     if shown and so_many:
@@ -82,16 +80,16 @@ def hydrate(
     log.configure(settings.log)
     good = True
     if file is not None:
-        done = asyncio.run(texts.hydrate(settings, file, out, respect, _say_some(texts.TOLD)))
+        done = finished(texts.hydrate(settings, file, out, respect, _say_some(texts.TOLD)))
         text, values = texts.as_text(done), texts.as_json(done)
     elif counts:
-        report = asyncio.run(counting.count(settings))
+        report = finished(counting.count(settings))
         text, values, good = counting.as_text(report), counting.as_json(report), report.good
     elif verify:
-        verified = asyncio.run(verifying.verify(settings, since, until))
+        verified = finished(verifying.verify(settings, since, until))
         text, values, good = verifying.as_text(verified), verifying.as_json(verified), not verified.why
     else:
-        n = asyncio.run(texts.look_up_authors(settings))
+        n = finished(texts.look_up_authors(settings))
         text = "the running service looks them up" if n is None else f"{n:,} authors looked up"
         values = {"looked_up": n}
     print(json.dumps(values, indent=2) if as_json else text)
@@ -123,7 +121,7 @@ def erase(
 
     settings = load(config, {"data_dir": data_dir, "store.kind": store})
     log.configure(settings.log)
-    done = asyncio.run(amend.erase(settings, names))
+    done = finished(amend.erase(settings, names))
     for one in done:
         print(f"{one.name}: {one.posts:,} posts erased" + ("" if one.stored else f"; the store follows: {one.why}"))
     for line in amend.held_elsewhere(settings, [one.name for one in done]):
@@ -157,7 +155,7 @@ def fetch(
 
     settings = load(config, {"data_dir": data_dir, "store.kind": store})
     log.configure(settings.log)
-    report = asyncio.run(fetched(settings, names or [], limit, local=from_local, due=due))
+    report = finished(fetched(settings, names or [], limit, local=from_local, due=due))
     print(json.dumps(for_programs(report), indent=2) if as_json else as_text(report))
     if not report.good:
         raise typer.Exit(EXIT_FAILED)

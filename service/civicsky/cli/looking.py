@@ -1,6 +1,5 @@
 """Commands that look and change nothing."""
 
-import asyncio
 import json
 import os
 import sys
@@ -9,9 +8,20 @@ from typing import Annotated, Literal
 import typer
 
 from civicsky import log
-from civicsky.cli.options import AsJson, Config, DataDir, ModelName, ModelUrl, Relays, StoreKind, app, label_flags
+from civicsky.cli.options import (
+    AsJson,
+    Config,
+    DataDir,
+    ModelName,
+    ModelUrl,
+    Relays,
+    StoreKind,
+    app,
+    finished,
+    label_flags,
+    load,
+)
 from civicsky.errors import EXIT_FAILED, Usage
-from civicsky.loading import load
 
 
 @app.command()
@@ -19,7 +29,7 @@ def status(data_dir: DataDir = None, as_json: AsJson = False, config: Config = N
     """Show where things stand, from the data directory alone."""
     from civicsky.status import as_text, gather  # noqa: PLC0415
 
-    found = asyncio.run(gather(load(config, {"data_dir": data_dir}).data_dir))
+    found = finished(gather(load(config, {"data_dir": data_dir}).data_dir))
     print(json.dumps(found, indent=2) if as_json else as_text(found))
 
 
@@ -59,7 +69,7 @@ def doctor(
     flags = {"source.relays": relay, "data_dir": data_dir, **label_flags(store, model_url, model)}
     settings = load(config, flags)
     log.configure(settings.log)
-    found = asyncio.run(examine(settings, offline=offline, seconds=seconds))
+    found = finished(examine(settings, offline=offline, seconds=seconds))
     print(json.dumps(for_programs(found), indent=2) if as_json else as_text(found, verbose=verbose))
     if not healthy(found):
         raise typer.Exit(EXIT_FAILED)
@@ -122,7 +132,7 @@ def notify(data_dir: DataDir = None, config: Config = None) -> None:
 
     settings = load(config, {"data_dir": data_dir})
     log.configure(settings.log)
-    code = asyncio.run(test(settings, print, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
+    code = finished(test(settings, print, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
     if code:
         raise typer.Exit(code)
 
@@ -137,7 +147,7 @@ def rejects(
     """List what the filter rejected or flagged, and why."""
     from civicsky.report import rejects_listed, rejects_text  # noqa: PLC0415
 
-    rows = asyncio.run(rejects_listed(load(config, {"data_dir": data_dir}).data_dir, limit))
+    rows = finished(rejects_listed(load(config, {"data_dir": data_dir}).data_dir, limit))
     if as_json:
         for row in rows:
             print(json.dumps(row))
@@ -150,7 +160,7 @@ def coverage(data_dir: DataDir = None, as_json: AsJson = False, config: Config =
     """Show what was held of the stream, and every gap with its cause."""
     from civicsky.status import coverage_text, gather_coverage  # noqa: PLC0415
 
-    found = asyncio.run(gather_coverage(load(config, {"data_dir": data_dir}).data_dir))
+    found = finished(gather_coverage(load(config, {"data_dir": data_dir}).data_dir))
     print(json.dumps(found, indent=2) if as_json else coverage_text(found))
 
 
@@ -168,7 +178,7 @@ def failed(
     settings = load(config, {"data_dir": data_dir})
     log.configure(settings.log)
     if action == "retry":
-        tried = asyncio.run(amend.retry(settings, ids or []))
+        tried = finished(amend.retry(settings, ids or []))
         if not tried:
             print("nothing failed")
         for kind, (n, good) in tried.items():
@@ -178,9 +188,9 @@ def failed(
         raise typer.BadParameter("give an ID from `civicsky failed list`", param_hint="ID")
     if action == "show":
         for name in ids or []:
-            print(json.dumps(asyncio.run(amend.failed_shown(settings.data_dir, name)), indent=2))
+            print(json.dumps(finished(amend.failed_shown(settings.data_dir, name)), indent=2))
         return
-    rows = asyncio.run(amend.failed(settings.data_dir))
+    rows = finished(amend.failed(settings.data_dir))
     if as_json:
         for row in rows:
             print(json.dumps(row))

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from civicsky import __version__
 from civicsky.cli.options import app, complain
 from civicsky.errors import EXIT_FAILED, FULL, CivicskyError
 
@@ -21,6 +20,8 @@ _INTERRUPTED = 130
 @app.callback(invoke_without_command=True)
 def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
+        from civicsky import __version__  # noqa: PLC0415
+
         print(f"civicsky {__version__}")
         raise typer.Exit
 

@@ -1,10 +1,20 @@
-"""What the commands share: the groups they stand in, options that several have, and the one way to complain."""
+"""What the commands share: the groups they stand in, options that several have, and the one way to complain.
+
+To start costs more than most commands do. So what not every command needs, such as the settings, is imported in the
+functions that need it, here and in the commands.
+"""
 
 import sys
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from civicsky.settings import Settings
+
+_T = TypeVar("_T")
 
 app = typer.Typer(
     name="civicsky",
@@ -66,6 +76,20 @@ def complain(message: str, code: int) -> int:
     """One line on standard error; gives the code back."""
     print(f"civicsky: {message}", file=sys.stderr)
     return code
+
+
+def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> "Settings":
+    """The settings; see `loading.load`."""
+    from civicsky.loading import load as loaded  # noqa: PLC0415
+
+    return loaded(config, flags)
+
+
+def finished(work: Coroutine[Any, Any, _T]) -> _T:
+    """What it gives; see `asyncio.run`."""
+    import asyncio  # noqa: PLC0415
+
+    return asyncio.run(work)
 
 
 def collect_flags(

@@ -1,6 +1,5 @@
 """Commands that read the store for people and programs."""
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -21,11 +20,11 @@ from civicsky.cli.options import (
     Tasks,
     Until,
     app,
+    finished,
     label_flags,
+    load,
 )
 from civicsky.errors import EXIT_FAILED
-from civicsky.export.columns import Level
-from civicsky.loading import load
 
 
 @app.command()
@@ -51,7 +50,7 @@ def evaluate(
     settings = load(config, {"data_dir": data_dir, **label_flags(store, model_url, None)})
     log.configure(settings.log)
     wanted = Wanted(gold, out, task or (), model or (), tuple(filter(None, way.replace(" ", "").split(","))))
-    done = asyncio.run(evaluated(settings, wanted, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
+    done = finished(evaluated(settings, wanted, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
     print(json.dumps(done.found, indent=1) if as_json else done.text)
     if not done.whole:
         raise typer.Exit(EXIT_FAILED)
@@ -79,7 +78,7 @@ def estimate(
 
     settings = load(config, {"data_dir": data_dir, **label_flags(store, None, None)})
     log.configure(settings.log)
-    tables = asyncio.run(estimated(settings, Wanted(task or (), field or (), since, until, gold, by, origin)))
+    tables = finished(estimated(settings, Wanted(task or (), field or (), since, until, gold, by, origin)))
     print(json.dumps(in_json(tables), indent=1) if as_json else as_text(tables))
 
 
@@ -103,7 +102,7 @@ def report(
     settings = load(config, {"data_dir": data_dir, **label_flags(store, None, None)})
     log.configure(settings.log)
     wanted = Wanted(since, until, gold, task or (), origin)
-    done = asyncio.run(reported(settings, wanted, out, with_page=not as_json or out is not None))
+    done = finished(reported(settings, wanted, out, with_page=not as_json or out is not None))
     print(json.dumps(done.found, indent=1) if as_json else done.text)
 
 
@@ -118,7 +117,8 @@ def export(
         typer.Option("--table", metavar="NAME", help="posts, labels, snapshots or authors; default: all of the level."),
     ] = None,
     level: Annotated[
-        Level, typer.Option("--level", help="All; or addresses alone; or pseudonyms, labels and no text.")
+        Literal["internal", "restricted", "public"],
+        typer.Option("--level", help="All; or addresses alone; or pseudonyms, labels and no text."),
     ] = "internal",
     since: Since = "",
     until: Until = "",
@@ -154,5 +154,5 @@ def export(
     wanted = Wanted(
         out, form, table or (), level, since, until, task or (), where or (), origin, model, prompt, key_file
     )
-    done = asyncio.run(exported(settings, wanted, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
+    done = finished(exported(settings, wanted, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
     print(json.dumps(done.found, indent=1) if as_json else done.text)

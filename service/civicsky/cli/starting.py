@@ -1,15 +1,14 @@
 """Commands that begin: a settings file, the service and its halves, and what a labelling will take."""
 
-import asyncio
 import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from civicsky import datadir, log
+from civicsky import log
 from civicsky.cli.options import (
     AsJson,
     Config,
@@ -28,12 +27,15 @@ from civicsky.cli.options import (
     app,
     collect_flags,
     complain,
+    finished,
     label_flags,
+    load,
 )
 from civicsky.errors import EXIT_FAILED, Failed, Held, Usage
-from civicsky.loading import load
-from civicsky.model import format_time, now_us
-from civicsky.settings import Log as LogSettings, Settings
+
+if TYPE_CHECKING:
+    from civicsky.datadir import Halves
+    from civicsky.settings import Settings
 
 
 @app.command()
@@ -54,9 +56,10 @@ def init(
     ] = None,
 ) -> None:
     """Ask for what is needed, write a settings file, and try it out."""
+    from civicsky.settings import Log  # noqa: PLC0415
     from civicsky.setup.init import Wanted, init as begun  # noqa: PLC0415
 
-    log.configure(LogSettings())
+    log.configure(Log())
     if not begun(Wanted(config, data_dir, relay, store, model_url, model, yes, offline, force), _Terminal()):
         raise typer.Exit(EXIT_FAILED)
 
@@ -142,7 +145,7 @@ def label(
     if again:
         from civicsky import amend  # noqa: PLC0415
 
-        if not asyncio.run(amend.again(settings, task or [], since, until, where)):
+        if not finished(amend.again(settings, task or [], since, until, where)):
             print("the running service will do it")
             return
     _serve(settings, "label", drain=drain, if_not_running=if_not_running)
@@ -165,7 +168,7 @@ def plan(
     from civicsky.plan_text import as_text  # noqa: PLC0415
 
     settings = load(config, {"data_dir": data_dir, **label_flags(store, model_url, model)})
-    found = asyncio.run(gather(settings, posts=posts))
+    found = finished(gather(settings, posts=posts))
     print(json.dumps(found, indent=2) if as_json else as_text(found))
 
 
@@ -181,12 +184,14 @@ LOOK = "`civicsky status` shows what waits; start again to go on"
 
 
 def _serve(
-    settings: Settings,
-    halves: datadir.Halves,
+    settings: "Settings",
+    halves: "Halves",
     *,
     drain: bool = False,
     if_not_running: bool = False,
 ) -> None:
+    from civicsky import datadir  # noqa: PLC0415
+
     if if_not_running and (held := datadir.running(settings.data_dir, datadir.roles_of(halves))):
         _runs_already(held)
     from civicsky.app import run_service  # noqa: PLC0415  (heavy: whoever looks every few minutes does without)
@@ -213,6 +218,8 @@ def _serve(
 
 
 def _runs_already(held: Held) -> NoReturn:
+    from civicsky.model import format_time, now_us  # noqa: PLC0415
+
     print(f"{format_time(now_us())} nothing to do, it runs already: {str(held).partition(';')[0]}")
     raise typer.Exit
 

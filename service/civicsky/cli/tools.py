@@ -1,6 +1,5 @@
 """Commands around it: the demo, the settings, what the machine starts, and tools to try things out."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,9 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from civicsky import log
-from civicsky.cli.options import AsJson, Config, DataDir, app, dev, service
+from civicsky.cli.options import AsJson, Config, DataDir, app, dev, finished, load, service
 from civicsky.errors import Usage
-from civicsky.loading import documented, effective, file_of, load
 
 
 @app.command()
@@ -34,6 +32,7 @@ def config(
     as_json: AsJson = False,
 ) -> None:
     """Print the settings, secrets masked, and check the task files."""
+    from civicsky.loading import documented, effective  # noqa: PLC0415
     from civicsky.task import file_hash, load_tasks  # noqa: PLC0415
 
     settings = load(config)
@@ -77,6 +76,7 @@ def service_install(
     config: Config = None,
 ) -> None:
     """Have the machine start the service, and the daily fetch at the time of the settings."""
+    from civicsky.loading import file_of  # noqa: PLC0415
     from civicsky.setup import service as installed  # noqa: PLC0415
 
     installed.check_wanted(cron=cron, timer=timer, systemd=systemd, keep_alive=keep_alive, split=split)
@@ -98,6 +98,7 @@ def service_uninstall(
     config: Config = None,
 ) -> None:
     """Take out what `install` wrote for a data directory, and nothing else."""
+    from civicsky.loading import file_of  # noqa: PLC0415
     from civicsky.setup import service as installed  # noqa: PLC0415
 
     installed.check_wanted(cron=cron, timer=timer, systemd=systemd)
@@ -121,6 +122,8 @@ def serve_frames(
     ] = "exclusive",
 ) -> None:
     """Be a relay that plays a recording, on loopback, until Ctrl-C."""
+    import asyncio  # noqa: PLC0415
+
     from civicsky.frames import read_frames, sample_file  # noqa: PLC0415
     from civicsky.relay import Playback, Relay  # noqa: PLC0415
 
@@ -139,7 +142,7 @@ def serve_frames(
             await asyncio.Event().wait()
 
     try:
-        asyncio.run(serve())
+        finished(serve())
     except KeyboardInterrupt:
         return
 
@@ -167,7 +170,7 @@ def capture(
     flags = {"source.relays": (relay,), "source.start": "window" if window else "live"}
     settings = load(None, flags)
     log.configure(settings.log)
-    n = asyncio.run(capture_frames(settings.source, max_frames, file))
+    n = finished(capture_frames(settings.source, max_frames, file))
     print(f"{n:,} frames in {file}")
 
 

@@ -21,13 +21,15 @@ from time import time
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import httpx
-
 from civicsky import __version__, pace
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, BadInput, Doubtful, Refused, Transient, Usage
+from civicsky.lean import without
 from civicsky.model import now_us
 from civicsky.notify.notices import Notice, Who, message
 from civicsky.settings import Notify, Settings, expanded, is_loopback
+
+with without("click", "rich"):  # its own command line
+    import httpx
 
 NONE_SET: Final = "nobody is told: set notify.url (CIVICSKY_NOTIFY__URL) or notify.command, and try again"
 _NOT_THIS: Final = frozenset({400, 413, 415, 422})
