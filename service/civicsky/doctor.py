@@ -13,7 +13,7 @@ import socket
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from math import inf
@@ -129,6 +129,8 @@ async def _versions(_context: Context) -> list[Finding]:
             continue
         if name in _TOLD:
             shown.append(f"{name} {version}")
+    with suppress(metadata.PackageNotFoundError):  # an extra
+        shown.append(f"picows {metadata.version('picows')}")
     if missing:
         return [Finding("versions", "problem", f"not installed: {', '.join(missing)}", "install civicsky again")]
     return _judged(

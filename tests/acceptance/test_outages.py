@@ -12,6 +12,7 @@ import pytest
 
 from conftest import Client, Mongod, _loadable, skip
 from support import fake_relay, model_server
+from support.clients import both_clients
 from support.command import environment, finish, query, start, until
 from support.converge import cursors, differences, documents, ended, get, has_converged, post
 from support.webhook import webhook
@@ -155,10 +156,11 @@ def test_a_full_disk_ends_with_1_and_the_next_start_goes_on(small_disk: Path, tm
         assert differences(folder, control, [relay], documents(folder)) == []
 
 
-def test_a_relay_process_that_is_gone_and_comes_back_is_resumed_without_a_gap(tmp_path: Path) -> None:
+@both_clients
+def test_a_relay_process_that_is_gone_and_comes_back_is_resumed_without_a_gap(client: str, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with world(tmp_path) as (relay, control, model):
-        process = run(folder, relay, control, model)
+        process = run(folder, relay, control, model, source__client=client)
         until(lambda: labelled(folder) >= 20, "some labels")
         post(control + "/knob", [{"name": "down", "seconds": 1}, {"name": "down", "seconds": 1, "after": 100}])
         post(control + "/make", {"events": 200})  # the world may be at its end already

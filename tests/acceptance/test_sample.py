@@ -320,16 +320,16 @@ def hanging_up(attempts: list[float], *, after_the_handshake: bool) -> Iterator[
             hang_up.shutdown()
 
 
-@pytest.mark.parametrize("after_the_handshake", [False, True])
+@pytest.mark.parametrize(("after_the_handshake", "client"), [(False, "picows"), (True, "websockets")])
 def test_a_relay_that_hangs_up_at_once_is_tried_ten_times_in_the_first_minute_and_twice_a_minute_after(
-    tmp_path: Path, *, after_the_handshake: bool
+    tmp_path: Path, client: str, *, after_the_handshake: bool
 ) -> None:
     """In a time of one twentieth: 3 s stand for a minute."""
     attempts: list[float] = []
     with hanging_up(attempts, after_the_handshake=after_the_handshake) as port:
         process = start(
             "collect", "--relay", f"ws://127.0.0.1:{port}", "--data-dir", tmp_path,
-            source__backoff_seconds=1 / 20, source__backoff_max_seconds=30 / 20,
+            source__backoff_seconds=1 / 20, source__backoff_max_seconds=30 / 20, source__client=client,
         )  # fmt: skip
         until(lambda: attempts and time.monotonic() - attempts[0] > 9, "three minutes")
         process.terminate()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from civicsky.clock import skew_seconds
+from support.clients import both_clients
 from support.command import Ended, cursor, end_when, start
 from support.led import Led, led_relay, now_moment
 
@@ -22,9 +23,9 @@ def told(ended: Ended) -> list[tuple[str, str, int]]:
     return [(one["event"], one["by"], round(one["off_s"] / 60)) for one in found if one["event"].startswith("clock")]
 
 
-def collected(folder: Path, relay: Led, *steps: Callable[[Led], None]) -> Ended:
+def collected(folder: Path, relay: Led, *steps: Callable[[Led], None], **settings: Any) -> Ended:
     """Let the relay do these, each once the one before was committed, and end."""
-    process = start("collect", "--relay", relay.url, "--data-dir", folder, **QUICK)
+    process = start("collect", "--relay", relay.url, "--data-dir", folder, **QUICK, **settings)
     left = list(steps)
 
     def is_done() -> bool:
@@ -59,11 +60,13 @@ def again(ahead: float) -> Callable[[Led], None]:
     return send
 
 
-@pytest.mark.parametrize("ahead", [HOUR, -HOUR])
-def test_a_clock_that_is_an_hour_off_the_relays_is_told_once_and_nothing_ends(ahead: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ahead", "client"), [(HOUR, "picows"), (-HOUR, "websockets")])
+def test_a_clock_that_is_an_hour_off_the_relays_is_told_once_and_nothing_ends(
+    ahead: float, client: str, tmp_path: Path
+) -> None:
     with led_relay() as relay:
         relay.clock_ahead = ahead
-        ended = collected(tmp_path, relay, events(ahead), again(ahead), again(ahead), again(0))
+        ended = collected(tmp_path, relay, events(ahead), again(ahead), again(ahead), again(0), source__client=client)
     first, (name, _, minutes) = told(ended)
     assert first == ("clock_off", "handshake", round(ahead / 60))
     assert (name, minutes) == ("clock_right", 0)
@@ -81,10 +84,11 @@ def test_events_of_the_future_are_told_once_and_when_they_are_over(tmp_path: Pat
     assert told(ended) == [("clock_off", "event", 60), ("clock_right", "event", 0)]
 
 
-def test_a_relay_that_sends_a_header_twice_ends_nothing(tmp_path: Path) -> None:
+@both_clients
+def test_a_relay_that_sends_a_header_twice_ends_nothing(client: str, tmp_path: Path) -> None:
     with led_relay() as relay:
         relay.refusals = 3
-        ended = collected(tmp_path, relay, events(0))
+        ended = collected(tmp_path, relay, events(0), source__client=client)
         assert relay.refusals == 0
     assert '"HTTP 503"' in ended.err
 

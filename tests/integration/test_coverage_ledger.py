@@ -9,6 +9,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.frames import Frame, Opcode
 
 from support import host as hosts
+from support.clients import both_clients
 from support.command import cursor, end_when, query, run
 from support.fake import all_taken, asked, begin, collect, compare, coverage, cursors, events, playing
 from support.frames import commit, post, rfc3339, scripted_relay
@@ -163,13 +164,15 @@ def own_numbers(relay: Any) -> bool:
     )
 
 
+@both_clients
 async def test_the_second_host_is_taken_while_the_first_is_down_and_the_first_again_when_it_is_back(
-    tmp_path: Path,
+    client: str, tmp_path: Path
 ) -> None:
     async with playing({"name": "down", "after": 300, "seconds": 3}, hosts=2, rate=300, events=2400) as relay:
         process = begin(
-            tmp_path, relay, source__prefer_seconds=1, source__failover_attempts=2, source__liveness_seconds=1
-        )
+            tmp_path, relay, source__prefer_seconds=1, source__failover_attempts=2, source__liveness_seconds=1,
+            source__client=client,
+        )  # fmt: skip
         first, second = relay.hosts
         ended = await asyncio.to_thread(
             end_when, process,
@@ -195,7 +198,10 @@ async def test_the_second_host_is_taken_while_the_first_is_down_and_the_first_ag
     }  # fmt: skip
 
 
-async def test_a_quiet_host_that_answers_pings_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@both_clients
+async def test_a_quiet_host_that_answers_pings_is_kept(
+    client: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pings = 0
 
     class Counting(ServerConnection):
@@ -209,17 +215,20 @@ async def test_a_quiet_host_that_answers_pings_is_kept(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(hosts, "serve", counting)
     async with playing(hosts=2, events=200) as relay:
-        process = begin(tmp_path, relay, source__liveness_seconds=0.4, source__failover_attempts=1)
+        quick: dict[str, Any] = {"source__liveness_seconds": 0.4, "source__failover_attempts": 1}
+        process = begin(tmp_path, relay, **quick, source__client=client)
         await asyncio.to_thread(
             end_when, process, lambda: all_taken(tmp_path, relay) and pings > 40, "many answered pings"
         )  # fmt: skip
         assert [host.connections for host in relay.hosts] == [1, 0]
 
 
-async def test_a_host_that_is_deaf_is_left_for_the_other(tmp_path: Path) -> None:
+@both_clients
+async def test_a_host_that_is_deaf_is_left_for_the_other(client: str, tmp_path: Path) -> None:
     async with playing({"name": "stall_deaf", "after": 200, "seconds": 600}, hosts=2, events=400) as relay:
         relay.turn(Knob("refuse", times=1000, retry_after=None))
-        process = begin(tmp_path, relay, source__liveness_seconds=0.4, source__failover_attempts=2)
+        quick: dict[str, Any] = {"source__liveness_seconds": 0.4, "source__failover_attempts": 2}
+        process = begin(tmp_path, relay, **quick, source__client=client)
         await asyncio.to_thread(
             end_when, process, lambda: relay.is_quiet and all_taken(tmp_path, relay), "the second host to be held"
         )

@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 from civicsky.decode import decode
 from civicsky.errors import BadInput
 from support import command
+from support.clients import both_clients
 from support.converge import covers
 from support.fake import all_taken, cursors
 from support.fake_relay import FakeRelay, Options
@@ -551,7 +552,10 @@ async def test_the_installed_command_goes_from_host_to_host_and_holds_what_the_o
     compare(tmp_path, told)
 
 
-async def test_the_installed_command_holds_what_the_oracle_says_of_a_relay_that_misbehaves(tmp_path: Path) -> None:
+@both_clients
+async def test_the_installed_command_holds_what_the_oracle_says_of_a_relay_that_misbehaves(
+    client: str, tmp_path: Path
+) -> None:
     plan: list[dict[str, Any]] = [
         {"name": "reset", "after": 150},
         {"name": "refuse", "retry_after": None},
@@ -565,7 +569,7 @@ async def test_the_installed_command_holds_what_the_oracle_says_of_a_relay_that_
         {"name": "big_frame", "after": 50},
     ]
     async with playing(*plan, rate=700, events=3000, hostile=0.03) as (relay, _):
-        await asyncio.to_thread(collect, tmp_path, relay, [relay.hosts[0].address])
+        await asyncio.to_thread(collect, tmp_path, relay, [relay.hosts[0].address], source__client=client)
         told = relay.oracle(cursors=cursors(tmp_path, relay))
         assert relay.fired == {knob["name"]: 1 for knob in plan}
     assert told["lost"] > 50

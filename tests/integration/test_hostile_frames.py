@@ -10,6 +10,7 @@ from typing import Any
 import cbor2
 
 from civicsky.relay import Playback, Relay
+from support.clients import both_clients
 from support.command import end_when, model_server, query, run, start
 from support.world import block_and_cid, commit, frame, post, scripted_relay, varint
 
@@ -49,10 +50,13 @@ def texts(folder: Path) -> list[str]:
     return [text for (text,) in query(folder / "journal.db", "SELECT fields ->> '$.text' FROM post ORDER BY rkey")]
 
 
-async def test_each_bad_frame_is_quarantined_alone_and_text_frames_are_counted_as_ignored(tmp_path: Path) -> None:
+@both_clients
+async def test_each_bad_frame_is_quarantined_alone_and_text_frames_are_counted_as_ignored(
+    client: str, tmp_path: Path
+) -> None:
     bad = [b"", GOOD[0][: len(GOOD[0]) // 2], random.Random(7).randbytes(300)]
     messages: list[bytes | str] = [*GOOD[:3], "a text frame", *bad[:2], *GOOD[3:6], bad[2], *GOOD[6:]]
-    await collect(tmp_path, messages)
+    await collect(tmp_path, messages, source__client=client)
     assert counts(tmp_path, "frame") == {
         ("commit", ""): 9,
         ("ignored", "text"): 1,

@@ -18,6 +18,7 @@ import uvloop
 from hypothesis import given, settings, strategies as st
 
 from civicsky.line import by_picows, by_websockets
+from civicsky.line.connecting import way_to
 from civicsky.line.shape import (
     HANDFUL,
     HANDFUL_BYTES,
@@ -603,3 +604,18 @@ def test_however_messages_are_cut_both_clients_make_the_same_of_them(script: Scr
 
     for client in CLIENTS.values():
         assert client.run(told(client), to_the_end=False) == (script.messages, script.code)
+
+
+# ---- what picows alone would not take --------------------------------------------------------------------------------
+
+
+async def test_an_answer_that_only_picows_refuses_is_taken_by_the_other_client() -> None:
+    async def play(connection: Connection) -> None:
+        await connection.shake(connection="keep-alive, Upgrade")
+        await sends(frame(GOOD))(connection)
+
+    async with raw_server(play, shake=False) as url:
+        way = way_to(url, "picows")
+        assert way.client == "picows"
+        async with aclosing(await way.open(5, BOUND)) as line:
+            assert await line.receive() == [GOOD]

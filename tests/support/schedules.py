@@ -31,6 +31,7 @@ import structlog  # noqa: F401
 
 from civicsky import app, faults, filter as filters, worker
 from civicsky.cli.main import run_command
+from civicsky.line import by_picows, by_websockets  # noqa: F401  (as above)
 from civicsky.model import PostOp, Verdict
 from civicsky.pulse import Pulse
 from civicsky.settings import Filter, Worker
@@ -92,6 +93,7 @@ class Schedule:
     """All that is drawn of a seed."""
 
     seed: int
+    client: str
     mode: str
     hosts: int
     knobs: tuple[dict[str, Any], ...]
@@ -110,7 +112,8 @@ def draw(seed: int) -> Schedule:
     ends = [_end(lot) for _ in range(LIVES)]
     if seed < len(EVERY_END):  # so that each crash point is reached both ways
         ends[0] = EVERY_END[seed]
-    return Schedule(seed, lot.choice(["inclusive", "exclusive"]), hosts, tuple(knobs), tuple(ends))
+    client = ("picows", "websockets")[seed // 2 % 2]  # of neighbours one ends by kill, one by term
+    return Schedule(seed, client, lot.choice(["inclusive", "exclusive"]), hosts, tuple(knobs), tuple(ends))
 
 
 def _end(lot: random.Random) -> End:
@@ -226,7 +229,7 @@ def run(schedule: Schedule, folder: Path, model: str, start: Callable[..., Life]
         args = ["run", "--data-dir", str(folder), "--model-url", model, "--model", "mock"]
         for host in hosts:
             args += ["--relay", host]
-        env = environment(**SMALL, appview__url=control)
+        env = environment(**SMALL, source__client=schedule.client, appview__url=control)
         fired, wrong = [], []
         life: Life | None = None
         try:
