@@ -103,13 +103,13 @@ def run_service(
     settings: Settings, halves: datadir.Halves, *, drain: bool = False, metrics: Metrics | None = None
 ) -> Summary:
     """Run until a limit or a signal. Raises `CivicskyError` with one line for the user."""
-    gc.freeze()  # what was loaded stays: it need not be looked through again and again
-    gc.set_threshold(GARBAGE_AFTER)
     return uvloop.run(serve(settings, halves, drain=drain, metrics=metrics or Metrics()))
 
 
 async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metrics: Metrics) -> Summary:
     """The same, in a loop that runs already."""
+    gc.freeze()  # what was loaded stays: it need not be looked through again and again
+    gc.set_threshold(GARBAGE_AFTER)
     if halves != "collect" and not settings.label.chosen:
         raise Usage(NO_MODEL)
     os.umask(0o077)  # what we write holds texts that their authors may delete: nobody else should have copied them

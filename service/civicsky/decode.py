@@ -23,7 +23,7 @@ _is_rev: Final = re.compile(r"[2-7a-z]{13}").fullmatch
 _ACTIONS: Final = frozenset({"create", "update", "delete"})
 _COMMIT: Final = {"op": 1, "t": "#commit"}
 _TIME_LENGTH: Final = len("2026-11-22T13:12:25.063Z")
-_MILLIS: Final = {f"{n:03}": n * 1000 for n in range(1, 1000)}
+_MILLIS: Final = {f"{n:03}Z": n * 1000 for n in range(1, 1000)}
 _commit_fields: Final = itemgetter("seq", "repo", "time", "rev", "ops", "blocks")
 _CID_LENGTH: Final = 36  # version, codec, hash function, digest length: one byte each; then SHA-256
 
@@ -62,15 +62,15 @@ def decode(data: bytes) -> Event:
         header, body = decode_dag_cbor_multi(data)
     except (ValueError, RecursionError, OverflowError) as error:  # ValueError: also when they are not two
         raise BadInput("undecodable") from error
-    if not isinstance(header, dict) or not isinstance(body, dict):
-        raise BadInput("undecodable")
     try:
         return _commit(body) if header == _COMMIT else _by_header(header, body)
     except (KeyError, TypeError) as error:  # a field is missing, or of another type
-        raise BadInput("bad_field") from error
+        raise BadInput("bad_field" if isinstance(body, dict) else "undecodable") from error
 
 
-def _by_header(header: dict[str, Any], body: dict[str, Any]) -> Event:
+def _by_header(header: Any, body: Any) -> Event:
+    if not isinstance(header, dict) or not isinstance(body, dict):
+        raise BadInput("undecodable")
     op, kind = header.get("op"), header.get("t")
     if op == -1:
         return Event("error", name=_word(body.get("error")))
@@ -126,7 +126,7 @@ def _numbered(seq: Any, did: Any, time: Any) -> int:
 def _micros(time: str) -> int | None:
     """As `parse_time`; nearly every frame is of the same second as the one before, and of a whole millisecond."""
     whole, micros = _Second.last
-    if time[:20] == whole and len(time) == _TIME_LENGTH and time[23] == "Z" and (after := _MILLIS.get(time[20:23])):
+    if time[:20] == whole and (after := _MILLIS.get(time[20:])):
         return micros + after
     found = parse_time(time)
     if found is not None and len(time) == _TIME_LENGTH and time[19] == "." and time[23] == "Z":
@@ -169,7 +169,7 @@ def _post_operation(idx: int, action: Any, rkey: str, cid: Any) -> PostOp:
         return PostOp(idx, action, rkey, b"", b"")
     if not isinstance(cid, bytes) or len(cid) != _CID_LENGTH:
         return PostOp(idx, action, rkey, b"", b"", "bad_operation")
-    return PostOp(idx, action, rkey, cid, b"")
+    return made(PostOp, (idx, action, rkey, cid, b"", None))
 
 
 def _with_blocks(posts: list[PostOp], blocks: bytes) -> list[PostOp]:
@@ -181,7 +181,8 @@ def _with_blocks(posts: list[PostOp], blocks: bytes) -> list[PostOp]:
 
 
 def _with_block(op: PostOp, block: bytes | None) -> PostOp:
-    return op._replace(block=block) if block else op._replace(fault="no_block")
+    idx, action, rkey, cid, _, _ = op
+    return made(PostOp, (idx, action, rkey, cid, block or b"", None if block else "no_block"))
 
 
 def _account(body: dict[str, Any]) -> Event:

@@ -121,8 +121,10 @@ INSERT INTO author (did) SELECT DISTINCT did FROM label WHERE answer IS NOT NULL
 class Ledger:
     """The writer. One instance a data directory (the lock of the role `label` sees to it)."""
 
-    def __init__(self, database: Database, sample_key: bytes) -> None:
+    def __init__(self, database: Database, looking: Database, sample_key: bytes) -> None:
         self._db, self._sample_key = database, sample_key
+        self._looking = looking
+        """A reader: what is looked up for each post must not wait until others' answers are on the disk."""
         self._scrubbed = False
         # With many calls in flight these three come at once, and each would be a wait for the disk or its thread.
         self._cached: Together[Sequence[str], dict[str, tuple[str, Answer]]] = Together(self._cached_all)
@@ -136,10 +138,11 @@ class Ledger:
         database = await open_writer(path, SCHEMA, synchronous="FULL")
         await database.execute("INSERT OR IGNORE INTO secret VALUES ('sample', ?)", (secrets.token_bytes(32),))
         ((key,),) = await database.rows("SELECT value FROM secret WHERE name = 'sample'")
-        return cls(database, key)
+        return cls(database, await open_reader(path, SCHEMA), key)
 
     async def close(self) -> None:
         """Release the file."""
+        await self._looking.close()
         await self._db.close()
 
     @property
@@ -278,7 +281,7 @@ class Ledger:
 
     async def _still_due_all(self, wanted: Sequence[Sequence[int]]) -> list[set[int]]:
         numbers = [number for some in wanted for number in some]
-        found = await self._db.rows(
+        found = await self._looking.rows(
             "SELECT job.id FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
             f"WHERE job.id IN ({_marks(numbers)}) AND job.state = 'pending' AND doc.state = 'live'",
             numbers,
@@ -310,7 +313,7 @@ class Ledger:
 
     async def _cached_all(self, wanted: Sequence[Sequence[str]]) -> list[dict[str, tuple[str, Answer]]]:
         keys = [key for some in wanted for key in some]
-        found = await self._db.rows(
+        found = await self._looking.rows(
             f"SELECT key, label_id, answer FROM label WHERE key IN ({_marks(keys)}) AND answer IS NOT NULL "
             "ORDER BY at DESC, label_id",
             keys,
