@@ -101,7 +101,7 @@ class Source(Group):
     prefer_seconds: float = Field(600, gt=0)
     """While another relay than the first is held: how often a better one is tried again."""
     max_frame_bytes: int = Field(16_000_000, gt=0)
-    """Largest message that is taken in. The protocol allows 5 MB; four such messages may be buffered."""
+    """Largest message that is taken in. The protocol allows 5 MB; a few such messages may be buffered."""
     client: Client = "auto"
     """The library that reads the websocket. picows costs a fraction of the CPU and comes with the extra `fast`; auto:
     picows when it is installed. Through a proxy it is always websockets."""

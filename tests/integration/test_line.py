@@ -51,6 +51,15 @@ GOT = [GOOD, b"another"]
 Test: TypeAlias = Callable[..., Awaitable[None]]
 
 
+async def in_time(test: Awaitable[Any]) -> Any:
+    """Of a loop of uvloop's, pytest's own bound ends nothing."""
+    try:
+        async with asyncio.timeout(40):
+            return await test
+    except TimeoutError as error:
+        raise AssertionError("it did not end") from error
+
+
 class Client(NamedTuple):
     """A client on a kind of event loop."""
 
@@ -67,7 +76,7 @@ class Client(NamedTuple):
         unheard: list[dict[str, Any]] = []
         with asyncio.Runner(loop_factory=self.loop) as runner:
             runner.get_loop().set_exception_handler(lambda _loop, told: unheard.append(told))
-            done: Any = runner.run(test)  # type: ignore[arg-type]
+            done = runner.run(in_time(test))
             if to_the_end:
                 gc.collect()
         assert not unheard
@@ -587,7 +596,7 @@ def scripts(draw: st.DrawFn) -> Script:
     return Script(data, sorted(draw(st.lists(st.integers(0, len(data)), max_size=12))), messages, code)
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=150)
+@settings(deadline=None, derandomize=True, database=None, max_examples=80)
 @given(scripts())
 def test_however_messages_are_cut_both_clients_make_the_same_of_them(script: Script) -> None:
     async def play(connection: Connection) -> None:
