@@ -42,6 +42,8 @@ def _bars(parts: dict[str, Entry], drawn: dict[str, str]) -> Iterator[str]:
                 wanted, _, is_met = bar(one).partition(": ")
                 unit = one.get("unit", "")
                 met = (is_met if is_met == "met" else "**not met**") + " (quick: means nothing)" * part["quick"]
+                if part["scale"] != 1:
+                    met += f", at {part['scale']:g} of the full size"
                 yield (
                     f"| {name} | {_cell(what)} | {wanted} {unit} | {number(one['median'])} | {spread(one)} "
                     f"| {one['n']} | {met} |"
