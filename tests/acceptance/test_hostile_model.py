@@ -79,7 +79,7 @@ def test_every_post_is_labelled_or_failed_with_a_reason_whatever_the_model_does(
     assert len(posts) - by_reason.total() > 300
     assert happened["excess"] == 0
     assert not [entry for entry in entries if entry["excess"]]
-    assert len(happened["fired"]) > 30, "the server was hostile"
+    assert len(happened["fired"]) > (30 if n == 1 else 12), "the server was hostile"  # ten a call are few calls
     if n > 1:
         often = Counter(sha256(text_of(doc).encode()).hexdigest() for doc in posts.values())
         assert asked_in_vain(entries, {post for post, times in often.items() if times == 1}) == []

@@ -370,7 +370,8 @@ def test_a_drain_that_is_longer_than_the_units_patience_is_not_cut_off(
                           label__slots=1, limits__drain_seconds=8)  # fmt: skip
         service.change("TimeoutStopSec=2", f"WatchdogSec={WATCH}").start()
         until(lambda: service.log("label_up"), "the model to answer")
-        tell(url, delay=600)  # and from now on no more
+        before = tell(url, delay=600)["requests"]  # and from now on no more
+        until(lambda: tell(url)["requests"] > before, "a call that will not be answered")
         service.stop()
     assert (service.shown("Result"), service.shown("ExecMainStatus")) == ("success", "0")
     assert service.log("drain_over"), "it took its whole time"

@@ -19,7 +19,9 @@ from civicsky.settings import Journal as JournalSettings
 from civicsky.store import SqliteStore
 from civicsky.tables import add_counts
 
-OLD = [format_time((now_us() // HOUR_US - n) * HOUR_US) for n in (50, 49)]
+BEGAN = {n: (now_us() // HOUR_US - n) * HOUR_US for n in (50, 49)}
+"""Two hours of long ago, whatever the hour in which a test runs."""
+OLD = [format_time(began) for began in BEGAN.values()]
 
 
 async def count(journal: Journal, n: int) -> None:
@@ -41,10 +43,8 @@ async def test_hours_are_told_once_and_again_only_when_something_was_counted_in_
 ) -> None:
     monkeypatch.setattr(app, "PUBLISH_SECONDS", 0.01)
     journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
-    for n in (50, 49):
-        await journal.database.execute(
-            "INSERT INTO count VALUES (?,'post','rejected','language',?)", ((now_us() // HOUR_US - n) * HOUR_US, n)
-        )
+    for n, began in BEGAN.items():
+        await journal.database.execute("INSERT INTO count VALUES (?,'post','rejected','language',?)", (began, n))
     await count(journal, 1)
     reader = await JournalReader.open(tmp_path / "journal.db")
     store = await SqliteStore.open(tmp_path / "posts.db")
