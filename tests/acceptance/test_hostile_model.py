@@ -62,9 +62,9 @@ def test_every_post_is_labelled_or_failed_with_a_reason_whatever_the_model_does(
         until(lambda: cursor(folder) >= LAST_SEQ, "all to be collected")
         until(lambda: model.state()["fired"].get("hang", 0) > 3, "the model to hang again and again")
         assert labels(folder) == 0
-        model.tell()
+        model.tell(delay=0.5)  # slow, so that most posts are left for what comes then
         until(lambda: labels(folder), "the first labels")
-        model.tell(*everything(0.004), *everything(0.01, many=True))
+        model.tell(*everything(0.004), *everything(0.01, many=True), delay=0.0)
         ended = end_when(process, lambda: all_told(folder), "all to be labelled or failed")
         happened, entries = model.state(), model.entries()
     assert ended.code == 0, ended.err
@@ -79,7 +79,7 @@ def test_every_post_is_labelled_or_failed_with_a_reason_whatever_the_model_does(
     assert len(posts) - by_reason.total() > 300
     assert happened["excess"] == 0
     assert not [entry for entry in entries if entry["excess"]]
-    assert len(happened["fired"]) > (30 if n == 1 else 12), "the server was hostile"  # ten a call are few calls
+    assert len(happened["fired"]) > 30, "the server was hostile"
     if n > 1:
         often = Counter(sha256(text_of(doc).encode()).hexdigest() for doc in posts.values())
         assert asked_in_vain(entries, {post for post, times in often.items() if times == 1}) == []
