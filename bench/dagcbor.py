@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
+from support.frames import varint
+
 CID: Final = b"\x01\x71\x12\x20"
 """How the CID of a record, a node or a commit begins: DAG-CBOR, SHA-256."""
 RAW_CID: Final = b"\x01\x55\x12\x20"
@@ -39,14 +41,6 @@ def link(cid: bytes) -> bytes:
 def cid_text(cid: bytes) -> str:
     number = int.from_bytes(cid, "big") << 2  # 288 bits are 58 digits of five, two bits of which are empty
     return "b" + "".join("abcdefghijklmnopqrstuvwxyz234567"[number >> shift & 31] for shift in range(285, -1, -5))
-
-
-def varint(n: int) -> bytes:
-    out = b""
-    while n > 0x7F:
-        out += bytes([n & 0x7F | 0x80])
-        n >>= 7
-    return out + bytes([n])
 
 
 def cid_of(block: bytes) -> bytes:

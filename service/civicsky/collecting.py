@@ -14,6 +14,7 @@ from typing import Protocol
 
 from civicsky import faults, log
 from civicsky.clock import Clock
+from civicsky.coverage import FEW
 from civicsky.errors import BadInput
 from civicsky.lifecycle import Every, Stop, happened
 from civicsky.metrics import Metrics
@@ -36,8 +37,6 @@ from civicsky.model import (
 from civicsky.queue import Closed, Queue
 from civicsky.settings import Settings
 
-SOME = 9
-"""Frames at a batch's end that tell the stream's time."""
 AHEAD_US = 5 * 60_000_000
 """How far a relay's clock may be ahead of ours."""
 FULL_SECONDS = 5.0
@@ -162,7 +161,6 @@ class _Intake:
         self._bounds, self._limits = settings.worker, settings.limits
         self._limited = bool(settings.limits.max_frames or settings.limits.max_posts)
         self._link = 0
-        self._armed = False
         self._metrics, self._stop = metrics, stop
         self._batch = Batch()
         self._posts_in_batch = 0
@@ -237,7 +235,7 @@ class _Intake:
         return len(batch.frames) + frames <= bounds.batch_frames and batch.size + size <= bounds.batch_bytes
 
     async def _take_one_by_one(self, handful: Handful) -> None:
-        taken, self._armed = 0, faults.armed()
+        taken = 0
         for arrival in handful.one_by_one:
             self._add([self._settle(arrival)], len(arrival.data))
             taken += 1
@@ -272,8 +270,7 @@ class _Intake:
             log.event("quarantined", stage="decode", host=arrival.host, reason=bad.reason, sha256=digest)
             self._source.settle_bad(digest)
             return Frame(arrival, Event("quarantined"), "quarantined", bad.reason)
-        if self._armed:
-            faults.point("decode.decoded")
+        faults.point("decode.decoded")
         if event.time > arrival.received_at or self._metrics.clock_doubts:
             event = self._on_time(event, arrival)
         judged = self._source.settle(event.seq)
@@ -281,7 +278,7 @@ class _Intake:
             self._heed(event)
         if judged is not None:
             return Frame(arrival, event, judged, "renumbered" if judged == "ignored" else "")
-        return made(Frame, (arrival, event, event.outcome, event.name))
+        return Frame(arrival, event, event.outcome, event.name)
 
     def _on_time(self, event: Event, arrival: Arrival) -> Event:
         """Look at the clocks; one that is ahead must not outrank all that comes later. Old events are replayed."""
@@ -355,7 +352,7 @@ async def _commit(
         metrics.gaps.update(committed.gaps)
         metrics.event_at = committed.position.event_at
         # Some: the clock of a single server may be wrong.
-        metrics.settle(len(sent.batch.frames), max(frame.event.time for frame in sent.batch.frames[-SOME:]) or None)
+        metrics.settle(len(sent.batch.frames), max(frame.event.time for frame in sent.batch.frames[-FEW:]) or None)
         if committed.resume:
             at = committed.position
             log.event("source_resumed", stage="source", host=at.host, epoch=at.epoch, resume=committed.resume)

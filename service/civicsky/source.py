@@ -323,13 +323,11 @@ class Source:
                     await task
 
     def _one_by_one(self, line: Line, messages: Sequence[bytes | str], at: int) -> Generator[Arrival, None, None]:
-        armed = faults.armed()
         for data in messages:
             if self._line is not line:  # after a drop, what the dropped one still holds is not read
                 return
             self._arrived += 1
-            if armed:
-                faults.point("source.received")
+            faults.point("source.received")
             yield Arrival(
                 self._arrived, self.host, self._epoch, self._link, self._resumed_after, data, at, self._opening
             )
