@@ -93,6 +93,7 @@ case "$1" in
     test)
         list dev
         list mongod --no-deps
+        list axe --no-deps
         list model --no-deps
         engine
         command -v crontab >/dev/null || debian cron || true
