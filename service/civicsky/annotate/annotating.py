@@ -83,8 +83,11 @@ async def annotate(settings: Settings, wanted: Wanted, say: Say) -> None:
 
 async def _serve(desk: Desk, port: int, say: Say) -> None:
     listener = listen(port)
-    address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    keys = Keys(lambda key: say(f"open {address}#{key} in a browser of this machine; it opens once, Ctrl-C ends"))
+    taken = listener.getsockname()[1]
+    address = f"http://127.0.0.1:{taken}/"
+    keys = Keys(
+        taken, lambda key: say(f"open {address}#{key} in a browser of this machine; it opens once, Ctrl-C ends")
+    )
     with _ended() as ended:
         async with answering(listener, application(desk, keys)) as server:
             waiting = asyncio.create_task(ended.wait(), name="annotate-end")

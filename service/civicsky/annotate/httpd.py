@@ -25,7 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from civicsky.annotate.desk import Desk, View
 from civicsky.errors import CivicskyError, Usage
 
-COOKIE: Final = "civicsky-desk"
+COOKIE: Final = "civicsky-desk-{port}"
+"""Browsers tell the cookies of a machine's ports apart by their names only."""
 TAB: Final = "x-civicsky-tab"
 MAX_BODY: Final = 32_000
 """Bytes of a request: a note of 2,000 characters and some answers."""
@@ -69,8 +70,9 @@ def listen(port: int) -> socket.socket:
 class Keys:
     """Who may come in."""
 
-    def __init__(self, invite: Callable[[str], None]) -> None:
+    def __init__(self, port: int, invite: Callable[[str], None]) -> None:
         """`invite` is told the key for the next one, now and whenever one was used."""
+        self.name = COOKIE.format(port=port)
         self._invite = invite
         self._cookie = secrets.token_urlsafe(32)
         self._tabs: list[str] = []
@@ -109,12 +111,12 @@ def application(desk: Desk, keys: Keys) -> ASGIApp:
         if found is None:
             return PlainTextResponse("this key was used, or is none; the terminal shows the one to use\n", 403)
         answer = JSONResponse({"tab": found[1]})
-        answer.set_cookie(COOKIE, found[0], path="/api", httponly=True, samesite="strict")
+        answer.set_cookie(keys.name, found[0], path="/api", httponly=True, samesite="strict")
         return answer
 
     def known(work: Callable[[dict[str, Any]], Awaitable[View]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
-            if not keys.lets_in(request.cookies.get(COOKIE, ""), request.headers.get(TAB, "")):
+            if not keys.lets_in(request.cookies.get(keys.name, ""), request.headers.get(TAB, "")):
                 return PlainTextResponse("open the address that the terminal shows\n", 401)
             return JSONResponse(await work(await _body(request)))
 

@@ -136,8 +136,10 @@ class Posts:
         found: dict[str, Look] = {}
         for document in await self._store.find("posts", uris):
             state: State = document.get("state", "not held")
-            is_live = state == "live"
-            found[document["_id"]] = Look(state, document.get("cid") or "", _text(document) if is_live else None)
+            text = _text(document) if state == "live" else None
+            if state == "live" and text is None:
+                state = "not held"  # an edit left nothing to read
+            found[document["_id"]] = Look(state, document.get("cid") or "", text)
         return found
 
     async def _draw_rejects(self, window: Window, drawing: Drawing) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, get_args
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from civicsky import __version__, datadir
+from civicsky import __version__, datadir, log
 from civicsky.app import model_slots
 from civicsky.appview import AppView
 from civicsky.context import Contexts, records_of, texts_of
@@ -29,7 +29,7 @@ from civicsky.model import Asked, Spend, format_time, now_us
 from civicsky.prompt import Way
 from civicsky.research import evaluation_report, figures
 from civicsky.research.answers import Asking, Kept
-from civicsky.research.gold import MAX_BYTES, Gold, Item, read_gold, without_shown
+from civicsky.research.gold import MAX_BYTES, UNIFORM, Gold, Item, read_gold, without_shown
 from civicsky.settings import Label, Settings
 from civicsky.store import Store, open_store
 from civicsky.task import Field, Task, load_task
@@ -87,6 +87,8 @@ async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None
         raise Usage(
             f"{wanted.gold}: nobody judged anything: the columns {', '.join(gold.fields)} are blank; fill them in"
         )
+    if skewed := sorted({frame.kind for frame in gold.frames} - {UNIFORM}):
+        say(f"{wanted.gold}: drawn by {log.harmless(skewed[0])}: the figures are of such posts, and not of all")
     variants = _variants(settings, loaded, wanted)
     out = wanted.out or Path(f"evaluation-{datetime.now(UTC):%Y-%m-%d}")
     os.umask(0o077)  # texts and answers: their authors may delete them

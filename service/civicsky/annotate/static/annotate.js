@@ -13,6 +13,7 @@
   let note = "";
   let kept = ""; // the note as the command has it
   let busy = false;
+  let round = 0; // how often the page came in
   let seen = 0; // milliseconds that this post was visible
   let since = null;
 
@@ -32,6 +33,8 @@
 
   async function enter() {
     const key = location.hash.slice(1);
+    round += 1;
+    occupied(false);
     try {
       if (key) {
         history.replaceState(null, "", "/");
@@ -53,41 +56,47 @@
     }
   }
 
+  function occupied(is) {
+    busy = is;
+    at("desk").setAttribute("aria-busy", String(is));
+  }
+
   async function get(path, said) {
     if (busy) return;
-    busy = true;
+    const mine = round;
+    occupied(true);
     try {
       const found = await ask(path, said);
+      if (mine !== round) return;
       alarm("");
       show(found, "");
     } catch (error) {
       alarm(trouble(error));
-    } finally {
-      busy = false;
     }
+    occupied(false);
   }
 
   // An answer is sent until the command says that it has it; under the same token it is the same vote.
   async function send(vote, told) {
-    busy = true;
+    const mine = round;
+    occupied(true);
     sessionStorage.setItem("waiting", JSON.stringify({ desk: desk.desk, vote }));
     for (;;) {
       try {
         const next = await ask("vote", vote);
+        if (mine !== round) return; // another round has sent it, too, under the same token
         sessionStorage.removeItem("waiting");
         alarm("");
-        busy = false;
         show(next, told);
+        occupied(false);
         return;
       } catch (error) {
-        alarm("Not saved yet; it is tried again. " + trouble(error));
-        if (error.status === 400) {
-          sessionStorage.removeItem("waiting");
-          busy = false;
-          return;
-        }
-        if (error.status && error.status !== 503) {
-          busy = false;
+        if (mine !== round) return;
+        const again = !error.status || error.status === 503;
+        alarm((again ? "Not saved yet; it is tried again. " : "Not saved. ") + trouble(error));
+        if (error.status === 400) sessionStorage.removeItem("waiting");
+        if (!again) {
+          occupied(false);
           return;
         }
         await new Promise((done) => setTimeout(done, 1000));
