@@ -201,7 +201,9 @@ def test_draws_by_uncertainty_and_disagreement_take_those_and_tell_nobody_who_la
 
 
 def test_only_live_posts_of_the_population_are_drawn(tmp_path: Path) -> None:
-    feed = {"origins": [{"kind": "feed", "name": "today", "rank": 1, "fetched_at": f"{hand.DAY}T13:00:00.000Z"}]}
+    feed: dict[str, Any] = {
+        "origins": [{"kind": "feed", "name": "today", "rank": 1, "fetched_at": f"{hand.DAY}T13:00:00.000Z"}]
+    }
     folder = fill(
         tmp_path / "data",
         [

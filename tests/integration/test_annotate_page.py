@@ -40,10 +40,10 @@ KAPPA = {"civic": Fraction(1, 2), "lean": Fraction(4, 7)}
 ALPHA = {"civic": Fraction(17, 32), "lean": Fraction(8, 13)}
 AGREE = {"civic": Fraction(6, 8), "lean": Fraction(2, 3)}
 SECRET = ["0.91", "91234", "the-model", "prompt", "did:plc", "at://", "bafycid", "p_sampled", "probability", "uniform",
-          "uncertain", "seed", "population", "labelled"]  # fmt: skip
+          "uncertain", '"seed', "population", "labelled"]  # fmt: skip
 HOSTILE = (
     "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'> \u202eturned\u202c "
-    + "w" * 10_000
+    + "w" * 9_500
     + " z\u0301\u0301\u0301\u0301\u0301\u0301\u0301 \x07 end"
 )
 
@@ -124,7 +124,7 @@ def test_two_peoples_votes_end_in_gold_whose_kappa_and_alpha_were_worked_out_by_
     options = ("--model-url", model[0], "--model", "mock", "--data-dir", ten, "--out", out, "--json")
     ended = command.run("evaluate", file, *options, label__slots=1, log__level="error")
     assert ended.code == 0, ended.err
-    found = {field["name"]: field for field in json.loads(ended.out)["gold"]["fields"]}
+    found = {field["name"]: field for field in json.loads(ended.out)["fields"]}
     for name in ("civic", "lean"):
         assert found[name]["annotators"]["alpha"]["value"] == pytest.approx(float(ALPHA[name]))
         assert found[name]["annotators"]["pairs"][0]["kappa"]["value"] == pytest.approx(float(KAPPA[name]))
@@ -180,7 +180,7 @@ def test_hostile_texts_stay_texts_and_the_page_fits_a_phone_in_the_dark(one: tup
     assert page.size()[0] == 375
     assert axe.findings(page) == []
     for scheme in ("light", "dark"):
-        page.media(scheme)  # type: ignore[arg-type]
+        page.media(scheme)
         assert axe.findings(page) == []
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert paper == {"light": "rgb(246, 245, 241)", "dark": "rgb(20, 24, 28)"}[scheme]
@@ -251,7 +251,7 @@ def test_a_command_that_is_killed_in_the_midst_of_a_vote_loses_none_and_doubles_
     page = opened(browser, first)
     hand.type_answer(page, "2")
     page.press("2")
-    first.process.wait(20)
+    command.finish(first.process, 20)
     until(lambda: "Not saved yet" in page.evaluate("document.getElementById('alarm').textContent"), "to be told", 10)
     assert len(hand.votes(ten)) == (1 if place == "annotate.vote:2" else 2)
     second = Sitting(ten, "--annotator", "anna", "--port", first.port)

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -185,25 +186,24 @@ class Caller:
         self.cookie = self.tab = ""
 
     def ask(self, path: str, said: Any = None, method: str = "POST", **headers: str) -> tuple[int, str, dict[str, str]]:
-        """(status, body, headers). A header of None is left out."""
+        """(status, body, headers). An empty header is left out."""
         told: dict[str, Any] = {
             "host": f"127.0.0.1:{self.port}", "origin": f"http://127.0.0.1:{self.port}",
             "content-type": "application/json", "cookie": self.cookie, "x-civicsky-tab": self.tab,
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }  # fmt: skip
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
-        body = said if isinstance(said, bytes) else json.dumps(said or {})
-        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-        for name, value in told.items():
-            if value:
-                connection.putheader(name, value)
-        if method == "POST":
-            connection.putheader("content-length", str(len(body)))
-        connection.endheaders(body.encode() if isinstance(body, str) and method == "POST" else body or None)  # type: ignore[arg-type]
-        answer = connection.getresponse()
-        found = answer.status, answer.read().decode(), {name.lower(): value for name, value in answer.getheaders()}
-        connection.close()
-        return found
+        body = said if isinstance(said, bytes) else json.dumps(said or {}).encode()
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            for name, value in told.items():
+                if value:
+                    connection.putheader(name, value.encode("latin-1"))
+            if method == "POST":
+                connection.putheader("content-length", str(len(body)))
+            connection.endheaders(body if method == "POST" else None)
+            answer = connection.getresponse()
+            told = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, answer.read().decode(), told
 
     def enter(self) -> "Caller":
         """Exchange the key."""

@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from civicsky import log
 from civicsky.annotate.desk import Desk, View
 from civicsky.errors import CivicskyError, Usage
 
@@ -30,6 +31,8 @@ COOKIE: Final = "civicsky-desk-{port}"
 TAB: Final = "x-civicsky-tab"
 MAX_BODY: Final = 32_000
 """Bytes of a request: a note of 2,000 characters and some answers."""
+_MAX_READ: Final = 1_000_000
+"""Bytes of a request that are read before it is refused: who is still sending would not hear why."""
 BACKLOG: Final = 64
 _FILES: Final = {
     "/": ("annotate.html", "text/html; charset=utf-8"),
@@ -106,7 +109,7 @@ def application(desk: Desk, keys: Keys) -> ASGIApp:
     routes.append(Route("/favicon.ico", _nothing))
 
     async def key(request: Request) -> Response:
-        given = (await _body(request)).get("key")
+        given = _said(request, await _read(request)).get("key")
         found = keys.exchange(given) if isinstance(given, str) else None
         if found is None:
             return PlainTextResponse("this key was used, or is none; the terminal shows the one to use\n", 403)
@@ -116,9 +119,10 @@ def application(desk: Desk, keys: Keys) -> ASGIApp:
 
     def known(work: Callable[[dict[str, Any]], Awaitable[View]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
+            sent = await _read(request)
             if not keys.lets_in(request.cookies.get(keys.name, ""), request.headers.get(TAB, "")):
                 return PlainTextResponse("open the address that the terminal shows\n", 401)
-            return JSONResponse(await work(await _body(request)))
+            return JSONResponse(await work(_said(request, sent)))
 
         return answer
 
@@ -134,38 +138,32 @@ def application(desk: Desk, keys: Keys) -> ASGIApp:
     routes.append(Route("/api/key", key, methods=["POST"]))
     for name, work in {"begin": begin, "step": step, "last": last, "vote": desk.vote}.items():
         routes.append(Route(f"/api/{name}", known(work), methods=["POST"]))
-    app = Starlette(routes=routes)
+    app = Starlette(routes=routes, exception_handlers={ValueError: _wrong, CivicskyError: _failed})
     app.router.redirect_slashes = False
     return _Guard(app)
 
 
 class _Guard:
-    """Stands before all of it: whom we answer at all, what every answer carries, and errors as one line."""
+    """Stands before all of it: whom we answer at all, and what every answer carries."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
-
         async def send_with_headers(message: Message) -> None:
-            nonlocal begun
             if message["type"] == "http.response.start":
-                begun = True
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
         try:
-            answer = _refusal(scope["method"], Headers(scope=scope)) or self._app
-            try:
-                await answer(scope, receive, send_with_headers)
-            except (CivicskyError, ValueError) as error:
-                if begun:
-                    raise
-                status = 400 if isinstance(error, ValueError) else 503
-                await PlainTextResponse(f"{error}\n", status)(scope, receive, send_with_headers)
+            refusal = _refusal(scope["method"], Headers(scope=scope))
+            if refusal:
+                await _read(Request(scope, receive))
+            await (refusal or self._app)(scope, receive, send_with_headers)
         except ClientDisconnect:
             return
+        except Exception as error:  # noqa: BLE001  (a defect here must not end the sitting; it was answered with 500)
+            log.event("http_failed", path=scope["path"], why=repr(error))
 
 
 def _refusal(method: str, headers: Headers) -> Response | None:
@@ -183,17 +181,34 @@ def _refusal(method: str, headers: Headers) -> Response | None:
     return None
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def _wrong(_request: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"{error}\n", 400)
+
+
+async def _failed(_request: Request, error: Exception) -> Response:
+    """Such as a store that cannot be reached: the page tries again."""
+    return PlainTextResponse(f"{log.harmless(str(error))}\n", 503)
+
+
+async def _read(request: Request) -> bytes:
+    """What was sent, or so much of it that it is too much."""
+    sent, size = b"", 0
+    async for part in request.stream():
+        size += len(part)
+        sent += part if len(sent) <= MAX_BODY else b""
+        if size > _MAX_READ:
+            break
+    return sent
+
+
+def _said(request: Request, sent: bytes) -> dict[str, Any]:
     """A request's JSON object. Raises ValueError."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise ValueError("a request is JSON")
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY:
-            raise ValueError(f"a request has {MAX_BODY:,} bytes at most")
+    if len(sent) > MAX_BODY:
+        raise ValueError(f"a request has {MAX_BODY:,} bytes at most")
     try:
-        said = json.loads(body)
+        said = json.loads(sent)
     except RecursionError:
         said = None
     if not isinstance(said, dict):
