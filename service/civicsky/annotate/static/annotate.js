@@ -140,7 +140,7 @@
   }
 
   function begin() {
-    at("who").textContent = desk.person + (desk.adjudicates ? " decides" : "");
+    at("who").textContent = desk.person;
     document.title = (desk.adjudicates ? "Decide" : "Label posts") + " - civicsky";
     document.querySelector("h1").textContent = desk.adjudicates ? "Decide" : "Label posts";
     const book = at("codebook-text");
@@ -159,14 +159,14 @@
       const post = make("dt", one.post);
       post.dir = "auto";
       const said = make("dd");
-      said.append(make("span", Object.values(one.answer).join(", "), "value"));
+      said.append(make("span", spoken(one.answer), "value"));
       list.append(post, said);
       if (one.why) list.append(make("dd", one.why, "why"));
     }
     if (desk.task.cases.length) book.append(list);
     book.append(make("p", "Task " + desk.task.name + ", version " + desk.task.version, "why"));
     open(wide.matches);
-    at("desk").hidden = at("foot").hidden = false;
+    at("desk").hidden = false;
   }
 
   function show(next, told) {
@@ -413,6 +413,7 @@
   });
 
   at("keys").addEventListener("change", () => document.body.classList.toggle("no-keys", !at("keys").checked));
+  wide.addEventListener("change", () => desk && open(wide.matches));
   addEventListener("hashchange", () => location.hash.length > 1 && enter());
   enter();
 })();
