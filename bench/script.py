@@ -2,8 +2,8 @@
 
 That is what one writes first. In the callback of the SDK's client it turns each message into models, keeps the posts
 that their client tagged as English, and inserts them into SQLite one at a time, a transaction each. Here frames come
-from memory, so nothing of the network is in the figures. With SQLite's own defaults each transaction waits for the disk;
-the same without waiting says what the script itself takes.
+from memory, so nothing of the network is in the figures. With SQLite's own defaults each transaction waits for the
+disk; the same without waiting says what the script itself takes.
 
 Ours is the service's decode, worker and journal over the same frames, in this one process, with a transaction for each
 500 frames, as safe as the service's own. It does more: language, counts, order, quarantine. Wall time, because waiting
@@ -32,7 +32,7 @@ from civicsky.model import Arrival, Batch, Event, Frame, now_us
 from civicsky.settings import Journal as JournalSettings
 from civicsky.worker import judge_record
 
-PART: Final = Part("script", "A plain script", "one thread, the SDK's models and a row at a time into SQLite, against ours")
+PART: Final = Part("script", "A plain script", "one thread, the SDK's models and row-by-row SQLite, against ours")
 FRAMES: Final = 20_000
 SAVE_EVERY: Final = 500
 BATCH: Final = 500

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pymongo import MongoClient
@@ -14,6 +14,9 @@ from pymongo.errors import PyMongoError
 
 from support.browser import Browser, chromium, why_not
 from support.command import end_all, model_server, sample_relay, until
+
+if TYPE_CHECKING:
+    from support.made_frames import Made
 
 Client = MongoClient[dict[str, Any]]
 
@@ -157,3 +160,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", place], check=True)
     yield place
     subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture
+def made() -> "Made":
+    """Frames of the benchmark's generator, with the truth about each; do not change them."""
+    from support.made_frames import of_all_ways  # noqa: PLC0415
+
+    return of_all_ways()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the benchmark keeps its recordings for this test alone."""
+    from bench import traffic  # noqa: PLC0415
+
+    monkeypatch.setattr(traffic, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache"

@@ -4,22 +4,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
-from bench import script, traffic
+from bench import script
 from bench.part import Ask, gather
-from support.made_frames import Made, of_all_ways
-
-
-@pytest.fixture
-def made() -> Made:
-    return of_all_ways()
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(traffic, "CACHE", tmp_path / "cache")
-    return tmp_path / "cache"
+from support.made_frames import Made
 
 
 def test_the_script_keeps_what_is_tagged_english_and_saves_its_cursor_before_it_writes(
