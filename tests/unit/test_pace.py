@@ -88,7 +88,7 @@ def test_callers_who_always_wait_get_at_least_95_percent_of_the_requests(rpm: in
     assert 0.95 * rpm * 10 <= n <= rpm * 10
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=15)
 @given(tokens=st.integers(1, 200), above=st.integers(0, 400))
 def test_callers_who_always_wait_get_at_least_95_percent_of_the_tokens(tokens: int, above: int) -> None:
     tpm, paced, now, n = 20_000, a_pace(tpm=20_000), START, 0
