@@ -377,7 +377,7 @@ def _found(authors: list[str], truth: list[str], first: list[str], second: list[
 @pytest.mark.parametrize(
     ("authors", "classes", "right", "sets", "tolerance"),
     [
-        (40, 2, 0.87, 150, 0.035),
+        (40, 2, 0.87, 300, 0.035),
         pytest.param(40, 2, 0.87, 1000, 0.02, marks=pytest.mark.long),
         pytest.param(100, 3, 0.75, 1000, 0.02, marks=pytest.mark.long),
     ],

@@ -164,7 +164,7 @@ def _estimates(world: World, drawn: Drawn, *, by_author: bool) -> dict[str, Shar
     ("unit", "repeats", "tolerance"),
     [
         ("post", 120, 0.04),
-        ("author", 100, 0.045),
+        ("author", 200, 0.045),
         pytest.param("post", 1000, 0.02, marks=pytest.mark.long),
         pytest.param("author", 300, 0.035, marks=pytest.mark.long),
     ],
