@@ -123,7 +123,7 @@ OURS: Final = "ours in one process"
 WAYS: Final[dict[str, Callable[[Sequence[bytes], Path], Took]]] = {
     OURS: ours,
     "a plain script": partial(plain, waits=True),
-    "a plain script, not waiting for the disk": partial(plain, waits=False),
+    "a plain script that does not wait for the disk": partial(plain, waits=False),
 }
 
 
