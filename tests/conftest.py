@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,30 @@ def skip(why: str) -> None:
     if os.environ.get("TESTS_NO_SKIP"):
         pytest.fail(f"may not be skipped here: {why}")
     pytest.skip(why)
+
+
+@pytest.hookimpl(trylast=True)  # after those that leave tests out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Side by side, each worker begins with files that take long and ends with unit tests, so that all end together.
+
+    At first each gets a stretch of equal length; who is done takes from the others' ends.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers == 1:
+        return
+    short = [item for item in items if item.path.parent.name == "unit"]
+    long = groupby((item for item in items if item.path.parent.name != "unit"), key=lambda item: item.path)
+    stretches: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for at, (_, tests) in enumerate(long):
+        stretches[at % workers] += tests
+    left = len(items)
+    for at, stretch in enumerate(stretches):
+        share = left // (workers - at)
+        fill = max(0, share - len(stretch))
+        stretch.extend(short[:fill])
+        del short[:fill]
+        left -= share
+    items[:] = [*chain.from_iterable(stretches), *short]
 
 
 def pytest_collection_finish() -> None:
