@@ -107,8 +107,10 @@ class PicowsLine(WSListener):
             self._end()
             self._transport.send_close(WSCloseCode(NORMAL))
             self._transport.disconnect()
-        await asyncio.wait([self._seen_off], timeout=CLOSE_SECONDS)
-        self._transport.disconnect(graceful=False)
+        try:
+            await asyncio.wait([self._seen_off], timeout=CLOSE_SECONDS)
+        finally:
+            self._transport.disconnect(graceful=False)
         await self._seen_off
 
     # ---- called by picows --------------------------------------------------------------------------------------------
