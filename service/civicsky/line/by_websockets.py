@@ -77,6 +77,8 @@ class WebsocketsLine:
         try:
             await asyncio.wait([self._filling])
         finally:
+            self._error = self._error or LineClosed()
+            self._news.set()
             await self._socket.close()
 
     async def _fill(self) -> None:
