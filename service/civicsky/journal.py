@@ -33,7 +33,7 @@ from civicsky.model import (
 )
 from civicsky.settings import Journal as JournalSettings
 from civicsky.sqlite import Connection, Database, open_reader, open_writer, rows, rows_by_key, write_many
-from civicsky.tables import SCHEMA, WRITE_POST, add_counts, ask_recheck_of, change_posts, delete_posts
+from civicsky.tables import OF_FEEDS, SCHEMA, WRITE_POST, add_counts, ask_recheck_of, change_posts, delete_posts
 
 _DAY: Final = 24 * 3_600_000_000
 
@@ -531,7 +531,7 @@ def _named(columns: Sequence[str], found: Iterable[Sequence[Any]]) -> list[dict[
     return [dict(zip(columns, row, strict=True)) for row in found]
 
 
-async def _with_rows(db: Connection, dids: Sequence[str]) -> set[str]:
+async def _with_rows(db: Connection, dids: list[str]) -> set[str]:
     """Of these accounts those of which something is held that changes with their status."""
     found: set[str] = set()
     for at in range(0, len(dids), 500):
@@ -539,9 +539,9 @@ async def _with_rows(db: Connection, dids: Sequence[str]) -> set[str]:
         marks = ",".join("?" * len(part))
         sql = " UNION ".join(
             f"SELECT did FROM {table} WHERE did IN ({marks})"
-            for table in ("post", "quarantine", "reject INDEXED BY reject_sampled")
+            for table in (*OF_FEEDS, "post", "quarantine", "reject INDEXED BY reject_sampled")
         )
-        found |= {did for (did,) in await rows(db, sql + " AND record IS NOT NULL", [*part, *part, *part])}
+        found |= {did for (did,) in await rows(db, sql + " AND record IS NOT NULL", part * (3 + len(OF_FEEDS)))}
     return found
 
 

@@ -15,11 +15,14 @@ RECHECK_PAGE: Final = 25
 """Posts that are looked up in one call: as many as the public API takes."""
 
 _THIS_POST: Final = "did = new.did AND rkey = new.rkey"
+_SHOWN: Final = ("snapshot", "moderation", "seen")
+OF_FEEDS: Final = ("inboxed", *_SHOWN)
+"""Tables of what feeds and the public API showed; triggers empty them of what is deleted."""
 
 
 def _forget(name: str, when: str, whose: str) -> str:
     """Whatever deletes a post also takes away what feeds said of it, and has it scrubbed from their files."""
-    forget = "".join(f"DELETE FROM {table} WHERE {whose};" for table in ("snapshot", "moderation", "seen"))
+    forget = "".join(f"DELETE FROM {table} WHERE {whose};" for table in _SHOWN)
     scrub = f"INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE {whose};"
     return f"CREATE TRIGGER {name} AFTER {when} BEGIN {scrub}{forget} END;"
 

@@ -26,6 +26,25 @@ async def test_a_rejection_that_is_newer_than_a_tombstone_decides_what_is_late(t
     assert outcomes == ["kept", "deleted", "rejected", "stale"]
 
 
+async def test_an_account_that_is_deleted_leaves_feeds_files_though_it_is_back_at_once(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
+    await journal.database.execute("INSERT INTO inboxed (did, rkey, file) VALUES (?, 'rkey', 'file')", (DID,))
+    await journal.database.execute("INSERT INTO moderation (rkey, did, at, labels) VALUES ('rkey', ?, 1, '[]')", (DID,))
+    frames = [
+        Frame(
+            Arrival(seq, "wss://a", 1, 1, None, b"", seq),
+            Event("account", seq=seq, did=DID, time=seq, status=status),
+            "account",
+            "",
+        )
+        for seq, status in enumerate(["deleted", "active"], 1)
+    ]
+    await journal.commit(Batch(frames), [], Counter(frame=2))
+    left = [await journal.database.rows(f"SELECT did FROM {table}") for table in ("scrub", "moderation")]
+    await journal.close()
+    assert left == [[(DID,)], []]
+
+
 def test_a_hostile_record_is_judged_in_time_and_never_ends_the_worker() -> None:
     nested: object = "x"
     for _ in range(900):
