@@ -324,6 +324,7 @@ class Journal:
 
     async def _flush(self, db: Connection, plan: order.Plan) -> None:
         """Write what the plan holds, and empty it of that."""
+        await write_many(db, WRITE_POST, plan.tombstones.values())
         await write_many(db, WRITE_POST, plan.posts.values())
         await write_many(  # not `IN (VALUES ...)` itself: see `sqlite.rows_by_key`
             db, "DELETE FROM reject WHERE (rkey, did) IN (SELECT * FROM (VALUES {rows}))", plan.forgotten_rejects
@@ -342,10 +343,12 @@ class Journal:
             plan.quarantine,
         )
         # A frame that was put aside may hold any post of its author.
-        authors = {(row.did,) for row in plan.posts.values() if row.state == "deleted"}
+        gone = [*plan.tombstones.values(), *(row for row in plan.posts.values() if row.state == "deleted")]
+        authors = {(row.did,) for row in gone}
         await write_many(db, "DELETE FROM quarantine WHERE did IN (SELECT * FROM (VALUES {rows}))", authors)
         for written in (
-            plan.posts, plan.forgotten_rejects, plan.rejects, plan.account_writes, plan.changes, plan.quarantine
+            plan.tombstones, plan.posts, plan.forgotten_rejects, plan.rejects, plan.account_writes, plan.changes,
+            plan.quarantine,
         ):  # fmt: skip
             written.clear()
 

@@ -105,6 +105,8 @@ class Plan:
     cursor: int | None
     rules: Rules
     posts: dict[Key, PostWrite] = field(default_factory=dict)
+    tombstones: dict[Key, PostWrite] = field(default_factory=dict)
+    """Of posts that were made again behind it; to be written before them, for what else goes with a deletion."""
     rejects: dict[Key, RejectWrite] = field(default_factory=dict)
     rejected: set[Key] = field(default_factory=set)
     """Those with a row in the table of rejected posts."""
@@ -235,6 +237,9 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, cid: str, fie
             event_at = known.event_at
         if state != "deleted":  # of a tombstone it says since when it is one
             received_at = known.received_at
+    before = plan.posts.get(key)
+    if before is not None and before.state == "deleted" != state:
+        plan.tombstones[key] = before
     plan.posts[key] = PostWrite(
         op.rkey,
         event.did,

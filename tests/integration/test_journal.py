@@ -45,6 +45,28 @@ async def test_an_account_that_is_deleted_leaves_feeds_files_though_it_is_back_a
     assert left == [[(DID,)], []]
 
 
+async def test_a_post_that_is_deleted_leaves_feeds_files_though_it_is_made_again_at_once(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
+    db = journal.database
+
+    async def take(seq: int, *ops: PostOp) -> None:
+        event = Event("commit", seq=seq, did=DID, time=seq, rev=tid(seq), posts=ops)
+        frame = Frame(Arrival(seq, "wss://a", 1, 1, None, b"", seq), event, "commit", "")
+        verdicts = [KEPT._replace(cid=f"cid{seq}") for op in ops if op.needs_verdict]
+        await journal.commit(Batch([frame]), verdicts, Counter(frame=1, post=len(ops)))
+
+    await take(1, PostOp(0, "create", "rkey", b"c" * 36, b"b"))
+    await db.execute("INSERT INTO inboxed (did, rkey, file) VALUES (?, 'rkey', 'file')", (DID,))
+    await db.execute("INSERT INTO moderation (rkey, did, at, labels) VALUES ('rkey', ?, 1, '[]')", (DID,))
+    aside = "INSERT INTO quarantine (sha256, host, epoch, reason, bytes, at, did) VALUES ('', '', 1, '', '', 1, ?)"
+    await db.execute(aside, (DID,))
+    await take(2, PostOp(0, "delete", "rkey", b"", b""), PostOp(1, "create", "rkey", b"d" * 36, b"b"))
+    left = [await db.rows(f"SELECT did FROM {table}") for table in ("scrub", "moderation", "quarantine")]
+    post = await db.rows("SELECT cid, state, idx, event_at FROM post")
+    await journal.close()
+    assert (left, post) == ([[(DID,)], [], []], [("cid2", "live", 1, 2)])
+
+
 def test_a_hostile_record_is_judged_in_time_and_never_ends_the_worker() -> None:
     nested: object = "x"
     for _ in range(900):
