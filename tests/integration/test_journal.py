@@ -67,6 +67,19 @@ async def test_a_post_that_is_deleted_leaves_feeds_files_though_it_is_made_again
     assert (left, post) == ([[(DID,)], [], []], [("cid2", "live", 1, 2)])
 
 
+async def test_what_is_to_be_scrubbed_already_may_be_deleted_once_more(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
+    await journal.database.execute("INSERT INTO inboxed (did, rkey, file) VALUES (?, 'rkey', 'file')", (DID,))
+    for seq in range(1, 5):
+        op = PostOp(0, "create", "rkey", b"c" * 36, b"b") if seq % 2 else PostOp(0, "delete", "rkey", b"", b"")
+        event = Event("commit", seq=seq, did=DID, time=seq, rev=tid(seq), posts=[op])
+        frame = Frame(Arrival(seq, "wss://a", 1, 1, None, b"", seq), event, "commit", "")
+        await journal.commit(Batch([frame]), [KEPT] if op.needs_verdict else [], Counter(frame=1, post=1))
+    left = await journal.database.rows("SELECT file, did, rkey FROM scrub")
+    await journal.close()
+    assert left == [("file", DID, "rkey")]
+
+
 def test_a_hostile_record_is_judged_in_time_and_never_ends_the_worker() -> None:
     nested: object = "x"
     for _ in range(900):
