@@ -23,7 +23,7 @@ OF_FEEDS: Final = ("inboxed", *_SHOWN)
 def _forget(name: str, when: str, whose: str) -> str:
     """Whatever deletes a post also takes away what feeds said of it, and has it scrubbed from their files."""
     forget = "".join(f"DELETE FROM {table} WHERE {whose};" for table in _SHOWN)
-    # Not `OR IGNORE`: where the statement that fires it says what is done at a conflict, that goes for its trigger, too.
+    # Not `OR IGNORE`: where the statement that fires it says what is done at a conflict, that goes for triggers, too.
     known = "SELECT 1 FROM scrub AS s WHERE s.file = inboxed.file AND s.did = inboxed.did AND s.rkey = inboxed.rkey"
     scrub = f"INSERT INTO scrub SELECT file, did, rkey FROM inboxed WHERE ({whose}) AND NOT EXISTS ({known});"
     return f"CREATE TRIGGER {name} AFTER {when} BEGIN {scrub}{forget} END;"
