@@ -336,19 +336,17 @@ class Journal:
             [(did, account.status, account.at) for did, account in plan.account_writes.items()],
         )
         await write_many(db, "INSERT INTO change (kind, did, rkey, rev, at) VALUES {rows}", plan.changes)
+        authors = [(did,) for did in plan.deleting]
+        await write_many(db, "DELETE FROM quarantine WHERE did IN (SELECT * FROM (VALUES {rows}))", authors)
         await write_many(
             db,
             # One without a number comes again at each reconnect.
             "INSERT OR IGNORE INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at, did) VALUES {rows}",
             plan.quarantine,
         )
-        # A frame that was put aside may hold any post of its author.
-        gone = [*plan.tombstones.values(), *(row for row in plan.posts.values() if row.state == "deleted")]
-        authors = {(row.did,) for row in gone}
-        await write_many(db, "DELETE FROM quarantine WHERE did IN (SELECT * FROM (VALUES {rows}))", authors)
         for written in (
             plan.tombstones, plan.posts, plan.forgotten_rejects, plan.rejects, plan.account_writes, plan.changes,
-            plan.quarantine,
+            plan.deleting, plan.quarantine,
         ):  # fmt: skip
             written.clear()
 

@@ -117,6 +117,8 @@ class Plan:
     changes: list[tuple[str, str, str, str, int]] = field(default_factory=list)
     """(kind, did, rkey, rev, at)."""
     quarantine: list[QuarantineWrite] = field(default_factory=list)
+    deleting: set[str] = field(default_factory=set)
+    """Authors who deleted a post: what was put aside of them before goes, since it may hold that post."""
     frame_aside: int = 0
     """The last arrival that was put aside."""
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -237,6 +239,10 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, cid: str, fie
             event_at = known.event_at
         if state != "deleted":  # of a tombstone it says since when it is one
             received_at = known.received_at
+    if state == "deleted":
+        plan.deleting.add(event.did)
+        plan.quarantine[:] = [row for row in plan.quarantine if row.did != event.did]
+        plan.frame_aside = frame.arrival.n  # the post may lie in this very frame
     before = plan.posts.get(key)
     if before is not None and before.state == "deleted" != state:
         plan.tombstones[key] = before

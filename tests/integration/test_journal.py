@@ -80,6 +80,25 @@ async def test_what_is_to_be_scrubbed_already_may_be_deleted_once_more(tmp_path:
     assert left == [("file", DID, "rkey")]
 
 
+async def test_what_is_put_aside_behind_a_deletion_in_the_same_batch_stays(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
+    bad = [PostOp(1, "create", f"bad{n}", b"c" * 36, b"", "no_block") for n in (1, 2, 3)]
+    gone = PostOp(0, "delete", "rkey", b"", b"")
+    frames = [
+        Frame(
+            Arrival(seq, "wss://a", 1, 1, None, ops[-1].rkey.encode(), seq),
+            Event("commit", seq=seq, did=DID, time=seq, rev=tid(seq), posts=ops),
+            "commit",
+            "",
+        )
+        for seq, ops in enumerate([[bad[0]], [gone, bad[1]], [bad[2]]], 1)
+    ]
+    await journal.commit(Batch(frames), [], Counter(frame=3, post=4))
+    left = await journal.database.rows("SELECT CAST(bytes AS TEXT) FROM quarantine")
+    await journal.close()
+    assert left == [("bad3",)], "a frame that deletes may hold what it deletes"
+
+
 def test_a_hostile_record_is_judged_in_time_and_never_ends_the_worker() -> None:
     nested: object = "x"
     for _ in range(900):
