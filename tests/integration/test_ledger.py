@@ -553,6 +553,27 @@ async def test_of_answers_that_share_a_transaction_only_those_that_nobody_wants_
     assert query(tmp_path / "ledger.db", "SELECT calls, posts FROM spend") == [(4, 4)], "it was paid for all the same"
 
 
+async def test_who_is_cancelled_at_the_commit_for_several_has_no_answer_counted_twice(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    await put(ledger, *(row(n) for n in range(4)))
+    alone, at_its_turn, *others = [
+        asyncio.create_task(ledger.answered(job, label(job, answer(job.rkey)))) for job in await due(ledger)
+    ]
+    await alone
+    loop = asyncio.get_running_loop()
+
+    def heed(said: str) -> None:
+        if said == "COMMIT":
+            loop.call_soon_threadsafe(at_its_turn.cancel)
+
+    await ledger.database._connection.set_trace_callback(heed)
+    assert await asyncio.gather(*others) == [True, True]
+    with pytest.raises(asyncio.CancelledError):
+        await at_its_turn
+    assert query(tmp_path / "ledger.db", "SELECT calls, posts FROM spend") == [(4, 4)]
+
+
 async def test_look_ups_that_come_at_the_same_time_find_each_its_own(ledger: Ledger) -> None:
     await put(ledger, *(row(n) for n in range(5)))
     jobs = await due(ledger)
