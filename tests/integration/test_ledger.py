@@ -560,6 +560,25 @@ async def test_of_answers_that_share_a_transaction_only_those_that_nobody_wants_
     assert query(tmp_path / "ledger.db", "SELECT calls, posts FROM spend") == [(4, 4)], "it was paid for all the same"
 
 
+async def test_an_answer_whose_transaction_fails_leaves_nothing_and_can_be_kept_again(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    await put(ledger, row(1))
+    (job,) = await due(ledger)
+    made = label(job, answer(job.rkey))
+
+    def broken(_db: object) -> None:
+        raise RuntimeError("at the end of it")
+
+    with pytest.raises(RuntimeError, match="at the end of it"):
+        await ledger.answered(job, made, broken)
+    file = tmp_path / "ledger.db"
+    counts = "SELECT (SELECT count(*) FROM label), (SELECT count(*) FROM spend), state FROM job"
+    assert query(file, counts) == [(0, 0, "pending")]
+    assert await ledger.answered(job, made)
+    assert query(file, counts) == [(1, 1, "done")]
+
+
 async def test_look_ups_that_come_at_the_same_time_find_each_its_own(ledger: Ledger) -> None:
     await put(ledger, *(row(n) for n in range(5)))
     jobs = await due(ledger)
