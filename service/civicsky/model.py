@@ -118,7 +118,7 @@ def parse_moment(text: str) -> int | None:
 def format_time(micros: int) -> str:
     """Microseconds since 1970 UTC as RFC 3339 with milliseconds: 2026-11-22T13:12:25.063Z."""
     moment = datetime.fromtimestamp(micros // 1000 / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{micros // 1000 % 1000:03d}Z"
 
 
 def post_uri(did: str, rkey: str) -> str:
