@@ -162,7 +162,7 @@ def go_to(page: Page, beginning: str) -> None:
     for key in "bbbfff":
         if hand.shown(page).startswith(beginning):
             return
-        page.press(key)
+        page.strike(key)
         hand.idle(page)
     assert hand.shown(page).startswith(beginning)
 
@@ -193,25 +193,25 @@ def test_hostile_texts_stay_texts_and_the_page_fits_a_phone_in_the_dark(one: tup
 def test_every_command_has_a_key_and_a_button(one: tuple[Sitting, Page, Path]) -> None:
     sitting, page, folder = one
     go_to(page, "An ordinary")
-    page.press("1")
+    page.strike("1")
     until(
         lambda: "lean" in page.evaluate("document.querySelector('.field.now legend').textContent"), "the second field"
     )
     assert hand.votes(folder) == [], "half an answer is none"
-    page.press("u")
+    page.strike("u")
     assert page.evaluate("document.querySelector('.field.now legend').textContent") == "civic"
-    page.press("n")
+    page.strike("n")
     page.call("Input.insertText", text="1 is not a vote, \u00e9")
-    page.press("Escape")
+    page.strike("Escape")
     hand.type_answer(page, "2")
     assert hand.votes(folder) == [("anna", uri_of(2), "vote", 1, '{"civic": "not civic"}', "1 is not a vote, \u00e9")]
     # Undo brings it back; what is answered then is a vote of its own.
-    page.press("u")
+    page.strike("u")
     hand.idle(page)
     assert hand.shown(page).startswith("An ordinary")
     assert len(hand.votes(folder)) == 1
-    page.press("1")
-    page.press("0")
+    page.strike("1")
+    page.strike("0")
     hand.type_answer(page, "3")
     assert [row[4] for row in hand.votes(folder)] == [
         '{"civic": "not civic"}',
@@ -221,22 +221,22 @@ def test_every_command_has_a_key_and_a_button(one: tuple[Sitting, Page, Path]) -
     hand.type_answer(page, "s")
     hand.type_answer(page, "x")
     assert hand.place(page).startswith("Post"), "the skipped one"
-    page.press("c")
+    page.strike("c")
     until(lambda: page.evaluate("!document.getElementById('codebook').hidden"), "the codebook", 5)
     assert "A post is civic when" in page.evaluate("document.getElementById('codebook').innerText")
     assert axe.findings(page) == []
-    page.press("Escape")
+    page.strike("Escape")
     assert page.evaluate("document.getElementById('codebook').hidden")
     # The same with Tab and Enter, and with single keys turned off.
     page.evaluate("document.getElementById('keys').click()")
-    page.press("1")
+    page.strike("1")
     assert page.evaluate("document.querySelectorAll('[aria-pressed=true]').length") == 0
     page.evaluate("document.getElementById('post').focus()")
-    page.press("Tab")
-    page.press("Tab")
+    page.strike("Tab")
+    page.strike("Tab")
     assert page.evaluate("document.activeElement.textContent") == "2not civic"
     before = hand.done(page)
-    page.press("Enter")
+    page.strike("Enter")
     until(lambda: hand.done(page) == before + 1, "the answer to be kept", 5)
     assert hand.place(page) == "Nothing is left to label"
     assert axe.findings(page) == []
@@ -250,7 +250,7 @@ def test_a_command_that_is_killed_in_the_midst_of_a_vote_loses_none_and_doubles_
     first = Sitting(ten, "--annotator", "anna", "--seed", 3, fault=place)
     page = opened(browser, first)
     hand.type_answer(page, "2")
-    page.press("2")
+    page.strike("2")
     command.finish(first.process, 20)
     until(lambda: "Not saved yet" in page.evaluate("document.getElementById('alarm').textContent"), "to be told", 10)
     assert len(hand.votes(ten)) == (1 if place == "annotate.vote:2" else 2)
@@ -274,13 +274,13 @@ def test_a_post_that_is_deleted_while_it_is_shown_is_not_kept_and_never_shown_ag
     go_to(page, "An ordinary")
     hand.deleted(folder, 2)
     hand.deleted(folder, 3)
-    page.press("2")
+    page.strike("2")
     until(lambda: "is gone" in page.evaluate("document.getElementById('status').textContent"), "to be told", 10)
     assert hand.shown(page).startswith("<script>")
     assert [row[1] for row in hand.votes(folder)] == [uri_of(3)]
     assert page.evaluate("document.getElementById('far').textContent") == "1 of 2 done, 1 no longer there"
     for key in "bf":
-        page.press(key)
+        page.strike(key)
         hand.idle(page)
     until(lambda: "2 no longer" in page.evaluate("document.getElementById('far').textContent"), "both to be away", 10)
     assert hand.votes(folder) == [("anna", uri_of(3), "vote", None, None, "")], "what was said of it is gone, too"

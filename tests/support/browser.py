@@ -142,8 +142,8 @@ class Page:
         assert "exceptionDetails" not in got, got
         return got["result"].get("value")
 
-    def press(self, key: str) -> None:
-        """Press a key and let it go: a character, or a name such as Escape and Tab."""
+    def strike(self, key: str) -> None:
+        """Press any key and let it go: a character, or a name such as Escape and Tab."""
         code = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowLeft": 37, "ArrowRight": 39}.get(key) or ord(key.upper()[0])
         text = key if len(key) == 1 else "\r" if key == "Enter" else ""
         told = {"key": key, "windowsVirtualKeyCode": code, "nativeVirtualKeyCode": code}

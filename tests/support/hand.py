@@ -242,7 +242,7 @@ def type_answer(page: Page, keys: str) -> None:
     """Type an answer, and wait until the page says that it is kept and shows something else."""
     before = page.evaluate("document.getElementById('far').textContent + document.getElementById('place').textContent")
     for one in keys:
-        page.press(one)
+        page.strike(one)
     until(
         lambda: (
             page.evaluate("document.getElementById('far').textContent + document.getElementById('place').textContent")
