@@ -191,7 +191,7 @@ def test_draws_by_uncertainty_and_disagreement_take_those_and_tell_nobody_who_la
         assert f"drawn by {kind}, not uniformly" in ended.out
         assert {json.loads(line)["draw_kind"] for line in file.read_text().splitlines()} == {kind}
         assert {json.loads(line)["draw_p"] for line in file.read_text().splitlines()} == {None}
-        for name in ("estimate", "report"):
+        for name in ("estimate", "report") if kind == "uncertainty" else ("estimate",):
             refused = command.run(name, "--data-dir", folder, "--gold", file)
             assert refused.code == 2
             assert f"posts drawn by {kind}, not uniformly, correct nothing" in refused.err
@@ -277,7 +277,7 @@ def test_any_task_file_will_do_and_its_votes_tell_under_which_they_were_given(tm
     vote_on_all(folder, "anna", {"text 1": {"mood": "sad"}}, *args)
     task.write_text(text.replace("sounds.", "sounds, mostly."))
     noted = Sitting(folder, "--annotator", "ben", *args)
-    assert "the task file changed since draw 1" in noted.said[1]
+    assert any("the task file changed since draw 1" in line for line in noted.said)
     caller = Caller(noted.address).enter()
     at = caller.json("/api/begin")["view"]["at"]
     caller.json("/api/vote", said(at, {"mood": "glad"}))
@@ -326,7 +326,7 @@ def test_an_edited_post_is_shown_again_and_asked_about_again(caller: Caller, thr
     hand.change(three, post(n, f"edited again {n}", cid="a third", v=3))
     assert caller.json("/api/step", {"at": view["at"], "back": False})["progress"]["done"] == 1
     again = caller.json("/api/step", {"at": view["at"] + 1, "back": True})
-    assert (again["post"]["text"], again["said"], again["progress"]["done"]) == (f"edited again {n}", None, 1)
+    assert (again["post"]["text"], again["said"], again["progress"]["done"]) == (f"edited again {n}", None, 0)
     ended = hand.run(three, "export", "--out", tmp_path / "gold.jsonl")
     assert (ended.code, "nobody voted on a post that is still there" in ended.err) == (2, True)
 

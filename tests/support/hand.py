@@ -97,7 +97,10 @@ def reject(folder: Path, *posts: tuple[int, str, str]) -> None:
     journal(
         folder,
         "INSERT INTO reject VALUES (?,?,'3rev',0,?,?,?)",
-        [(*key(n), why, now_us(), dumps({"$type": "app.bsky.feed.post", "text": text})) for n, why, text in posts],
+        [
+            (*key(n), why, now_us(), dumps({"$type": "app.bsky.feed.post", "text": text}, canonical=True))
+            for n, why, text in posts
+        ],
     )
 
 

@@ -84,11 +84,12 @@ async def annotate(settings: Settings, wanted: Wanted, say: Say) -> None:
 async def _serve(desk: Desk, port: int, say: Say) -> None:
     listener = listen(port)
     taken = listener.getsockname()[1]
-    address = f"http://127.0.0.1:{taken}/"
-    keys = Keys(
-        taken, lambda key: say(f"open {address}#{key} in a browser of this machine; it opens once, Ctrl-C ends")
-    )
-    with _ended() as ended:
+
+    def invite(key: str) -> None:
+        say(f"open http://127.0.0.1:{taken}/#{key} in a browser of this machine; it opens once, Ctrl-C ends")
+
+    with _ended() as ended:  # before the address is told: whoever reads it may end us at once
+        keys = Keys(taken, invite)
         async with answering(listener, application(desk, keys)) as server:
             waiting = asyncio.create_task(ended.wait(), name="annotate-end")
             await asyncio.wait({waiting, server}, return_when=asyncio.FIRST_COMPLETED)
