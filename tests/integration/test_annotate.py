@@ -1,5 +1,6 @@
 """Labelling by hand with the installed command, asked over real sockets: who is let in, what is drawn, what is kept."""
 
+import asyncio
 import json
 import re
 import sqlite3
@@ -12,7 +13,10 @@ import pytest
 
 from civicsky import datadir
 from civicsky.annotate.draw import order_for
+from civicsky.errors import Usage
+from civicsky.research.estimate import Table, Wanted as Estimate, estimate
 from civicsky.research.measure import weighted_share
+from civicsky.research.period import Wanted as Period, gather
 from conftest import Mongod
 from support import command, hand
 from support.hand import Caller, Sitting, fill, labels_of, post, reject, uri_of
@@ -187,14 +191,16 @@ def test_draws_by_uncertainty_and_disagreement_take_those_and_tell_nobody_who_la
     assert sorted(vote_on_all(folder, "anna", answers, "--by", "disagreement")) == ["text 3", "text 8"]
     for kind in ("uncertainty", "disagreement"):
         file = tmp_path / f"{kind}.jsonl"
-        ended = hand.run(folder, "export", "--by", kind, "--out", file)
-        assert f"drawn by {kind}, not uniformly" in ended.out
-        assert {json.loads(line)["draw_kind"] for line in file.read_text().splitlines()} == {kind}
-        assert {json.loads(line)["draw_p"] for line in file.read_text().splitlines()} == {None}
-        for name in ("estimate", "report") if kind == "uncertainty" else ("estimate",):
-            refused = command.run(name, "--data-dir", folder, "--gold", file)
-            assert refused.code == 2
-            assert f"posts drawn by {kind}, not uniformly, correct nothing" in refused.err
+        done, rows = hand.exported(folder, file, kind=kind)
+        assert f"drawn by {kind}, not uniformly" in done.text
+        assert {(row["draw_kind"], row["draw_p"]) for row in rows} == {(kind, None)}
+        refused = f"posts drawn by {kind}, not uniformly, correct nothing"
+        for ask in (
+            estimate(hand.settings_of(folder), Estimate(gold=file)),
+            gather(hand.settings_of(folder), Period(gold=file)),
+        ):
+            with pytest.raises(Usage, match=refused):
+                asyncio.run(ask)
 
 
 # ---- what is drawn ---------------------------------------------------------------------------------------------------
@@ -229,19 +235,25 @@ def test_only_live_posts_of_the_population_are_drawn(tmp_path: Path) -> None:
 def test_a_uniform_draw_is_refused_for_posts_that_could_not_be_drawn(three: Path, tmp_path: Path) -> None:
     vote_on_all(three, "anna", {f"text {n}": NO for n in (1, 2, 3)}, "--posts", 3)
     gold = tmp_path / "gold.jsonl"
-    assert hand.run(three, "export", "--out", gold).code == 0
-    estimate = ("estimate", "--data-dir", three, "--gold", gold, "--field", "civic", "--json")
-    ended = command.run(*estimate)
-    assert ended.code == 0, ended.err
-    (table,) = json.loads(ended.out)["estimates"]
-    assert table["gold"] == 3
-    assert table["rows"][0]["corrected"]["value"] == pytest.approx(0.0), "people say that none is civic"
-    assert command.run(*estimate, "--origin", "any").code == 2
+    hand.exported(three, gold)
+
+    def estimated(**wanted: Any) -> Table:
+        (table,) = asyncio.run(estimate(hand.settings_of(three), Estimate(gold=gold, fields=["civic"], **wanted)))
+        return table
+
+    found = estimated()
+    assert found.gold == 3
+    assert found.rows[0].corrected is not None
+    assert found.rows[0].corrected.share.value == pytest.approx(0.0), "people say that none is civic"
+    with pytest.raises(Usage, match="drawn from posts of the origin firehose"):
+        estimated(origin="any")
     hand.change(three, post(4, "later", event_at="2026-11-21T00:00:00.000Z"))
-    refused = command.run(*estimate)
-    assert refused.code == 2
-    assert "drawn from posts from 2026-11-20T12:00:01.000Z to 2026-11-20T12:00:03.001Z, and others" in refused.err
-    assert command.run(*estimate, "--until", "2026-11-21").code == 0
+    told = r"drawn from posts from 2026-11-20T12:00:01.000Z to 2026-11-20T12:00:03.001Z, and others"
+    with pytest.raises(Usage, match=told):
+        estimated()
+    assert estimated(until="2026-11-21").gold == 3
+    refused = command.run("estimate", "--data-dir", three, "--gold", gold)
+    assert (refused.code, re.search(told, refused.err) is not None) == (2, True)
 
 
 def test_a_draw_goes_on_as_it_was_made_and_what_contradicts_it_is_told(three: Path) -> None:
@@ -284,8 +296,7 @@ def test_any_task_file_will_do_and_its_votes_tell_under_which_they_were_given(tm
     noted.end()
     hashes = hand.votes(folder, "annotator, task_sha256")
     assert len({sha for _, sha in hashes}) == 2
-    told = json.loads(hand.run(folder, "export", *args[:2], "--out", tmp_path / "g.jsonl", "--json").out)
-    assert len(told["task_versions"]) == 2
+    assert len(hand.exported(folder, tmp_path / "g.jsonl", task=str(task))[0].found["task_versions"]) == 2
     task.write_text(text.replace('"sad"', '"sad", "flat"'))
     refused = hand.run(folder, "--annotator", "ben", *args)
     assert refused.code == 2
@@ -327,8 +338,8 @@ def test_an_edited_post_is_shown_again_and_asked_about_again(caller: Caller, thr
     assert caller.json("/api/step", {"at": view["at"], "back": False})["progress"]["done"] == 1
     again = caller.json("/api/step", {"at": view["at"] + 1, "back": True})
     assert (again["post"]["text"], again["said"], again["progress"]["done"]) == (f"edited again {n}", None, 0)
-    ended = hand.run(three, "export", "--out", tmp_path / "gold.jsonl")
-    assert (ended.code, "nobody voted on a post that is still there" in ended.err) == (2, True)
+    with pytest.raises(Usage, match="nobody voted on a post that is still there"):
+        hand.exported(three, tmp_path / "gold.jsonl")
 
 
 def test_what_its_author_deletes_leaves_votes_gold_and_file_and_hidden_posts_wait(three: Path, tmp_path: Path) -> None:
@@ -337,18 +348,17 @@ def test_what_its_author_deletes_leaves_votes_gold_and_file_and_hidden_posts_wai
     hand.deleted(three, 1)
     hand.change(three, post(2, "text 2", v=2, state="hidden"))
     gold = tmp_path / "gold.jsonl"
-    ended = hand.run(three, "export", "--out", gold)
-    assert ended.code == 0, ended.err
-    assert "left out: 1 deleted, 1 hidden" in ended.out or "left out: 1 hidden, 1 deleted" in ended.out
-    assert [json.loads(line)["uri"] for line in gold.read_text().splitlines()] == [uri_of(3)]
+    done, rows = hand.exported(three, gold)
+    assert re.search(r"left out: 1 (deleted, 1 hidden|hidden, 1 deleted)", done.text)
+    assert [row["uri"] for row in rows] == [uri_of(3)]
     assert {row[1]: row[4] for row in hand.votes(three)} == {
         uri_of(1): None, uri_of(2): '{"civic": "?"}', uri_of(3): '{"civic": "?"}'
     }  # fmt: skip
     hand.change(three, post(2, "text 2", v=3))
-    hand.run(three, "export", "--out", tmp_path / "later.jsonl", "--text")
-    rows = [json.loads(line) for line in (tmp_path / "later.jsonl").read_text().splitlines()]
+    _, rows = hand.exported(three, tmp_path / "later.jsonl", with_text=True)
     assert [(row["uri"], row["text"]) for row in rows] == [(uri_of(2), "text 2"), (uri_of(3), "text 3")]
-    assert hand.run(three, "export", "--out", gold).code == 2, "what is there is never overwritten"
+    with pytest.raises(Usage, match="is there already"):
+        hand.exported(three, gold)
 
 
 def test_what_is_erased_is_emptied_at_once_and_cannot_be_voted_on_late(three: Path) -> None:
@@ -407,9 +417,8 @@ def test_rejects_measure_what_the_filter_missed(tmp_path: Path) -> None:
     answers: dict[str, Any] = {english[1]: civic, english[2]: civic, english[3]: NO, **dict.fromkeys(foreign.values())}
     assert sorted(vote_on_all(folder, "anna", answers, "--rejects")) == sorted((english | foreign).values())
     gold = tmp_path / "gold.jsonl"
-    ended = hand.run(folder, "export", "--rejects", "--out", gold, "--json")
-    assert ended.code == 0, ended.err
-    every, *by_reason = json.loads(ended.out)["missed"]
+    done, rows = hand.exported(folder, gold, kind="rejects")
+    every, *by_reason = done.found["missed"]
     # 3 of 10 are English, 2 of 10 are English and civic; each by another author.
     for name, hits in (("english", 3), ("english_and_value", 2)):
         expected = weighted_share([n < hits for n in range(10)], [1.0] * 10, [str(n) for n in range(10)]).population
@@ -418,15 +427,15 @@ def test_rejects_measure_what_the_filter_missed(tmp_path: Path) -> None:
     assert [(one["reason"], one["judged"], one["english_and_value"]["value"]) for one in by_reason] == [
         ("adult", 1, 1.0), ("language", 9, pytest.approx(1 / 9))
     ]  # fmt: skip
-    rows = [json.loads(line) for line in gold.read_text().splitlines()]
     assert {(row["draw_kind"], row["draw_p"]) for row in rows} == {("rejects", 1.0)}
     assert sum(row["vote_english"] == "no" and row["civic"] == "" for row in rows) == 7
-    assert command.run("estimate", "--data-dir", folder, "--gold", gold).code == 2
+    with pytest.raises(Usage, match="posts drawn by rejects"):
+        asyncio.run(estimate(hand.settings_of(folder), Estimate(gold=gold)))
     # The journal forgets rejects: then votes stay, and nobody can say whether the posts are there.
     hand.journal(folder, "DELETE FROM reject WHERE reason = ?", [("language",)])
     hand.deleted(folder, 2)
-    later = json.loads(hand.run(folder, "export", "--rejects", "--out", tmp_path / "later.jsonl", "--json").out)
-    assert later["posts"] == {"drawn": 10, "judged": 9, "not held": 9, "deleted": 1, "edited since": 0}
+    later, _ = hand.exported(folder, tmp_path / "later.jsonl", kind="rejects")
+    assert later.found["posts"] == {"drawn": 10, "judged": 9, "not held": 9, "deleted": 1, "edited since": 0}
 
 
 def test_nothing_is_written_into_the_files_of_others(three: Path) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 from cbor2 import dumps
 
 from civicsky import datadir
+from civicsky.annotate.annotating import Done, Wanted, export
 from civicsky.document import Document
 from civicsky.journal import Journal
+from civicsky.loading import load
 from civicsky.model import now_us
-from civicsky.settings import Journal as JournalSettings
+from civicsky.settings import Journal as JournalSettings, Settings
 from civicsky.store import SqliteStore
 from civicsky.tables import delete_posts
 from support import command
@@ -273,6 +275,16 @@ def keys_for(said: str) -> str:
         return "x"
     civic, *rest = said.split()
     return CIVIC[civic] + (LEAN[rest[0]] + US[rest[1]] if rest else "")
+
+
+def settings_of(folder: Path) -> Settings:
+    return load(None, {"data_dir": str(folder), "store.kind": "sqlite"})
+
+
+def exported(folder: Path, out: Path, *, with_text: bool = False, **wanted: Any) -> tuple[Done, list[dict[str, Any]]]:
+    """What `annotate export` tells, and the rows of GOLD: in this process, which has loaded numpy once."""
+    done = asyncio.run(export(settings_of(folder), Wanted(**wanted), out, print, with_text=with_text))
+    return done, [json.loads(line) for line in out.read_text().splitlines()]
 
 
 def run(folder: Path, *args: str | int | Path, **settings: Any) -> command.Ended:
