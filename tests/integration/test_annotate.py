@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from civicsky import datadir
-from civicsky.annotate.draw import order_for
+from civicsky.annotate.draw import Pick, order_for
+from civicsky.annotate.votes import Draw, Votes
 from civicsky.errors import Usage
 from civicsky.research.estimate import Table, Wanted as Estimate, estimate
 from civicsky.research.measure import weighted_share
@@ -275,6 +276,19 @@ def test_a_draw_goes_on_as_it_was_made_and_what_contradicts_it_is_told(three: Pa
     assert hand.run(three, "--annotator", "a", "--rejects", "--by", "uncertainty").code == 2
     assert "there is nothing to draw" in hand.run(three, "--annotator", "a", "--rejects").err
     assert "there is nothing to draw" in hand.run(three, "--annotator", "a", "--by", "disagreement").err
+
+
+async def test_two_who_begin_at_the_same_time_get_the_same_posts(tmp_path: Path) -> None:
+    first, second = await Votes.open(tmp_path), await Votes.open(tmp_path)
+    asked = Draw(0, "civic", "2", "x", "[]", "uniform", "labelled", "firehose", "", "", 1, 1, 3, "{}", 1)
+    made = await first.add(asked, [Pick(uri_of(1))], unless_after=0)
+    assert await second.add(asked._replace(seed=2), [Pick(uri_of(2))], unless_after=0) == made
+    assert (made.id, [item.uri for item in await second.items(made.id)]) == (1, [uri_of(1)])
+    other = await second.add(asked._replace(seed=2), [Pick(uri_of(2))], unless_after=None)
+    assert (other.id, other.seed, [item.uri for item in await first.items(2)]) == (2, 2, [uri_of(2)])
+    assert (await first.add(asked._replace(kind="rejects"), [Pick(uri_of(3))], unless_after=0)).id == 3
+    await first.close()
+    await second.close()
 
 
 def test_any_task_file_will_do_and_its_votes_tell_under_which_they_were_given(tmp_path: Path) -> None:
