@@ -207,4 +207,4 @@ def watched(folder: Path, relay: Led, model: str, **settings: Any) -> Iterator[W
 
 def shows(evaluate: Callable[[str], Any], expression: str, what: str, seconds: float = 60) -> Any:
     """Wait until an expression is true in a page."""
-    return until(lambda: evaluate(expression), what, seconds)
+    return until(lambda: evaluate(f"Boolean({expression})"), what, seconds)
