@@ -15,7 +15,7 @@ from civicsky.errors import Usage
 from civicsky.page import hub
 from civicsky.page.hub import LISTENERS, Hub, Listener
 from civicsky.settings import Http
-from civicsky.watch import web
+from civicsky.watch import paged, web
 
 TOKEN = "a-token-of-some-length"
 
@@ -478,7 +478,7 @@ async def test_those_who_watch_are_bounded_and_take_no_place_from_a_probe() -> N
 
 
 async def test_who_watches_and_does_not_read_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "SEND_SECONDS", 0.2)
+    monkeypatch.setattr(paged, "SEND_SECONDS", 0.2)
     shown = Shown()
     async with served(shown=shown) as port:
         _, writer = await begin_to_watch(port)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 
 from civicsky.page import hub
 from civicsky.page.hub import HEARTBEAT, LISTENERS, QUEUED, Hub, event
@@ -26,6 +27,24 @@ async def test_who_joins_gets_what_holds_now_then_the_posts_then_the_news() -> N
     mine.put("gone", ["x"])
     got = [*read(await listener.next()), *read(await listener.next()), *read(await listener.next())]
     assert got == [("state", 2), ("reset", {}), ("posts", [1]), ("gone", ["x"])]
+
+
+async def test_the_list_is_told_part_by_part_as_it_is_read_and_before_all_news() -> None:
+    made: list[int] = []
+
+    def parts() -> Iterator[bytes]:
+        for n in range(3):
+            made.append(n)
+            yield event("posts", [n])
+
+    mine = Hub(parts)
+    listener = mine.join()
+    assert listener
+    mine.put("gone", ["x"])
+    got = [read(await listener.next())[0] for _ in range(2)]
+    assert made == [0, 1]
+    got += [read(await listener.next())[0] for _ in range(2)]
+    assert got == [("posts", [0]), ("posts", [1]), ("posts", [2]), ("gone", ["x"])]
 
 
 async def test_a_slow_listener_gets_the_newest_state_alone() -> None:

@@ -49,7 +49,8 @@ async def shares(
 ) -> dict[str, Any]:
     """Shares of every field's values in the last hour, day and week, by the time of the events.
 
-    `periods`: of how many posts; `tasks`: by task and field each value's figure in each period.
+    `periods`: for each task `n` labelled posts of about so many (`of`), of which some are `pending`; `all`: whether it
+    is of all of them, and not of some drawn by lot. `tasks`: by task and field each value's figure in each period.
     """
     last = await reads.last_job(ledger)
     found = {
@@ -78,7 +79,8 @@ async def _period(
     low = await reads.first_since(ledger, since, last)
     numbers = reads.lots(low, last + 1, DRAWN * max(1, len(tasks)))
     drawn: dict[str, list[Drawn]] = {task.name: [] for task in tasks}
-    n: Counter[str] = Counter()
+    n: Counter[tuple[str, str]] = Counter()
+    unknown = 0
     for at in range(0, len(numbers), reads.KEYS_AT_ONCE):
         rows = await reads.jobs(ledger, numbers[at : at + reads.KEYS_AT_ONCE])
         rows = [row for row in rows if row.is_current and row.event_at >= since and row.task in drawn]
@@ -88,22 +90,19 @@ async def _period(
         labels = await reads.said(ledger, [row.key for row in rows if row.state == "done"])
         for row in rows:
             post = _drawn(row, labels, known, unit)
-            n["pending"] += row.state == "pending"
-            n["unknown"] += row.key not in known
-            n["labelled"] += post is not None and post.fields is not None
+            n[row.task, "of"] += 1
+            n[row.task, "pending"] += row.state == "pending"
+            n[row.task, "n"] += post is not None and post.fields is not None
+            unknown += row.key not in known
             if post:
                 drawn[row.task].append(post)
-        n["looked"] += len(rows)
         await pause()
-    share = len(numbers) / max(1, last + 1 - low)
+    share = len(numbers) / max(1, last + 1 - low) or 1.0
     told = {
-        "n": n["labelled"],
-        "pending": round(n["pending"] / share) if share else 0,
-        "of": round(n["looked"] / share) if share else 0,
-        "all": share >= 1,
-        "weights_unknown": n["unknown"],
+        task: {"n": n[task, "n"], **{name: round(n[task, name] / share) for name in ("pending", "of")}}
+        for task in drawn
     }
-    return _Period(drawn, told)
+    return _Period(drawn, {"tasks": told, "all": share >= 1, "weights_unknown": unknown})
 
 
 def _drawn(

@@ -88,7 +88,7 @@ class Page:
         await self._greet()
         alone_since: float | None = None
         while alone_since is None or monotonic() - alone_since < LINGER_SECONDS:
-            why = ""
+            why, ledger, journal = "", None, None
             try:
                 async with AsyncExitStack() as stack:
                     ledger = await self._opened(stack, datadir.LEDGER, ledgers.SCHEMA)

@@ -14,7 +14,7 @@ from typing import Any, Final
 LISTENERS: Final = 16
 """At once: tabs of browsers. One that is one too many is told so."""
 QUEUED: Final = 256
-"""Events for one listener at most, of 100 kB or so; they are shared by all, so that all queues hold one copy."""
+"""News for one listener at most, of 100 kB or so; all queues share one copy of each."""
 HEARTBEAT: Final = b": still here\n\n"
 HEARTBEAT_SECONDS: Final = 15.0
 
@@ -28,8 +28,9 @@ class Listener:
     """One who watches."""
 
     def __init__(self, latest: Mapping[str, bytes], first: Iterable[bytes]) -> None:
-        self._queue: deque[bytes] = deque(first)
-        self._bound = len(self._queue) + QUEUED
+        """`first` comes before all news, and is asked for part by part, as it is read."""
+        self._first = iter(first)
+        self._queue: deque[bytes] = deque()
         self._latest = dict(latest)
         self._news = asyncio.Event()
         self.is_over = False
@@ -37,7 +38,7 @@ class Listener:
 
     def put(self, one: bytes) -> None:
         """In its order."""
-        if len(self._queue) >= self._bound:
+        if len(self._queue) >= QUEUED:
             self.end()
         else:
             self._queue.append(one)
@@ -51,21 +52,30 @@ class Listener:
     def end(self) -> None:
         """No more."""
         self._queue.clear()
+        self._first = iter(())
         self.is_over = True
         self._news.set()
 
     async def next(self) -> bytes | None:
         """What to send next, as much as there is up to some 100 kB; a heartbeat when nothing comes; None at the end."""
-        if not self._queue and not self._latest and not self.is_over:
+        found = self._taken()
+        if not found and not self.is_over:
             self._news.clear()
             try:
                 await asyncio.wait_for(self._news.wait(), HEARTBEAT_SECONDS)
             except TimeoutError:
                 return HEARTBEAT
-        if self.is_over:
-            return None
-        latest, self._latest = self._latest, {}
-        return b"".join([*latest.values(), *([self._queue.popleft()] if self._queue else [])])
+            found = self._taken()
+        return None if self.is_over else b"".join(found)
+
+    def _taken(self) -> list[bytes]:
+        """All that is of the moment, and one part of the rest."""
+        found = list(self._latest.values())
+        self._latest = {}
+        part = next(self._first, None)
+        if part is None and self._queue:
+            part = self._queue.popleft()
+        return found if part is None else [*found, part]
 
 
 class Hub:

@@ -78,11 +78,14 @@ class Recent:
         return len(self._entries)
 
     def events(self) -> Iterator[bytes]:
-        """All of it, for somebody who begins to watch: the newest first, and before it that what was there is not."""
+        """All of it, for somebody who begins to watch: the newest first, and before it that what was there is not.
+
+        Made part by part, as it is asked for: what goes meanwhile is left out, and no copy of the rest is held.
+        """
+        keys = sorted(self._entries, key=lambda key: self._entries[key].number, reverse=True)
         yield event("reset", {})
-        entries = sorted(self._entries.values(), reverse=True)
-        for at in range(0, len(entries), _AT_ONCE):
-            yield packed_event(one.packed for one in entries[at : at + _AT_ONCE])
+        for at in range(0, len(keys), _AT_ONCE):
+            yield packed_event(self._entries[key].packed for key in keys[at : at + _AT_ONCE] if key in self._entries)
 
     async def turn(self, ledger: Database, journal: Database) -> Turn:
         """Look once."""

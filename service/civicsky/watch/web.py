@@ -6,8 +6,8 @@ connection carries one request, has `CONNECTION_SECONDS` in all and `HEADER_BYTE
 page that has a name of its own point here (DNS rebinding) is refused, and so is what another site's page asks. Only GET
 and HEAD, and a POST to sign in or out; nothing is read from a disk.
 
-With a token every request must bring it, or the cookie that a browser gets for it. Who watches the page holds a
-connection for as long as they like: those are bounded by themselves, and hung up on when they do not read.
+With a token every request must bring it, or the cookie that a browser gets for it. Whoever watches the page holds a
+connection of their own; see `paged.py`.
 """
 
 import asyncio
@@ -17,9 +17,8 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
@@ -34,6 +33,7 @@ from civicsky import log
 from civicsky.errors import Usage
 from civicsky.page.door import Door
 from civicsky.settings import Http, listening_at
+from civicsky.watch import paged
 
 CONNECTIONS: Final = 64
 """Open at once; some 10 kB each. A probe needs one for some milliseconds."""
@@ -42,15 +42,6 @@ CONNECTION_SECONDS: Final = 10.0
 HEADER_BYTES: Final = 16_384
 """Of a head that comes bit by bit no more is read; of one that comes at once no more is looked at."""
 BACKLOG: Final = 64
-SEND_SECONDS: Final = 30.0
-"""Within which a part of what somebody watches must be taken off our hands."""
-TOKEN_BYTES: Final = 1_000
-"""Of a request to sign in; a token has 200 at most."""
-EVENTS: Final = "/page/events"
-LOGIN: Final = "/page/login"
-LOGOUT: Final = "/page/logout"
-OPEN_FILES: Final = frozenset({"login.html", "login.js", "page.css", "icon.svg"})
-"""Those of the page that are shown to somebody who has no cookie yet."""
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -61,11 +52,6 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-_PAGE_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-)
-"""Of the page: its own files and nothing else, and no text ever becomes markup or a program."""
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.%]{2,60}\]|[A-Za-z0-9_.-]{1,253})(?::[0-9]{1,5})?")
 _REMEDIES: Final = {
     errno.EADDRINUSE: "another program listens there; name another port, or end that program",
@@ -83,36 +69,6 @@ class Answers(NamedTuple):
     """Whether it is ready, and all that is to be said of it, as JSON."""
     metrics: Callable[[], tuple[bytes, str]]
     """The metrics and their content type."""
-
-
-class ListenerShape(Protocol):
-    """See `page.hub.Listener`."""
-
-    async def next(self) -> bytes | None:
-        """What to send next; None: hang up."""
-        ...
-
-
-class PageShape(Protocol):
-    """See `page.gather.Page`."""
-
-    @property
-    def files(self) -> Mapping[str, tuple[bytes, str]]:
-        """By name (content, content type)."""
-        ...
-
-    @property
-    def is_full(self) -> bool:
-        """Whether nobody else can watch now."""
-        ...
-
-    def join(self) -> Any:
-        """Somebody watches from now on: a `ListenerShape`, or None when too many do."""
-        ...
-
-    def leave(self, listener: Any) -> None:
-        """Somebody watches no more."""
-        ...
 
 
 def listen(settings: Http) -> socket.socket:
@@ -141,7 +97,7 @@ def listen(settings: Http) -> socket.socket:
 
 @asynccontextmanager
 async def serving(
-    listener: socket.socket, settings: Http, answers: Answers, page: PageShape | None = None
+    listener: socket.socket, settings: Http, answers: Answers, page: paged.PageShape | None = None
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Answer on a socket of `listen`; at the end hang up on everybody, and close it. Ends within a moment.
 
@@ -161,7 +117,7 @@ async def serving(
             listener.close()
 
 
-def _app(settings: Http, answers: Answers, page: PageShape | None) -> ASGIApp:
+def _app(settings: Http, answers: Answers, page: paged.PageShape | None) -> ASGIApp:
     async def livez(_request: Request) -> Response:
         why = answers.stuck()
         return PlainTextResponse(f"stuck: {why}\n" if why else "alive\n", 503 if why else 200)
@@ -177,109 +133,15 @@ def _app(settings: Http, answers: Answers, page: PageShape | None) -> ASGIApp:
     door = Door(settings.token.get_secret_value())
     # As coroutines, not functions: those would be run in threads.
     routes = [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
-    app = Starlette(routes=routes + (_page_routes(page, door) if page else []))
+    app = Starlette(routes=routes + (paged.routes(page, door) if page else []))
     app.router.redirect_slashes = False
     return _Guard(app, settings, door, page)
-
-
-def _page_routes(page: PageShape, door: Door) -> list[Route]:
-    async def index(_request: Request) -> Response:
-        return _file(page, "index.html")
-
-    async def file(request: Request) -> Response:
-        return _file(page, request.path_params["name"])
-
-    async def events(request: Request) -> Response:
-        if request.method == "HEAD" and not page.is_full:
-            return Response(media_type="text/event-stream")
-        listener = None if page.is_full else page.join()
-        if listener is None:
-            return PlainTextResponse("too many watch already\n", 503, {"Retry-After": "10"})
-        return _Events(page, listener)
-
-    async def login(request: Request) -> Response:
-        if not door.may_try():
-            return PlainTextResponse("too many tries; wait a little\n", 429, {"Retry-After": "10"})
-        given = await _body(request, TOKEN_BYTES)
-        if given is None or not door.is_token(given):
-            return PlainTextResponse("this is not the token\n", 403)
-        return Response(status_code=HTTPStatus.NO_CONTENT, headers={"Set-Cookie": door.cookie()})
-
-    async def logout(_request: Request) -> Response:
-        return Response(status_code=HTTPStatus.NO_CONTENT, headers={"Set-Cookie": door.no_cookie()})
-
-    return [
-        Route("/", index),
-        Route(EVENTS, events),
-        Route(LOGIN, login, methods=["POST"]),
-        Route(LOGOUT, logout, methods=["POST"]),
-        Route("/page/{name}", file),
-    ]
-
-
-def _file(page: PageShape, name: str, status: int = 200) -> Response:
-    """One of the page's own files, by its name among those in memory."""
-    if name not in page.files:
-        return PlainTextResponse("Not Found", 404)
-    content, kind = page.files[name]
-    return Response(content, status, {"Content-Security-Policy": _PAGE_POLICY}, media_type=kind)
-
-
-async def _body(request: Request, most: int) -> str | None:
-    """What was sent, as text; None when it is too much."""
-    found = b""
-    async for part in request.stream():
-        found += part
-        if len(found) > most:
-            return None
-    return found.decode(errors="replace").strip()
-
-
-class _Events(Response):
-    """What somebody watches: server-sent events, until they go or the page lets them go."""
-
-    def __init__(self, page: PageShape, listener: ListenerShape) -> None:
-        super().__init__(media_type="text/event-stream")
-        del self.headers["content-length"]
-        self._page, self._listener = page, listener
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = scope["state"]["connection"]
-        connection.stay()
-        gone = asyncio.create_task(_until_gone(receive), name="http-gone")
-        try:
-            await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            while not gone.done():
-                coming = asyncio.create_task(self._listener.next(), name="http-next")
-                try:
-                    await asyncio.wait({gone, coming}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    coming.cancel()
-                part = coming.result() if coming.done() and not coming.cancelled() else None
-                if part is None:
-                    break
-                await self._send(send, {"type": "http.response.body", "body": part, "more_body": True})
-        except TimeoutError:
-            pass  # it does not read
-        finally:
-            gone.cancel()
-            self._page.leave(self._listener)
-            connection.hang_up()
-
-    async def _send(self, send: Send, message: Message) -> None:
-        async with asyncio.timeout(SEND_SECONDS):
-            await send(message)
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class _Guard:
     """Stands before the pages: whom we answer at all, and what every answer carries."""
 
-    def __init__(self, app: ASGIApp, settings: Http, door: Door, page: PageShape | None) -> None:
+    def __init__(self, app: ASGIApp, settings: Http, door: Door, page: paged.PageShape | None) -> None:
         self._app, self._door, self._page = app, door, page
         self._address = ip_address(listening_at(settings.listen)[0])
         self._names = {"localhost", *settings.names}
@@ -303,7 +165,7 @@ class _Guard:
             return PlainTextResponse("this name is not served here; see http.names\n", 421)
         origins = headers.getlist("origin")
         if any(origin.lower() not in _origins(hosts[0]) for origin in origins) or (
-            scope["method"] == "POST" and scope["path"] in {LOGIN, LOGOUT} and not origins
+            scope["method"] == "POST" and scope["path"] in {paged.LOGIN, paged.LOGOUT} and not origins
         ):
             return PlainTextResponse("pages of other sites may not ask here\n", 403)
         if sum(len(name) + len(value) for name, value in headers.raw) > HEADER_BYTES:
@@ -316,8 +178,8 @@ class _Guard:
         """What is answered to somebody without token or cookie; None: what everybody is."""
         path = scope["path"]
         if self._page and path == "/":
-            return _file(self._page, "login.html", 401)
-        if self._page and (path == LOGIN or path.removeprefix("/page/") in OPEN_FILES):
+            return paged.file_of(self._page, "login.html", 401)
+        if self._page and (path == paged.LOGIN or path.removeprefix("/page/") in paged.OPEN_FILES):
             return None
         return PlainTextResponse("a token is needed\n", 401, {"WWW-Authenticate": "Bearer"})
 

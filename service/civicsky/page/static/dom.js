@@ -107,6 +107,19 @@ export function link(id, words) {
 
 // ---- tables ----
 
+// A table in what can be scrolled sideways where it is too wide; only there the keyboard stops at it.
+export const wrapped = (node) => el("div", { class: "wide" }, node);
+
+export function settleWide() {
+  for (const node of document.querySelectorAll(".wide")) {
+    const over = node.scrollWidth > node.clientWidth + 1;
+    for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", node.querySelector("caption")?.textContent ?? ""]]) {
+      if (over) node.setAttribute(name, value);
+      else node.removeAttribute(name);
+    }
+  }
+}
+
 // A table with a caption; rows are lists of strings or nodes, the first of which heads its row.
 export function table(caption, heads, rows, numeric = true) {
   return el(

@@ -1,6 +1,6 @@
 // Brings together the stream and the sections.
 
-import { byId, say, visible } from "./dom.js";
+import { byId, say, settleWide, visible } from "./dom.js";
 import * as posts from "./posts.js";
 import * as sections from "./sections.js";
 import { watch } from "./stream.js";
@@ -32,6 +32,7 @@ function state(told) {
   const [condition, word] = wrong.length ? ["bad", `not ready: ${wrong.join(", ")}`]
     : told.pending.length ? ["wait", told.pending.map((one) => one.name.replaceAll("_", " ")).join(", ")]
     : told.window ? ["calm", "window closed"] : told.quiet ? ["calm", "quiet"] : ["good", "ready"];
+  document.title = wrong.length ? `${word} · civicsky` : "civicsky";
   byId("health").dataset.state = condition;
   say(byId("health-word"), word);
   const whys = [...told.reasons, ...told.pending].map((one) => one.why).filter(Boolean);
@@ -50,6 +51,14 @@ async function signOut() {
   location.reload();
 }
 
+let settling = null;
+function settle() {
+  settling ??= setTimeout(() => { settling = null; settleWide(); }, 200);
+}
+const settled = (show) => (told) => { show(told); settle(); };
+addEventListener("resize", settle);
+byId("gaps-box").addEventListener("toggle", settle);
+
 posts.begin();
 byId("logout").addEventListener("click", signOut);
 watch(
@@ -59,11 +68,11 @@ watch(
     reset: posts.reset,
     posts: posts.add,
     gone: posts.remove,
-    shares: (told) => sections.shares(told, hello ? hello.unit : "post"),
-    coverage: sections.coverage,
-    counts: sections.rejects,
-    cost: sections.cost,
-    drift: sections.drift,
+    shares: settled((told) => sections.shares(told, hello ? hello.unit : "post")),
+    coverage: settled(sections.coverage),
+    counts: settled(sections.rejects),
+    cost: settled(sections.cost),
+    drift: settled(sections.drift),
   },
   tell,
 );

@@ -1,6 +1,6 @@
 // Each section of the page but the posts, from what the service told of it.
 
-import { bytes, byId, clock, dayName, el, link, percent, rate, say, seconds, short, svg, table, time, visible, whole } from "./dom.js";
+import { bytes, byId, clock, dayName, el, link, percent, rate, say, seconds, short, svg, table, time, visible, whole, wrapped } from "./dom.js";
 
 // ---- now ----
 
@@ -96,10 +96,11 @@ export function shares(told, unit) {
   const field = task.fields[0];
   const value = field.values[0];
   say(byId("shares-note"), `Estimates of the share among English posts that the firehose brought, with 95 % intervals clustered by author; each post counts by the probability with which it was drawn${unit === "post" ? "" : ` (by ${unit})`}. As of ${clock(told.at)}.`);
-  byId("shares-hero").replaceChildren(...Object.entries(PERIODS).map(([name, words]) => hero(value.value, words, value[name], periods[name])));
+  byId("shares-hero").replaceChildren(...Object.entries(PERIODS).map(([name, words]) => hero(value.value, words, value[name], periods[name].tasks[task.name], periods[name].all)));
   byId("shares-tables").replaceChildren(...told.tasks.flatMap((one) => one.fields.map((of) => wrapped(shareTable(one, of, told.tasks.length > 1)))));
   const unknown = Object.values(periods).some((one) => one.weights_unknown);
-  const waiting = Object.entries(PERIODS).filter(([name]) => periods[name].pending).map(([name, words]) => `${periods[name].all ? "" : "about "}${whole(periods[name].pending)} of the ${words}`);
+  const waiting = Object.entries(PERIODS).map(([name, words]) => [periods[name].tasks[task.name].pending, periods[name].all ? "" : "about ", words])
+    .filter(([n]) => n).map(([n, about, words]) => `${about}${whole(n)} of the ${words}`);
   say(byId("shares-fine"), [
     waiting.length ? `Pending, and in no figure: ${waiting.join(", ")} still wait for a label.` : "No post of these periods waits for a label.",
     "civicsky estimate has the same for any period, from all posts.",
@@ -107,10 +108,8 @@ export function shares(told, unit) {
   ].join(" ").trim());
 }
 
-const wrapped = (node) => el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": node.caption.textContent }, node);
-
-function hero(value, words, figureOf, period) {
-  const n = period.all ? `n = ${whole(period.n)}, all` : `n = ${whole(period.n)}, drawn by lot from about ${short(period.of)}`;
+function hero(value, words, figureOf, period, all) {
+  const n = all ? `n = ${whole(period.n)}, all that are labelled` : `n = ${whole(period.n)}, drawn by lot from about ${short(period.of)}`;
   if (!figureOf) return el("div", { class: "tile" }, el("span", { class: "title" }, `${value}, ${words}`), el("span", { class: "value" }, "–"), el("span", { class: "fine" }, "nothing labelled yet"));
   const rough = figureOf.authors < 40 ? `; only ${whole(figureOf.authors)} authors: rough` : "";
   return el(
