@@ -51,7 +51,7 @@ def chromium(folder: Path) -> "Iterator[Browser]":
         file = profile / "DevToolsActivePort"
         until(lambda: file.exists() and len(file.read_text().splitlines()) > 1, "Chromium to listen", WAIT_SECONDS)
         port, path = file.read_text().splitlines()[:2]
-        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None) as socket:
+        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None, ping_interval=None) as socket:
             yield Browser(socket)
     finally:
         process.kill()

@@ -20,7 +20,7 @@ from civicsky.journal import Journal
 from civicsky.ledger import Ledger, pack
 from civicsky.model import Answer, FieldLabel
 from civicsky.settings import Journal as JournalSettings
-from support.command import start, until
+from support.command import CIVICSKY, environment, until
 from support.converge import CLIENT
 from support.frames import tid
 from support.led import Led, did_of
@@ -160,21 +160,24 @@ class Watched:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.headers: dict[str, str] = {}
+        self.log = folder.parent / "service.log"
         self.process: subprocess.Popen[str] | None = None
         self._numbers = count(int(time.time() * SECOND) // SECOND)
 
     def begin(self) -> None:
         quick = {"worker__processes": 1, "worker__batch_seconds": 0.05, "source__backoff_seconds": 0.05,
                  "source__start": "window", "appview__recheck": "false", "ledger__poll_seconds": 0.05}  # fmt: skip
-        self.process = start(
-            "run", "--relay", self.relay.url, "--data-dir", self.folder, "--http", self.port,
-            "--model-url", self.model, "--model", "mock", **quick | self.settings,
-        )  # fmt: skip
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(  # not by `command.start`, which lets it live for one test only
+                [CIVICSKY, "run", "--relay", self.relay.url, "--data-dir", self.folder, "--http", str(self.port),
+                 "--model-url", self.model, "--model", "mock"],
+                env=environment(**quick | self.settings), stdout=subprocess.DEVNULL, stderr=log, text=True,
+            )  # fmt: skip
         until(self.is_alive, "the service to answer")
 
     def is_alive(self) -> bool:
         assert self.process is not None
-        assert self.process.poll() is None, self.process.communicate()
+        assert self.process.poll() is None, self.log.read_text()
         try:
             return CLIENT.get(self.url + "/livez", headers=self.headers).status_code == 200
         except httpx.TransportError:
@@ -183,7 +186,7 @@ class Watched:
     def end(self, *, kill: bool = False) -> None:
         assert self.process is not None
         (self.process.kill if kill else self.process.terminate)()
-        self.process.communicate(timeout=60)
+        self.process.wait(60)
         self.process = None
 
     def post(self, text: str, *, did: str = did_of(7)) -> str:

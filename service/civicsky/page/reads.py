@@ -18,7 +18,8 @@ LOOK_JOBS: Final = 128
 """Jobs in a row that are looked at to judge a place among them."""
 GALLOPS: Final = 24
 """Steps, each twice as wide as the one before, over jobs of rounds and probes, which lie among those of the stream."""
-KEYS_AT_ONCE: Final = 250
+KEYS_AT_ONCE: Final = 100
+"""Posts of a part, after which the service's own work goes first: some milliseconds."""
 
 
 class JobRow(NamedTuple):

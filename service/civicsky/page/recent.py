@@ -5,6 +5,7 @@ the past until the list is full, and looks again at a part of what it holds: wha
 told as gone, and its text forgotten, within a turn while there are `CHECKED` posts or fewer, else within ten.
 """
 
+import asyncio
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -138,9 +139,20 @@ class Recent:
                 self.failed[row.id] = _failure(row)
         self.failed = dict(sorted(self.failed.items(), reverse=True)[:FAILED])
         done = [row for row in current if row.state == "done"]
+        posts, calls = list[str](), list[float]()
+        for at in range(0, len(done), reads.KEYS_AT_ONCE):
+            part = await self._take_part(done[at : at + reads.KEYS_AT_ONCE], ledger, journal)
+            posts += part[0]
+            calls += part[1]
+            await asyncio.sleep(0)
+        return posts, calls
+
+    async def _take_part(
+        self, done: Sequence[JobRow], ledger: Database, journal: Database
+    ) -> tuple[list[str], list[float]]:
         labels = await reads.said(ledger, [row.key for row in done])
         texts = await reads.written(journal, [row.key for row in done])
-        posts, calls = [], []
+        posts, calls = list[str](), list[float]()
         for row in done:
             own = {task: one for task, one in labels.get(row.key, {}).items() if one.cid == row.cid}
             if row.task in own and own[row.task].calls:

@@ -15,6 +15,7 @@ let fields = []; // what can be chosen
 let wanted = {}; // by field the value
 let words = "";
 let timer = null;
+let drawn = -PAUSE; // when it was last drawn
 
 export function setTasks(tasks) {
   const key = JSON.stringify(tasks);
@@ -76,7 +77,7 @@ export function remove(ids) {
 }
 
 function later() {
-  timer ??= setTimeout(() => { timer = null; draw(false); }, PAUSE);
+  timer ??= setTimeout(() => { timer = null; draw(false); }, Math.max(0, PAUSE - (performance.now() - drawn)));
 }
 
 function fits(post) {
@@ -87,6 +88,7 @@ function fits(post) {
 }
 
 function draw(asked) {
+  drawn = performance.now();
   order ??= [...held.values()];
   order.sort((a, b) => b.n - a.n);
   const following = byId("follow").checked;
