@@ -51,7 +51,7 @@ def chromium(folder: Path) -> "Iterator[Browser]":
         file = profile / "DevToolsActivePort"
         until(lambda: file.exists() and len(file.read_text().splitlines()) > 1, "Chromium to listen", WAIT_SECONDS)
         port, path = file.read_text().splitlines()[:2]
-        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None) as socket:
+        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None, ping_interval=None) as socket:
             yield Browser(socket)
     finally:
         process.kill()
@@ -76,9 +76,7 @@ class Browser:
             page.call(f"{domain}.enable")
         page.resize(width, height)
         page.media(scheme)
-        page.call("Page.navigate", url=url)
-        page.wait("Page.loadEventFired")
-        page.evaluate("document.fonts.ready.then(() => new Promise(done => requestAnimationFrame(() => done(1))))")
+        page.go(url)
         return page
 
     def call(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:
@@ -116,6 +114,8 @@ class Page:
     def hear(self, event: str, told: dict[str, Any]) -> None:
         """An event of the protocol."""
         self._events.append(event)
+        if event == "Page.frameNavigated" and "parentId" not in told["frame"]:  # what was loaded before is past
+            self._events = [f"at {told['frame']['loaderId']}"]
         if event == "Log.entryAdded":
             self.said.append(f"{told['entry']['level']}: {told['entry']['text']}")
         elif event == "Runtime.consoleAPICalled":
@@ -130,6 +130,25 @@ class Page:
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method of the protocol on this page."""
         return self._browser.call(method, self._session, **params)
+
+    def go(self, url: str) -> None:
+        """To another address, loaded, fonts and all."""
+        told = self.call("Page.navigate", url=url)
+        self.wait(f"at {told['loaderId']}")
+        self.wait("Page.loadEventFired")
+        self.evaluate("document.fonts.ready.then(() => new Promise(done => requestAnimationFrame(() => done(1))))")
+
+    def close(self) -> None:
+        """No more of it."""
+        self.call("Page.close")
+
+    def press(self, key: Literal["Tab", "Enter", "ArrowLeft", "ArrowRight"]) -> None:
+        """A key of the keyboard, down and up."""
+        code = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowRight": 39}[key]
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            told = text if kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **told)
 
     def wait(self, event: str) -> None:
         """Wait for an event, unless it has come."""
