@@ -484,6 +484,7 @@ def test_too_few_posts_and_a_file_that_is_there_are_refused(tmp_path: Path) -> N
     assert out.read_text() == "mine"
 
 
+@pytest.mark.local_model
 def test_with_the_packaged_local_model_and_the_packaged_sample(tmp_path: Path) -> None:
     gold, task, out = tmp_path / "sample.jsonl", tmp_path / "bare.toml", tmp_path / "new.toml"
     gold.write_text("".join(json.dumps(row) + "\n" for row in sample_rows()[::5]))
@@ -491,7 +492,8 @@ def test_with_the_packaged_local_model_and_the_packaged_sample(tmp_path: Path) -
     words = load_task("civic")[0].words[0]
     task.write_text(
         TASK.read_text().partition("# How to ask")[0]
-        + f'[[words]]\nfield = "civic"\nask = {json.dumps(words.ask)}\nexamples = [["Hello.", "weather"]]\n[words.values]\n'
+        + f'[[words]]\nfield = "civic"\nask = {json.dumps(words.ask)}\n'
+        + 'examples = [["Hello.", "weather"]]\n[words.values]\n'
         + "".join(f'{word} = "{value}"\n' for word, value in words.values.items())
     )
     ended = run(
