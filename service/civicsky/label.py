@@ -162,8 +162,9 @@ class Slot:
     async def write(self, messages: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
         """A text about no post, and what it cost. Raises `Transient`, `Refused`, or `BadInput` with its `spend`."""
         tally = _Tally(self._line)
-        told = {"model": self._endpoints.model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
-        body = Body.of(told)
+        body = Body.of(
+            {"model": self._endpoints.model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+        )
         try:
             reply = await self._endpoints.somewhere(
                 lambda server: self._line.call(server, "POST", "/chat/completions", body)
