@@ -796,6 +796,11 @@ class Settings(BaseSettings):
     _file: Path | None = PrivateAttr(None)
 
     @property
+    def asks(self) -> bool:
+        """Whether the user said which model to ask: here, or by way of workers."""
+        return self.label.chosen or bool(self.workers.url and self.label.model)
+
+    @property
     def file(self) -> Path | None:
         """The settings file that was read, whole path; None: there was none."""
         return self._file

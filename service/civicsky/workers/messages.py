@@ -42,6 +42,10 @@ class Job(NamedTuple):
     """Behind the server's /v1; /version: beside it."""
     seconds: float
     """What the call may take."""
+    ack_seconds: float
+    """After so many seconds of silence another worker gets it."""
+    deliveries: int
+    """After so many it is given up."""
     body: bytes
 
 
@@ -126,7 +130,7 @@ def decode_job(data: bytes) -> Job:
     head, body = _opened(data, "job")
     job = Job(
         _text(head, "id"), _number(head, "attempt"), _text(head, "home"), _text(head, "method"), _text(head, "path"),
-        _seconds(head), body,
+        _seconds(head, "seconds"), _seconds(head, "ack_seconds"), _number(head, "deliveries"), body,
     )  # fmt: skip
     if (job.method, job.path) not in PATHS:
         raise Garbled("it asks for what no worker does")
@@ -190,8 +194,8 @@ def _number(head: Mapping[str, Any], name: str) -> int:
     return value
 
 
-def _seconds(head: Mapping[str, Any]) -> float:
-    value = head.get("seconds")
-    if type(value) not in {int, float} or not 0 < value < 86_400:  # noqa: PLR2004  (a day; also no NaN)
-        raise Garbled("it has no seconds")
+def _seconds(head: Mapping[str, Any], name: str) -> float:
+    value = head.get(name)
+    if not isinstance(value, int | float) or not 0 < value < 86_400:  # noqa: PLR2004  (a day; also no NaN)
+        raise Garbled(f"it has no {name}")
     return float(value)

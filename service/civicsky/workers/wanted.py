@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from civicsky.errors import Transient
+from civicsky.errors import Unsent
 
 
-class Withdrawn(Transient):
+class Withdrawn(Unsent):
     """Nobody wants it any more, and nothing was sent: its post was deleted or updated while it waited."""
 
 
