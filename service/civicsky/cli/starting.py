@@ -181,7 +181,7 @@ def plan(
 
 
 ONLY_A_MODEL = (
-    "--worker goes with --model-url, --model, --log-file and --config alone: a worker has a model, and nothing of its own"
+    "--worker goes with --model-url, --model, --log-file and --config alone: a worker has a model, and nothing else"
 )
 
 

@@ -32,6 +32,7 @@ LOOK_SECONDS: Final = 1.0
 STEP_SECONDS: Final = 5.0
 """How often a question that waits looks at the clock."""
 UNAUTHORIZED: Final = 401
+AT_THE_END: Final = "the work ends, so it was not sent any more"
 
 
 class _Asked:
@@ -87,10 +88,20 @@ class Dispatcher:
         """One request, by whichever worker takes it first. See `endpoint.Far`."""
         if self._bus.refused and not self._bus.up.is_set():
             raise Refused(self._bus.refused)
+        if self._stop.hurried:
+            raise Unsent(AT_THE_END)
         self._n += 1
         own = self._settings
         job = Job(
-            f"{self.session}-{self._n}", 0, self.session, method, path, seconds, own.ack_seconds, own.deliveries, content
+            f"{self.session}-{self._n}",
+            0,
+            self.session,
+            method,
+            path,
+            seconds,
+            own.ack_seconds,
+            own.deliveries,
+            content,
         )
         asked = self._asked[job.id] = _Asked(job, current(), monotonic())
         try:
@@ -107,11 +118,9 @@ class Dispatcher:
             left = self._bound(asked) - monotonic()
             if left <= 0:
                 break
-            if not asked.claims and self._stop.hurried:
-                raise Unsent("it was not sent any more: the work ends")
             if not self._bus.up.is_set() and self._bus.refused:
                 raise Refused(self._bus.refused)
-            await asyncio.wait({asked.result}, timeout=min(left, STEP_SECONDS if not self._stop.requested.is_set() else 0.2))
+            await asyncio.wait({asked.result}, timeout=min(left, STEP_SECONDS))
             pulse.moved()  # here it is others who are slow
         if asked.result.done():
             return asked.result.result()
@@ -218,6 +227,14 @@ class Dispatcher:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._bus.run(), name="nats")
             group.create_task(self._watch(), name="workers")
+            group.create_task(self._hurry(), name="hurry")
+
+    async def _hurry(self) -> None:
+        """At a hurried end, what no worker has taken yet waits on disk; what one has is waited for."""
+        await self._stop.hurry.wait()
+        for asked in self._asked.values():
+            if not asked.claims:
+                asked.fail(Unsent(AT_THE_END))
 
     async def _watch(self) -> None:
         while True:
@@ -340,5 +357,7 @@ def _came_of(result: Result, calls: int) -> Came:
         bad = BadInput(result.why)
         bad.raw = text
         return Came(0, {}, "", result.by, calls, bad)
-    why = result.why if result.kind == "unreachable" else "label workers took a question again and again, and were silent"
+    why = (
+        result.why if result.kind == "unreachable" else "label workers took a question again and again, and were silent"
+    )
     return Came(0, {}, "", result.by, calls, Transient(log.harmless(why)))

@@ -19,7 +19,7 @@ _HEADERS: Final = ("retry-after", "server", "x-ratelimit-")
 """Beginnings of the headers that are read at home."""
 
 Kind = Literal["reply", "unreachable", "unusable", "given_up"]
-"""How a call ended: with a response; without one; with one of no use (`BadInput`); or the job was delivered too often."""
+"""How a call ended: with a response; without one; with one of no use (`BadInput`); or it was delivered too often."""
 
 
 class Garbled(Exception):
@@ -196,6 +196,6 @@ def _number(head: Mapping[str, Any], name: str) -> int:
 
 def _seconds(head: Mapping[str, Any], name: str) -> float:
     value = head.get(name)
-    if not isinstance(value, int | float) or not 0 < value < 86_400:  # noqa: PLR2004  (a day; also no NaN)
+    if type(value) not in {int, float} or not 0 < value < 86_400:  # noqa: PLR2004  (a day; also no NaN)
         raise Garbled(f"it has no {name}")
     return float(value)

@@ -29,7 +29,7 @@ from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Result
 from civicsky.workers.roster import BEAT_SECONDS
 
 PULL_SECONDS: Final = 3.0
-"""For so long a free slot asks for a job, then anew: as long as the end of a worker may have to wait for it."""
+"""For so long a free slot asks for a job, then anew."""
 CLAIM_SECONDS: Final = 5.0
 RESULT_SECONDS: Final = 5.0
 KEEP_SECONDS: Final = 120.0
@@ -112,7 +112,9 @@ class Worker:
             for task in late:
                 task.cancel()
             with suppress(Transient):
-                await self._bus.publish(f"{self._settings.workers.name}.beat", messages.encode(self._says(leaving=True)))
+                await self._bus.publish(
+                    f"{self._settings.workers.name}.beat", messages.encode(self._says(leaving=True))
+                )
             for task in beside:
                 task.cancel()
 
@@ -120,6 +122,7 @@ class Worker:
         requested = group.create_task(self._stop.requested.wait(), name="stop")
         await asyncio.wait([requested, *slots], return_when=asyncio.FIRST_COMPLETED)
         requested.cancel()
+        await self._on_queue(b"")  # no slot waits for a job any more
 
     # ---- being there ----
 
@@ -136,7 +139,9 @@ class Worker:
                 if not told:
                     told = manager.tell("READY=1")
             why = self._bus.why or self._resting or self._queue_why or "ok"
-            manager.tell(f"STATUS={log.harmless(f'{self._in_flight} in flight, {self.done:,} done, {why}')[:200]}", "WATCHDOG=1")
+            manager.tell(
+                f"STATUS={log.harmless(f'{self._in_flight} in flight, {self.done:,} done, {why}')[:200]}", "WATCHDOG=1"
+            )
             await asyncio.sleep(BEAT_SECONDS)
 
     def _says(self, *, leaving: bool = False) -> Beat:
@@ -310,5 +315,3 @@ async def _speaking_up(delivery: Delivery, ack_seconds: float) -> None:
     while True:
         await asyncio.sleep(ack_seconds / 3)
         await delivery.in_progress()
-
-
