@@ -67,7 +67,7 @@ def as_text(told: Mapping[str, Any] | None) -> list[str]:
     for one in told["workers"]:
         why = f"; rests: {harmless(one['why'])}" if one["why"] else ""
         lines.append(
-            f"worker           {harmless(one['name'])}  {harmless(one['server'])}  {one['in_flight']} of {one['slots']} "
-            f"at work, {one['done']:,} done, civicsky {harmless(one['version'])}{why}"
+            f"worker           {harmless(one['name'])}  {harmless(one['server'])}  {one['in_flight']} of "
+            f"{one['slots']} at work, {one['done']:,} done, civicsky {harmless(one['version'])}{why}"
         )
     return lines
