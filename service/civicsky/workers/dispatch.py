@@ -21,9 +21,9 @@ from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics, WorkerSeen
 from civicsky.settings import Workers as WorkersSettings
 from civicsky.workers import messages
-from civicsky.workers.bus import Bus, Look, Nobody
+from civicsky.workers.bus import CONNECT_SECONDS, Bus, Look, Nobody
 from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Result
-from civicsky.workers.roster import Roster
+from civicsky.workers.roster import BEAT_SECONDS, Roster
 from civicsky.workers.wanted import Wanted, Withdrawn, current
 
 NAME: Final = "workers"
@@ -275,7 +275,7 @@ class Dispatcher:
                 self._made = await self._bus.make(self._subject, self._consumer)
                 self._all_lost()
                 with suppress(Transient):
-                    await self._bus.publish(f"{self._settings.name}.queue", b"")
+                    await self._bus.publish(f"{self._settings.name}.queue", self.session.encode())
 
     def _all_lost(self) -> None:
         now = monotonic()
@@ -343,6 +343,26 @@ async def dispatching(
         finally:
             await dispatcher.end()
             run.cancel()
+
+
+async def listened(settings: WorkersSettings) -> tuple[str, list[Beat]]:
+    """NATS's address, and the workers that say that they are there. Raises `Transient`, `Refused` or `Usage`."""
+    roster = Roster(lambda _beat: None, lambda _beat, _how: None)
+    bus = Bus(settings, "civicsky doctor")
+
+    async def on_beat(data: bytes) -> None:
+        with suppress(Foreign, Garbled):
+            roster.heard(messages.decode_beat(data), monotonic())
+
+    bus.on(f"{settings.name}.beat", on_beat)
+    run = asyncio.create_task(bus.run())
+    try:
+        await bus.wait_up(CONNECT_SECONDS)
+        await asyncio.sleep(1.5 * BEAT_SECONDS)
+    finally:
+        run.cancel()
+        await asyncio.wait([run])
+    return bus.host, roster.there()
 
 
 def _came(asked: _Asked) -> bool:
