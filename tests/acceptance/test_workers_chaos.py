@@ -69,10 +69,13 @@ class World:
 
     def worker(self, model: str, *before: str, url: str = "") -> "subprocess.Popen[bytes]":
         command = [CIVICSKY, "label", "--worker", url or self.nats.url, "--model-url", model, "--model", "mock"]
+        log = self.folder.parent / f"worker-{len(self._workers)}.log"
         process = subprocess.Popen(
-            [*before, *command], env=environment(label__slots=SLOTS, label__pause_seconds=0.05),
-            stdout=subprocess.PIPE, stderr=(self.folder.parent / f"worker-{len(self._workers)}.log").open("wb"),
-        )  # fmt: skip
+            [*before, *command, "--log-file", log],
+            env=environment(label__slots=SLOTS, label__pause_seconds=0.05),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         self._workers.append(process)
         return process
 
