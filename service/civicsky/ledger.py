@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from civicsky import faults
 from civicsky.model import (
     STREAM,
     Answer,
@@ -317,6 +318,7 @@ class Ledger:
         False when nobody wants it any more (the post was deleted or edited meanwhile): then only its cost is kept.
         `also` is done in the same transaction if the label is wanted.
         """
+        await faults.hangs("ledger.commit")  # here: a turn that has begun cannot be cancelled
         return await self._answered((job, label, also))
 
     async def _answered_all(self, answers: Sequence["_Answered"]) -> list[bool]:

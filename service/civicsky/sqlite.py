@@ -89,8 +89,6 @@ class Database:
         """
         async with self._alone:
             with _translated(self._path):
-                if name:
-                    await faults.hangs(_BEFORE[name])
                 return await self._connection.at_once(partial(_whole, do, name))
 
     async def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:

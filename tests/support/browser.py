@@ -109,6 +109,7 @@ class Page:
         self.requests: list[str] = []
         """Addresses, its own first."""
         self._events: list[str] = []
+        self._answered: dict[str, str] = {}
 
     def hear(self, event: str, told: dict[str, Any]) -> None:
         """An event of the protocol."""
@@ -123,6 +124,8 @@ class Page:
             self.said.append(f"exception: {told['exceptionDetails']['text']}")
         elif event == "Network.requestWillBeSent":
             self.requests.append(told["request"]["url"])
+        elif event == "Network.loadingFinished":
+            self._answered.setdefault(told["requestId"], "")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method of the protocol on this page."""
@@ -157,6 +160,22 @@ class Page:
         got = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in got, got
         return got["result"].get("value")
+
+    def strike(self, key: str) -> None:
+        """Press any key and let it go: a character, or a name such as Escape and Tab."""
+        code = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowLeft": 37, "ArrowRight": 39}.get(key) or ord(key.upper()[0])
+        text = key if len(key) == 1 else "\r" if key == "Enter" else ""
+        told = {"key": key, "windowsVirtualKeyCode": code, "nativeVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **told)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **told)
+
+    def received(self) -> list[str]:
+        """What was answered to every request so far, as the page got it."""
+        for name, body in self._answered.items():
+            if not body:
+                got = self.call("Network.getResponseBody", requestId=name)
+                self._answered[name] = f"{got['body']} " if not got["base64Encoded"] else "(bytes) "
+        return list(self._answered.values())
 
     def resize(self, width: int, height: int = 900) -> None:
         """Another size, in CSS pixels; below 600 wide it is a phone."""

@@ -103,10 +103,17 @@ async def serving(
 
     Gives the task that does it, which ends before only by a defect.
     """
+    async with answering(listener, _app(settings, answers, page)) as task:
+        log.event("http_up", url=f"http://{_shown(*listener.getsockname()[:2])}")
+        yield task
+
+
+@asynccontextmanager
+async def answering(listener: socket.socket, app: ASGIApp) -> AsyncIterator[asyncio.Task[None]]:
+    """The same for any application, which guards itself."""
     _silence()
-    server = _Server(_config(_app(settings, answers, page)))
+    server = _Server(_config(app))
     task = asyncio.create_task(server.serve(sockets=[listener]), name="http-server")
-    log.event("http_up", url=f"http://{_shown(*listener.getsockname()[:2])}")
     try:
         yield task
     finally:
