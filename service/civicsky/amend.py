@@ -22,11 +22,12 @@ from civicsky.journal import Journal, JournalReader
 from civicsky.ledger import Ledger
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
-from civicsky.model import POSTS, Arrival, Batch, Frame, Key, format_time, parse_moment, post_uri
+from civicsky.model import POSTS, Arrival, Batch, Frame, did_of, format_time, post_key, post_uri
 from civicsky.recheck import Rechecks, recheck as look_up_again
 from civicsky.rounds import Rounds, Wish
 from civicsky.settings import Settings
 from civicsky.task import file_hash, load_tasks
+from civicsky.typed import moment_of
 from civicsky.worker import Pool
 
 _POST: Final = re.compile(rf"at://(did:[^/]+)/{re.escape(POSTS)}/([^/]+)")
@@ -95,7 +96,7 @@ async def erase(settings: Settings, names: Sequence[str]) -> list[Erased]:
     finally:
         await journal.close()
     await forget_in(folder, wanted)
-    why = await followed(settings, folder, {name.removeprefix("at://").partition("/")[0] for name in wanted})
+    why = await followed(settings, folder, {did_of(name) for name in wanted})
     return [Erased(name, n, not why, why) for name, n in counts.items()]
 
 
@@ -174,7 +175,7 @@ async def again(settings: Settings, names: Sequence[str], since: str, until: str
                 f"--where {where}: the task {task.name} has no such field or value; it has {known}"
                 + ("; name the task that you mean with --task" if len(chosen) > 1 else "")
             )
-    wish = Wish(_moment("--since", since), _moment("--until", until), field, value)
+    wish = Wish(moment_of("--since", since), moment_of("--until", until), field, value)
     asked = f"{settings.label.model} {settings.label.way} "
     ledger = await Ledger.open(folder / datadir.LEDGER)
     try:
@@ -184,15 +185,6 @@ async def again(settings: Settings, names: Sequence[str], since: str, until: str
     finally:
         await ledger.close()
     return not datadir.holding(folder, "label").held
-
-
-def _moment(flag: str, text: str) -> int | None:
-    if not text:
-        return None
-    moment = parse_moment(text)
-    if moment is None:
-        raise Usage(f"{flag} {text}: neither a date (2026-11-22, UTC) nor a time (2026-11-22T16:00:00Z)")
-    return moment
 
 
 # ---- failed ----------------------------------------------------------------------------------------------------------
@@ -229,7 +221,7 @@ async def failed_shown(folder: Path, name: str) -> dict[str, Any]:
         if found["kind"] == "frame":
             (row,) = await reader.quarantined(int(name.partition(":")[2]))
             return {**found, "sha256": row["sha256"], "hex": row["bytes"].hex()}
-        key = _key(found["uri"])
+        key = post_key(found["uri"])
         post = (await reader.posts([key])).get(key)
         async with ledger_reader(folder) as ledger:
             raw = await ledger.raw(key) if ledger else []
@@ -256,7 +248,7 @@ async def retry(settings: Settings, names: Sequence[str]) -> dict[str, tuple[int
         ledger = await Ledger.open(folder / datadir.LEDGER)
         try:
             for row in posts:
-                n = await ledger.retry(row["kind"], _key(row["uri"]))
+                n = await ledger.retry(row["kind"], post_key(row["uri"]))
                 before = done.get(row["kind"], (0, 0))
                 done[row["kind"]] = (before[0] + 1, before[1] + n)
         finally:
@@ -286,11 +278,6 @@ async def _retry_frames(settings: Settings, folder: Path, numbers: Sequence[int]
         await reader.close()
         await journal.close()
     return good
-
-
-def _key(uri: str) -> Key:
-    did, _, rkey = uri.removeprefix("at://").partition(f"/{POSTS}/")
-    return rkey, did
 
 
 def as_text(rows: Sequence[dict[str, Any]]) -> str:

@@ -193,7 +193,7 @@ class _Intake:
         if handful.link != self._link:
             await self._send()  # a batch belongs to one connection, so to one host and epoch
             self._link = handful.link
-        events: list[Event] = []
+        events = self._decoded(handful)
         frames = self._all_at_once(handful, events)
         if frames is None:
             await self._take_one_by_one(handful, events)
@@ -204,18 +204,19 @@ class _Intake:
         self._add(frames, size)
         self._metrics.take(len(frames))
 
-    def _all_at_once(self, handful: Handful, events: list[Event]) -> list[Frame] | None:
-        """The frames of a handful in which nothing is out of the ordinary, settled; None: they come one by one.
-
-        `events` is empty and gets what the messages were decoded to, up to the first that cannot be.
-        """
-        messages, bounds = handful.messages, self._bounds
-        if self._limited or len(messages) > bounds.batch_frames or faults.armed() or str in map(type, messages):
-            return None
-        try:
+    def _decoded(self, handful: Handful) -> list[Event]:
+        """The messages decoded, up to the first that cannot be; none where they must come one by one anyway."""
+        messages, events = handful.messages, list[Event]()
+        if self._limited or len(messages) > self._bounds.batch_frames or faults.armed() or str in map(type, messages):
+            return events
+        with suppress(BadInput):
             for data in messages:
                 events.append(self._decode(data))  # type: ignore[arg-type]  # all are bytes
-        except BadInput:
+        return events
+
+    def _all_at_once(self, handful: Handful, events: list[Event]) -> list[Frame] | None:
+        """The frames of a handful in which nothing is out of the ordinary, settled; None: they come one by one."""
+        if len(events) < len(handful.messages):
             return None
         arrivals = self._source.settle_all(handful, [event.seq for event in events])
         if arrivals is None:

@@ -22,7 +22,7 @@ from civicsky.errors import BadInput, Failed, Refused, Transient
 from civicsky.feeds import Outcomes
 from civicsky.inbox import Header, Item
 from civicsky.journal import Journal, JournalReader
-from civicsky.model import POSTS, Key, format_time, now_us
+from civicsky.model import format_time, now_us, post_key
 from civicsky.recheck import Rechecks
 from civicsky.settings import Settings
 from civicsky.store import Store
@@ -148,11 +148,11 @@ class _Counting:
         """Those that have no snapshot of this age: in the store, in the journal, or on their way there."""
         uris = [post["_id"] for post in posts]
         done = {one["uri"] for one in await self._store.of_posts("snapshots", uris) if one["why"] == name}
-        counted = await self._reader.counted([_key(uri) for uri in uris], name)
+        counted = await self._reader.counted([post_key(uri) for uri in uris], name)
         return [
             post
             for post in posts
-            if (uri := post["_id"]) not in done and _key(uri) not in counted and (uri, name) not in self._waiting
+            if (uri := post["_id"]) not in done and post_key(uri) not in counted and (uri, name) not in self._waiting
         ]
 
     async def _take(self, name: str, items: Sequence[Item]) -> None:
@@ -201,11 +201,6 @@ async def _pages(posts: AsyncIterator[Document]) -> AsyncIterator[list[Document]
             page = []
     if page:
         yield page
-
-
-def _key(uri: str) -> Key:
-    did, _, rkey = uri.removeprefix("at://").partition(f"/{POSTS}/")
-    return rkey, did
 
 
 # ---- what is said ----------------------------------------------------------------------------------------------------

@@ -21,6 +21,10 @@ from civicsky.model import (
 )
 
 Document = dict[str, Any]
+FIREHOSE: Final = "firehose"
+ANY: Final = "any"
+FEED: Final = "feed:"
+"""How a post came (`origins_of`); `any` stands for all ways, `feed:` begins those of feeds."""
 
 TIMES: Final = frozenset(
     {
@@ -41,6 +45,11 @@ TIMES: Final = frozenset(
 """Keys, at any depth, whose values are times."""
 _ACTIONS: Final = frozenset({"create", "update", "delete"})
 BACKDATED_US: Final = 24 * 3_600_000_000
+
+
+def origins_of(document: Document) -> set[str]:
+    """The ways by which a post came: `firehose`, `feed:NAME`."""
+    return {FEED + one["name"] if one["kind"] == "feed" else FIREHOSE for one in document.get("origins") or ()}
 
 
 def post_document(

@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 from civicsky import order
 from civicsky.holding import GAP_COLUMNS, HELD_COLUMNS, Holding, kept_left, note_opening, openings
 from civicsky.model import (
-    POSTS,
     Batch,
     Change,
     Committed,
@@ -30,6 +29,7 @@ from civicsky.model import (
     Snapshot,
     Verdict,
     now_us,
+    post_key,
 )
 from civicsky.settings import Journal as JournalSettings
 from civicsky.sqlite import Connection, Database, open_reader, open_writer, rows, rows_by_key, write_many
@@ -134,7 +134,7 @@ class Journal:
                     "INSERT INTO change (kind, did, rkey, rev, at) VALUES ('remove',?,'','',?)", (name, now)
                 )
                 return int(n)
-            did, _, rkey = name.removeprefix("at://").partition(f"/{POSTS}/")
+            rkey, did = post_key(name)
             ((n,),) = await rows(db, counted + " AND rkey = ?", (did, rkey))
             await delete_posts(db, [(rkey, did, "")], now)
             return int(n)

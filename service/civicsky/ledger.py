@@ -27,12 +27,13 @@ from civicsky.model import (
     PostRow,
     Spend,
     Unlabelled,
+    did_of,
     format_time,
     now_us,
     post_uri,
 )
 from civicsky.sample import HOUR_US, HOURS_A_DAY, Drawing, Hour, is_drawn, probability
-from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer, rows, rows_by_key
+from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer, row_values, rows, rows_by_key
 from civicsky.together import Together
 
 SCHEMA: Final = Schema(
@@ -290,7 +291,8 @@ class Ledger:
         return await self._looked_up(([job.id for job in jobs], list(keys)))
 
     async def _looked_up_all(self, wanted: Sequence["_Lookup"]) -> list["_Found"]:
-        numbers, keys = _flat([ids for ids, _ in wanted]), _flat([some for _, some in wanted])
+        numbers = [number for ids, _ in wanted for number in ids]
+        keys = [key for _, some in wanted for key in some]
         due, known = await self._looking.look(lambda db: (_still_due(db, numbers), _cached(db, keys)))
         return [(due.intersection(ids), {key: known[key] for key in some if key in known}) for ids, some in wanted]
 
@@ -384,7 +386,7 @@ class Ledger:
         async with self._db.transaction() as db:
             await db.executemany(
                 "INSERT OR REPLACE INTO context VALUES (?,?,?,?)",
-                [(uri, uri.removeprefix("at://").partition("/")[0], now_us(), post) for uri, post in posts.items()],
+                [(uri, did_of(uri), now_us(), post) for uri, post in posts.items()],
             )
 
     async def prune(self, context_days: float, raw_days: float) -> None:
@@ -632,18 +634,22 @@ def _keep_wanted(answers: Sequence[tuple[Job, LabelRow]], db: sqlite3.Connection
         sql = f"UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id IN ({_marks(numbers)})"
         db.execute(sql, (attempts, *numbers))
     if fresh:
-        db.execute(f"INSERT OR REPLACE INTO label VALUES {_tuples(fresh)}", _flat(fresh))
+        marks, values = row_values(fresh)
+        db.execute(f"INSERT OR REPLACE INTO label VALUES {marks}", values)
     for label in (label for _, label in answers if _is_there(label)):
         db.execute("UPDATE label SET at = ? WHERE label_id = ?", (label.at, label.label_id))
     keys = [(job.rkey, job.did) for job, _ in answers]
     texts = [(*key, job.task) for key, (job, _) in zip(keys, answers, strict=True)]
     # Not `IN (VALUES ...)` itself: with two rows or more SQLite then reads the whole table.
-    db.execute(f"DELETE FROM raw WHERE (rkey, did, task) IN (SELECT * FROM (VALUES {_tuples(texts)}))", _flat(texts))
+    marks, values = row_values(texts)
+    db.execute(f"DELETE FROM raw WHERE (rkey, did, task) IN (SELECT * FROM (VALUES {marks}))", values)
+    marks, values = row_values(keys)
     db.execute(
-        f"UPDATE doc SET v = max(v + 1, ?) WHERE (rkey, did) IN (SELECT * FROM (VALUES {_tuples(keys)}))",
-        (now_us(), *_flat(keys)),
+        f"UPDATE doc SET v = max(v + 1, ?) WHERE (rkey, did) IN (SELECT * FROM (VALUES {marks}))",
+        (now_us(), *values),
     )
-    db.execute(_LABELLED.format(rows=_tuples(keys, 1)), [did for _, did in keys])
+    marks, values = row_values([(did,) for _, did in keys])
+    db.execute(_LABELLED.format(rows=marks), values)
 
 
 async def touch(db: Connection, rkey: str, did: str) -> None:
@@ -865,15 +871,6 @@ def _spends(labels: Iterable[LabelRow]) -> list[tuple[Spend, int]]:
 
 def _marks(values: Sequence[Any]) -> str:
     return ",".join("?" * len(values))
-
-
-def _tuples(many: Sequence[Sequence[Any]], width: int | None = None) -> str:
-    """Marks for rows, each of so many values."""
-    return ",".join(["(" + ",".join("?" * (width or len(many[0]))) + ")"] * len(many))
-
-
-def _flat(many: Sequence[Sequence[Any]]) -> list[Any]:
-    return [value for one in many for value in one]
 
 
 def _today() -> str:

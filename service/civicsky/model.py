@@ -126,6 +126,17 @@ def post_uri(did: str, rkey: str) -> str:
     return f"at://{did}/{POSTS}/{rkey}"
 
 
+def did_of(uri: str) -> str:
+    """Whose an AT-URI is; a DID is its own."""
+    return uri.removeprefix("at://").partition("/")[0]
+
+
+def post_key(uri: str) -> Key:
+    """The key of a post, by its AT-URI: what `post_uri` was made of."""
+    did, _, rkey = uri.removeprefix("at://").partition(f"/{POSTS}/")
+    return rkey, did
+
+
 def feed_place(address: str) -> tuple[str, str] | None:
     """(DID or handle of its author, record key) of a feed, from its AT-URI or web address; None when it is neither."""
     found = _FEED.fullmatch(address) or _FEED_PAGE.fullmatch(address)

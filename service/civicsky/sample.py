@@ -55,8 +55,12 @@ def is_drawn(key: bytes, unit: str, p: float) -> bool:
     A unit drawn at a small probability is also drawn at a greater one. `key` is secret, so that nobody can write into
     the sample.
     """
-    lot = int.from_bytes(blake2b(unit.encode(errors="surrogatepass"), key=key, digest_size=8).digest())
-    return lot < p * 2**64
+    return lot(key, unit) < p * 2**64
+
+
+def lot(key: bytes, name: str) -> int:
+    """Of 2**64 equally likely ones, the same each time for a key (64 bytes at most) and a name."""
+    return int.from_bytes(blake2b(name.encode(errors="surrogatepass"), key=key, digest_size=8).digest())
 
 
 def allowance(posts_per_day: int, affordable: float | None, backlog: int) -> float:

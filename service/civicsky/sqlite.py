@@ -214,8 +214,8 @@ async def rows_by_key(connection: Connection, sql: str, keys: Iterable[tuple[str
     for at in range(0, len(wanted), _KEYS_A_QUERY):
         part = wanted[at : at + _KEYS_A_QUERY]
         # Not `IN (VALUES ...)` itself: with two rows or more SQLite then reads the whole table.
-        marks = f"SELECT * FROM (VALUES {','.join(['(?,?)'] * len(part))})"
-        found += await rows(connection, sql.format(keys=marks), [item for key in part for item in key])
+        marks, values = row_values(part)
+        found += await rows(connection, sql.format(keys=f"SELECT * FROM (VALUES {marks})"), values)
     return found
 
 
@@ -227,9 +227,14 @@ async def write_many(connection: Connection, sql: str, many: Iterable[Sequence[A
     rest = list(many)
     for at in range(0, len(rest), _ROWS_A_STATEMENT):
         part = rest[at : at + _ROWS_A_STATEMENT]
-        marks = "(" + ",".join("?" * len(part[0])) + ")"
-        values = [value for row in part for value in row]
-        await connection.execute(sql.format(rows=",".join([marks] * len(part))), values)
+        marks, values = row_values(part)
+        await connection.execute(sql.format(rows=marks), values)
+
+
+def row_values(many: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
+    """What stands behind `VALUES` for rows of one length, and the values; one row or more."""
+    marks = "(" + ",".join("?" * len(many[0])) + ")"
+    return ",".join([marks] * len(many)), [value for row in many for value in row]
 
 
 class _translated:  # noqa: N801  (used as a statement)

@@ -22,10 +22,11 @@ from civicsky.context import patiently
 from civicsky.document import Document
 from civicsky.errors import BadInput, CivicskyError, Failed, Refused, Transient, Usage
 from civicsky.journal import Journal
-from civicsky.model import POSTS, Key, format_time, now_us, parse_moment, parse_time
+from civicsky.model import format_time, now_us, parse_time, post_key
 from civicsky.recheck import ALL_GONE, AppViewShape, Checked, Rechecks, look_up
 from civicsky.settings import Settings
 from civicsky.tables import RECHECK_PAGE
+from civicsky.typed import moment_of
 
 STATE: Final = "verify.json"
 """How far it came, in the data directory; not there when the last one is done."""
@@ -65,9 +66,9 @@ class Checker:
 
         Raises `Failed` when the answer cannot be believed, `Transient` or `Refused` when the API cannot be asked.
         """
-        known = await self._rechecks.rows_of([_key(post) for post in posts])
-        statuses = await self._rechecks.statuses({_key(post)[1] for post in posts})
-        page = [known.get(_key(post)) or _pruned(post, statuses) for post in posts]
+        known = await self._rechecks.rows_of([post_key(post["_id"]) for post in posts])
+        statuses = await self._rechecks.statuses({post_key(post["_id"])[1] for post in posts})
+        page = [known.get(post_key(post["_id"])) or _pruned(post, statuses) for post in posts]
         # What the journal knows as deleted the store will be told anyway.
         if page := [post for post in page if post.state != "deleted"]:
             control = [*self._there, *await self._rechecks.control(page), *others]
@@ -103,15 +104,10 @@ _ACCOUNTS: Final = {"active": "accounts_shown", "deleted": "accounts_removed"}
 
 def _pruned(post: Document, statuses: Mapping[str, str]) -> Checked:
     """A post that the journal no longer has, as the store has it; of its account the journal knows more."""
-    rkey, did = _key(post)
+    rkey, did = post_key(post["_id"])
     status = statuses.get(did)
     state = post["state"] if status is None else _STATES.get(status, "hidden")
     return Checked(0, rkey, did, post["rev"] or "", post["cid"], state, parse_time(post["event_at"]) or 0)
-
-
-def _key(post: Document) -> Key:
-    did, _, rkey = str(post["_id"]).removeprefix("at://").partition(f"/{POSTS}/")
-    return rkey, did
 
 
 # ---- all of the store ------------------------------------------------------------------------------------------------
@@ -124,7 +120,7 @@ async def verify(settings: Settings, since: str = "", until: str = "") -> Verifi
     then is applied, and the next one goes on from there.
     """
     folder = datadir.existing(settings.data_dir)
-    asked = (_moment("--since", since), _moment("--until", until))
+    asked = (moment_of("--since", since), moment_of("--until", until))
     with datadir.locked(folder, ("verify",)):
         state = _begin(folder / STATE, asked)
         store = await existing_store(settings, folder)
@@ -214,13 +210,6 @@ def _ended(error: CivicskyError, checker: Checker) -> Failed:
 
 def _all(counts: Counter[str]) -> dict[str, int]:
     return {name: counts[name] for name in _NAMES}
-
-
-def _moment(flag: str, text: str) -> int | None:
-    moment = parse_moment(text) if text else None
-    if text and moment is None:
-        raise Usage(f"{flag} {text}: neither a date (2026-11-22, UTC) nor a time (2026-11-22T16:00:00Z)")
-    return moment
 
 
 _NAMES: Final = (

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from civicsky.errors import BadInput
 from civicsky.inbox import Item
-from civicsky.model import format_time, parse_time
+from civicsky.model import did_of, format_time, parse_time
 from civicsky.record import extract
 
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\]]', re.DOTALL)
@@ -132,7 +132,7 @@ def posts(items: dict[str, Any]) -> dict[str, PostView]:
     """By URI, the posts of an answer that has them by name."""
     found = {}
     for uri, item in items.items():
-        did = uri.removeprefix("at://").partition("/")[0]
+        did = did_of(uri)
         found[uri] = PostView(_post(item), _marks(_author_labels(item.get("author")), did))
     return found
 
@@ -191,7 +191,7 @@ def _post(post: dict[str, Any]) -> Item:
         reposts=_count(post.get("repostCount")),
         replies=_count(post.get("replyCount")),
         quotes=_count(post.get("quoteCount")),
-        moderation=_others(_labels(post.get("labels")), uri.removeprefix("at://").partition("/")[0]),
+        moderation=_others(_labels(post.get("labels")), did_of(uri)),
         record=_as_text(post.get("record")),
     )
 

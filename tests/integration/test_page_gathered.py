@@ -1,10 +1,11 @@
 """What the page gathers from a real journal and ledger: bounded, by index, and as the commands have it."""
 
+import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from random import Random
 from sqlite3 import connect
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 
 from civicsky import ledger as ledgers, sqlite, tables
+from civicsky.metrics import Metrics
 from civicsky.model import format_time, post_uri
-from civicsky.page import facts, reads, recent
+from civicsky.page import facts, gather, reads, recent
 from civicsky.page.recent import Recent
 from civicsky.settings import Label, Settings
 from civicsky.sqlite import Database, open_reader
@@ -305,3 +307,125 @@ def _do(place: Path, name: str, sql: str, post: Seed) -> None:
     with closing(connect(place / "data" / f"{name}.db", timeout=30)) as db:
         assert db.execute(sql, (post.rkey,)).rowcount == 1
         db.commit()
+
+
+# ---- whoever watches ----
+
+
+class Readers:
+    """Counts the page's connections, which are real ones."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = self.closed = 0
+        self._patch = monkeypatch
+        monkeypatch.setattr(gather, "open_reader", self._open)
+        monkeypatch.setattr(gather, "TURN_SECONDS", 0.02)
+        monkeypatch.setattr(gather, "LINGER_SECONDS", 0.1)
+
+    async def _open(self, path: Path, schema: sqlite.Schema) -> Database:
+        database = await open_reader(path, schema)
+        self.opened += 1
+        real = database.close
+
+        async def close() -> None:
+            self.closed += 1
+            await real()
+
+        self._patch.setattr(database, "close", close)
+        return database
+
+
+@asynccontextmanager
+async def gathering(folder: Path) -> AsyncIterator[gather.Page]:
+    metrics, told = Metrics(), {"reasons": [], "pending": [], "quiet": False, "window": ""}
+    page = gather.Page(Settings(data_dir=folder), metrics, lambda: (True, told), "both")
+    task = asyncio.create_task(page.gather())
+    try:
+        yield page
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(3_000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("waited 30 s in vain")
+
+
+async def heard(listener: Any, words: bytes) -> bytes:
+    """All that is told until these words come."""
+    found = b""
+    async with asyncio.timeout(30):
+        while words not in found:
+            found += await listener.next()
+    return found
+
+
+async def test_nothing_is_gathered_when_nobody_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed(tmp_path / "data", some(30, now=NOW))
+    readers = Readers(monkeypatch)
+    async with gathering(tmp_path / "data") as page:
+        await asyncio.sleep(0.2)
+        assert readers.opened == 0
+        listener = page.join()
+        assert listener
+        told = await heard(listener, b"event: posts\ndata: [{")
+        assert (readers.opened, readers.closed) == (2, 0)
+        page.leave(listener)
+        await until(lambda: readers.closed == 2)
+        await asyncio.sleep(0.2)
+        assert readers.opened == 2
+        again = page.join()
+        assert again
+        assert b"event: hello" in told
+        assert b"event: shares" in await heard(again, b"event: shares")
+        assert readers.opened == 4
+        page.leave(again)
+
+
+async def test_who_comes_in_the_midst_of_the_end_is_told_what_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posts = some(30, now=NOW)
+    seed(tmp_path / "data", posts)
+    Readers(monkeypatch)
+    async with gathering(tmp_path / "data") as page:
+        listener = page.join()
+        for n in range(5):
+            assert listener
+            await heard(listener, posts[29].text.encode())
+            page.leave(listener)
+            await asyncio.sleep(0.09 + n * 0.01)
+            listener = page.join()
+        assert listener
+        await heard(listener, posts[29].text.encode())
+        _do(tmp_path, "journal", "UPDATE post SET state = 'deleted', cid = '', fields = NULL WHERE rkey = ?", posts[3])
+        await heard(listener, posts[3].rkey.encode() + b'"]')
+
+
+async def test_a_database_that_is_not_there_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Readers(monkeypatch)
+    async with gathering(tmp_path / "data") as page:
+        listener = page.join()
+        assert listener
+        await heard(listener, b"event: state")
+        seed(tmp_path / "data", some(3, now=NOW))
+        await heard(listener, b"event: posts\ndata: [{")
+
+
+async def test_what_cannot_be_read_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Readers(monkeypatch)
+    monkeypatch.setattr(gather, "AGAIN_SECONDS", 0.05)
+    seed(tmp_path / "data", some(3, now=NOW))
+    whole = (tmp_path / "data" / "ledger.db").read_bytes()
+    (tmp_path / "data" / "ledger.db").write_bytes(b"no database at all, but long enough" * 100)
+    async with gathering(tmp_path / "data") as page:
+        listener = page.join()
+        assert listener
+        assert b"is damaged" in await heard(listener, b"is damaged")
+        (tmp_path / "data" / "ledger.db").write_bytes(whole)
+        await heard(listener, b"event: posts\ndata: [{")

@@ -159,10 +159,12 @@ def test_a_task_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 
 async def test_posts_at_this_hour_come_as_they_came_at_this_hour(tmp_path: Path) -> None:
-    """Four days of one post a minute; the counts of one hour of the day are then made three times as high."""
+    """Four days of a post every four hours; the counts of one hour of the day are then made three times as high."""
     day, hour = 24 * 60 * MINUTE, 60 * MINUTE
-    await collected(tmp_path, 30, began=now_us() - 5 * day, every=240 * MINUTE)
-    now = now_us() // day * day + 5 * hour
+    now = (now_us() - 12 * hour) // day * day + 5 * hour
+    await collected(
+        tmp_path, 30, began=now - 5 * day + 6 * hour, every=4 * hour
+    )  # held for sure: from its fifth frame on
     with closing(sqlite3.connect(tmp_path / datadir.JOURNAL)) as db:
         db.execute("DELETE FROM count")
         for begin in range(now - 4 * day, now, hour):

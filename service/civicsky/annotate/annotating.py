@@ -16,15 +16,17 @@ from typing import Any, Final, NamedTuple
 from civicsky import datadir
 from civicsky.annotate import tally
 from civicsky.annotate.desk import Desk
-from civicsky.annotate.draw import ANY, FEED, FIREHOSE, MOST, Among, Drawing, Kind
+from civicsky.annotate.draw import MOST, Among, Drawing, Kind
 from civicsky.annotate.httpd import Keys, application, listen
 from civicsky.annotate.posts import Look, Population, Posts, Window, opened
 from civicsky.annotate.sitting import keys_of, name_of
 from civicsky.annotate.votes import Draw, Votes
+from civicsky.document import ANY, FEED, FIREHOSE
 from civicsky.errors import Failed, Usage
 from civicsky.model import format_time, now_us, parse_moment, parse_time
 from civicsky.settings import Settings
 from civicsky.task import Task, file_hash, load_task
+from civicsky.typed import moment_of
 from civicsky.watch.web import answering
 
 POSTS: Final = 300
@@ -215,14 +217,7 @@ _WHY_NONE: Final = {
 
 
 def _window(wanted: Wanted) -> Window:
-    return _moment("--since", wanted.since), _moment("--until", wanted.until)
-
-
-def _moment(flag: str, text: str | None) -> int | None:
-    moment = parse_moment(text) if text else None
-    if text and moment is None:
-        raise Usage(f"{flag} {text}: neither a date (2026-11-22, UTC) nor a time (2026-11-22T16:00:00Z)")
-    return moment
+    return moment_of("--since", wanted.since), moment_of("--until", wanted.until)
 
 
 def _moment_text(text: str | None) -> str:

@@ -8,9 +8,11 @@ nothing can be estimated from it.
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from itertools import combinations
 from typing import Any, Final, Literal, NamedTuple
+
+from civicsky.sample import lot
 
 Kind = Literal["uniform", "uncertainty", "disagreement", "rejects"]
 """How a draw was made. `rejects` is uniform, too, from the sampled rejects."""
@@ -19,9 +21,6 @@ Among = Literal["labelled", "collected"]
 
 MOST: Final = 20_000
 """Posts of a draw: more than people label, and some MB."""
-FIREHOSE: Final = "firehose"
-ANY: Final = "any"
-FEED: Final = "feed:"
 
 
 class Pick(NamedTuple):
@@ -53,7 +52,7 @@ class Drawing:
         self.population += 1
         self.first = min(self.first or at, at)
         self.last = max(self.last, at)
-        entry = (-score, -_lot(self._key, pick.uri), pick)
+        entry = (-score, -lot(self._key, pick.uri), pick)
         if len(self._held) < self._n:
             heapq.heappush(self._held, entry)
         elif entry[:2] > self._held[0][:2]:
@@ -67,13 +66,13 @@ class Drawing:
 def order_for(seed: int, name: str, uris: Iterable[str]) -> list[str]:
     """The posts in a person's own order. What was done of it at any time is a random part of the draw."""
     key = _key(f"{seed}\n{name}")
-    return sorted(uris, key=lambda uri: (_lot(key, uri), uri))
+    return sorted(uris, key=lambda uri: (lot(key, uri), uri))
 
 
 def lettered(seed: int, uri: str, names: Iterable[str]) -> dict[str, str]:
     """A letter for each annotator of a post, another one from post to post, so that none is known by it."""
     key = _key(f"{seed}\n{uri}")
-    return {_letter(n): name for n, name in enumerate(sorted(names, key=lambda name: (_lot(key, name), name)))}
+    return {_letter(n): name for n, name in enumerate(sorted(names, key=lambda name: (lot(key, name), name)))}
 
 
 def surety(fields: Mapping[str, Mapping[str, Any]]) -> float | None:
@@ -95,20 +94,8 @@ def discord(labels: Sequence[Mapping[str, Any]]) -> float:
     return sum(one != other for one, other in pairs) / len(pairs) if pairs else 0.0
 
 
-def is_of(origins: Sequence[Mapping[str, Any]] | None, origin: str) -> bool:
-    """Whether a post came in this way: `firehose`, `feed:NAME`, or `any`."""
-    if origin == ANY:
-        return True
-    ways = {FEED + str(one.get("name")) if one.get("kind") == "feed" else FIREHOSE for one in origins or ()}
-    return origin in ways
-
-
 def _key(text: str) -> bytes:
     return sha256(text.encode()).digest()
-
-
-def _lot(key: bytes, name: str) -> int:
-    return int.from_bytes(blake2b(name.encode(errors="surrogatepass"), key=key, digest_size=8).digest())
 
 
 def _letter(n: int) -> str:

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from civicsky import log
 from civicsky.annotate.desk import Desk, View
 from civicsky.errors import CivicskyError, Usage
+from civicsky.watch import web
 
 COOKIE: Final = "civicsky-desk-{port}"
 """Browsers tell the cookies of a machine's ports apart by their names only."""
@@ -33,24 +34,17 @@ MAX_BODY: Final = 32_000
 """Bytes of a request: a note of 2,000 characters and some answers."""
 _MAX_READ: Final = 1_000_000
 """Bytes of a request that are read before it is refused: who is still sending would not hear why."""
-BACKLOG: Final = 64
 _FILES: Final = {
     "/": ("annotate.html", "text/html; charset=utf-8"),
     "/annotate.css": ("annotate.css", "text/css; charset=utf-8"),
     "/annotate.js": ("annotate.js", "text/javascript; charset=utf-8"),
 }
-_HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "Connection": "close",
+_HEADERS: Final = web.HEADERS | {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
     "trusted-types 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
 }
 _HOST: Final = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 """Any port: it may come through a tunnel."""
@@ -58,16 +52,10 @@ _HOST: Final = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.
 
 def listen(port: int) -> socket.socket:
     """Take a port of loopback; 0: any that is free. Raises `Usage` when it cannot be had."""
-    taken = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", port))
-        taken.listen(BACKLOG)
+        return web.bound("127.0.0.1", port)
     except OSError as error:
-        taken.close()
         raise Usage(f"--port {port}: {error.strerror}; name another port, or none") from None
-    taken.setblocking(False)
-    return taken
 
 
 class Keys:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from civicsky import datadir, store as stores, tables
-from civicsky.annotate.draw import Among, Drawing, Kind, Pick, discord, is_of, surety
-from civicsky.annotate.votes import did_of
-from civicsky.document import Document
+from civicsky.annotate.draw import Among, Drawing, Kind, Pick, discord, surety
+from civicsky.document import ANY, Document, origins_of
 from civicsky.errors import Usage
-from civicsky.model import Key, format_time, parse_time, post_uri
+from civicsky.model import did_of, format_time, parse_time, post_key, post_uri
 from civicsky.record import MAX_TEXT, extract, is_blank, readable
 from civicsky.settings import Settings
 from civicsky.shown import visible
@@ -160,7 +159,7 @@ class Posts:
     async def _rejected(self, uris: Sequence[str]) -> dict[str, Look]:
         found = {}
         sql = "SELECT rkey, did, rev, record FROM reject WHERE record IS NOT NULL AND (rkey, did) IN ({keys})"
-        for rkey, did, rev, record in await self._journal.rows_by_key(sql, map(_key, uris)):
+        for rkey, did, rev, record in await self._journal.rows_by_key(sql, map(post_key, uris)):
             text = _record_text(record)
             found[post_uri(did, rkey)] = Look("live", rev, text) if text else Look("not held")
         return found
@@ -169,7 +168,7 @@ class Posts:
         """What the journal says of these posts: (deleted, or erased; hidden; live)."""
         by_state: dict[str, set[str]] = {"deleted": set(), "hidden": set(), "live": set()}
         sql = "SELECT rkey, did, state FROM post WHERE (rkey, did) IN ({keys})"
-        for rkey, did, state in await self._journal.rows_by_key(sql, map(_key, uris)):
+        for rkey, did, state in await self._journal.rows_by_key(sql, map(post_key, uris)):
             by_state[state].add(post_uri(did, rkey))
         names = list(dict.fromkeys([*uris, *map(did_of, uris)]))
         erased = {name for (name,) in await self._named("SELECT name FROM erased WHERE name IN ({marks})", names)}
@@ -212,7 +211,9 @@ async def opened(settings: Settings, folder: Path, *, rejects: bool = False) -> 
 
 
 def _is_in(document: Document, population: Population) -> bool:
-    if document.get("state") != "live" or not is_of(document.get("origins"), population.origin):
+    if document.get("state") != "live":
+        return False
+    if population.origin != ANY and population.origin not in origins_of(document):
         return False
     if population.among == "labelled" and population.task not in (document.get("labels") or {}):
         return False
@@ -247,8 +248,3 @@ def _record_text(record: bytes) -> Text | None:
 
 def _shown(text: str) -> str:
     return visible(text, MAX_TEXT)
-
-
-def _key(uri: str) -> Key:
-    did, _, rkey = uri.removeprefix("at://").partition("/")
-    return rkey.rpartition("/")[2], did

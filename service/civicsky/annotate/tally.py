@@ -13,7 +13,7 @@ from civicsky.annotate.draw import Kind
 from civicsky.annotate.posts import Look
 from civicsky.annotate.votes import Draw, Item as Drawn, Vote, newest
 from civicsky.errors import Usage
-from civicsky.model import format_time
+from civicsky.model import did_of, format_time
 from civicsky.research.gold import ADJUDICATED, Item
 from civicsky.task import Field, Task
 
@@ -159,7 +159,7 @@ def as_items(found: Found) -> list[Item]:
     items: dict[str, Item] = {}
     for row in rows(found):
         uri = row["uri"]
-        item = items.setdefault(uri, Item(f"uri {uri}", 0, None, uri, uri.removeprefix("at://").partition("/")[0]))
+        item = items.setdefault(uri, Item(f"uri {uri}", 0, None, uri, did_of(uri)))
         names = [ENGLISH, *(field.name for field in found.task.fields)]
         item.judgements[row["annotator"]] = {name: row[name] for name in names if row[name]}
     return list(items.values())

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from civicsky import datadir, faults
 from civicsky.annotate.draw import Among, Kind, Pick
-from civicsky.model import now_us
+from civicsky.model import did_of, now_us
 from civicsky.sqlite import Database, Schema, open_reader, open_writer, rows, write_many
 
 VoteKind = Literal["vote", "skip", "adjudication"]
@@ -248,11 +248,6 @@ def newest(votes: Iterable[Vote], kind: VoteKind = "vote") -> dict[str, dict[str
         if vote.kind == kind and vote.english is not None:
             found.setdefault(vote.uri, {})[vote.annotator] = vote
     return found
-
-
-def did_of(uri: str) -> str:
-    """Whose post it is."""
-    return uri.removeprefix("at://").partition("/")[0]
 
 
 def _vote(row: Sequence[Any]) -> Vote:

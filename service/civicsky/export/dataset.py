@@ -15,8 +15,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from civicsky import datadir, faults
 from civicsky.document import Document
@@ -27,10 +26,12 @@ from civicsky.export.manifest import CODEBOOK, MANIFEST, Asked, Tally, codebook_
 from civicsky.export.methods import METHODS, methods_text
 from civicsky.export.pseudonyms import KEY, Pseudonyms, pseudonyms
 from civicsky.export.writers import Writer, whole_folder
-from civicsky.model import now_us, parse_moment, parse_time
+from civicsky.model import now_us, parse_time
+from civicsky.research.files import progress_bars
 from civicsky.settings import Settings, expanded
 from civicsky.store import Collection, Store, open_existing
 from civicsky.task import Task, file_hash, load_tasks
+from civicsky.typed import moment_of
 
 PAGE: Final = 500
 """Posts that are looked at together: their labels, snapshots and authors are asked for in one query each."""
@@ -92,7 +93,7 @@ async def export(settings: Settings, wanted: Wanted, say: Callable[[str], None])
     own = {task.name: (task, file_hash(text)) for task, text in load_tasks(settings.label.tasks)}
     os.umask(0o077)  # texts and addresses: their authors may delete them
     try:
-        with whole_folder(out) as part, _progress() as progress:
+        with whole_folder(out) as part, progress_bars() as progress:
             async with _store(settings) as store:
                 found = await _filled(store, settings, wanted, (since, until), own, part, progress)
             faults.point("export.name")
@@ -133,7 +134,7 @@ async def _filled(
 
 def _checked(wanted: Wanted) -> tuple[int | None, int | None]:
     """The period. Raises `Usage` for what does not go together."""
-    since, until = _moment("--since", wanted.since), _moment("--until", wanted.until)
+    since, until = moment_of("--since", wanted.since), moment_of("--until", wanted.until)
     if since is not None and until is not None and since >= until:
         raise Usage(f"--since {wanted.since} is not before --until {wanted.until}")
     for table in wanted.tables:
@@ -149,13 +150,6 @@ def _checked(wanted: Wanted) -> tuple[int | None, int | None]:
     if wanted.origin not in {"any", "firehose"} and not re.fullmatch(r"feed:.+", wanted.origin):
         raise Usage(f"--origin {wanted.origin}: is neither any, nor firehose, nor feed:NAME")
     return since, until
-
-
-def _moment(flag: str, text: str) -> int | None:
-    moment = parse_moment(text) if text else None
-    if text and moment is None:
-        raise Usage(f"{flag} {text}: neither a date (2026-11-22, UTC) nor a time (2026-11-22T16:00:00Z)")
-    return moment
 
 
 _Values = dict[str, dict[str, dict[str, None]]]
@@ -430,14 +424,3 @@ def _text(out: Path, found: Mapping[str, Any]) -> str:
     if found["level"] == "internal":
         lines.append("the files hold posts that their authors may delete: keep them no longer than you need them")
     return "\n".join([*lines, f"export: {out}"])
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(30),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -55,6 +55,7 @@ class Page:
         self._rates = Rates()
         self._asked: dict[str, float] = {}
         self._why = ""
+        self._alone_since: float | None = None
         self._tasks: list[Task] = []
         self._hub = Hub(self._posts)
 
@@ -86,32 +87,42 @@ class Page:
     async def _watch(self) -> None:
         """As long as somebody watches, and a little longer."""
         await self._greet()
-        alone_since: float | None = None
-        while alone_since is None or monotonic() - alone_since < LINGER_SECONDS:
-            why, ledger, journal = "", None, None
+        while self._goes_on():
+            why, is_whole = "", False
             try:
-                async with AsyncExitStack() as stack:
-                    ledger = await self._opened(stack, datadir.LEDGER, ledgers.SCHEMA)
-                    journal = await self._opened(stack, datadir.JOURNAL, tables.SCHEMA)
-                    while alone_since is None or monotonic() - alone_since < LINGER_SECONDS:
-                        began = monotonic()
-                        self._tell_state()
-                        await self._turn(ledger, journal)
-                        if ledger is None or journal is None:
-                            break  # perhaps they are there now
-                        alone_since = None if len(self._hub) else alone_since or monotonic()
-                        await asyncio.sleep(max(TURN_SECONDS / 2, began + TURN_SECONDS - monotonic()))
+                is_whole = await self._turn_on()
             except CivicskyError as error:
                 why = log.harmless(str(error))
             except Exception as error:  # noqa: BLE001  (a defect here must not end the service)
                 log.event("http_failed", path="/page/events", why=repr(error))
                 why = "a defect: see the service's log"
-            if why or ledger is None or journal is None:
+            if not is_whole:
                 self._why = why
                 self._tell_state()
-                alone_since = None if len(self._hub) else alone_since or monotonic()
                 await asyncio.sleep(AGAIN_SECONDS if why else TURN_SECONDS)
-        self._forget()
+        self._forget()  # nobody came since it was asked
+
+    def _goes_on(self) -> bool:
+        """Whether anybody watches, or did a moment ago."""
+        if len(self._hub):
+            self._alone_since = None
+            return True
+        self._alone_since = self._alone_since or monotonic()
+        return monotonic() - self._alone_since < LINGER_SECONDS
+
+    async def _turn_on(self) -> bool:
+        """Turn by turn while anybody watches; False, after one turn, while one of the databases is not there yet."""
+        async with AsyncExitStack() as stack:
+            ledger = await self._opened(stack, datadir.LEDGER, ledgers.SCHEMA)
+            journal = await self._opened(stack, datadir.JOURNAL, tables.SCHEMA)
+            while self._goes_on():
+                began = monotonic()
+                self._tell_state()
+                await self._turn(ledger, journal)
+                if ledger is None or journal is None:
+                    return False
+                await asyncio.sleep(max(TURN_SECONDS / 2, began + TURN_SECONDS - monotonic()))
+        return True
 
     def _forget(self) -> None:
         """Nobody watches: hold no text, and nothing that grows old."""

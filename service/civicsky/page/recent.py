@@ -25,7 +25,7 @@ MOST_BYTES: Final = 8_000_000
 """Bytes of them, as they are sent; the oldest go."""
 FRESH: Final = 200
 """New posts in a turn; when more are labelled, the newest are shown."""
-BACK: Final = 500
+BACK: Final = 1_000
 """Jobs of the past that are looked at in a turn, until the list is full."""
 NEWEST: Final = 500
 """Posts that are looked at again in every turn: those that somebody has before their eyes."""

@@ -33,7 +33,7 @@ except ModuleNotFoundError as error:  # pragma: no cover
         "pip install --require-hashes -r requirements/research.txt in the folder with civicsky's source"
     ) from None
 
-__all__ = ["Axes", "Figure", "Markup", "visible"]
+__all__ = ["Axes", "Figure", "Markup"]
 
 WIDE: Final = 8.0
 """Inches of a plot across a desk's screen, or paper."""

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from civicsky import datadir, log
-from civicsky.document import Document
+from civicsky.document import ANY, FEED, FIREHOSE, Document, origins_of
 from civicsky.errors import Usage
-from civicsky.model import parse_moment, parse_time
-from civicsky.research.gold import MAX_BYTES, UNIFORM, Gold, Item, read_gold
+from civicsky.model import parse_time
+from civicsky.research.files import read_file
+from civicsky.research.gold import Gold, Item, read_gold
 from civicsky.research.measure import Corrected, Figure, Share, corrected_share, weighted_share
 from civicsky.settings import Settings
 from civicsky.store import Store, open_existing as open_existing_store
 from civicsky.task import Field, Task, load_task
+from civicsky.typed import moment_of
 
 Unit = Literal["post", "author", "thread"]
 By = Literal["none", "day"]
@@ -32,9 +34,6 @@ NOTE: Final = (
     "a label are not in it either. The first interval is about what such authors post, clustered by author; the second "
     "about the collected posts themselves."
 )
-FIREHOSE: Final = "firehose"
-ANY: Final = "any"
-FEED: Final = "feed:"
 NOTES_ORIGIN: Final = {
     FIREHOSE: "Only posts that the firehose brought count (`--origin firehose`). A feed chooses what it shows: a post "
     "known only from a feed is no draw from the network. One that both brought counts. With `feeds.label_all` it was "
@@ -276,11 +275,6 @@ def is_within(document: Document, window: Window) -> bool:
     return at is not None and (since is None or at >= since) and (until is None or at < until)
 
 
-def origins_of(document: Document) -> set[str]:
-    """The ways by which a post came: `firehose`, `feed:NAME`."""
-    return {FEED + one["name"] if one["kind"] == "feed" else FIREHOSE for one in document.get("origins") or ()}
-
-
 def _p_kept(document: Document, origin: str) -> float:
     """With which probability a post of this origin is here at all: a feed brings also what was left out by chance."""
     is_shown = origin != FIREHOSE and origins_of(document) - {FIREHOSE}
@@ -309,16 +303,10 @@ def _post(document: Document, task: str, unit: Unit, day: str, origin: str) -> P
 
 def gold_of(file: Path, task: Task) -> Gold:
     """A file of judged posts, as a task's fields need it. Raises `Usage`."""
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise Usage(f"{file}: more than {MAX_BYTES:,} bytes; split the file")
-        data = file.read_bytes()
-    except OSError as error:
-        raise Usage(f"{file}: {error.strerror}; name a CSV or JSONL file of judged posts") from None
-    gold = read_gold(file.name, data, {field.name: field.values for field in task.fields})
-    if skewed := sorted({frame.kind for frame in gold.frames} - {UNIFORM}):
+    gold = read_gold(file.name, read_file(file), {field.name: field.values for field in task.fields})
+    if gold.skewed:
         raise Usage(
-            f"{file}: posts drawn by {log.harmless(skewed[0])}, not uniformly, correct nothing; "
+            f"{file}: posts drawn by {log.harmless(gold.skewed)}, not uniformly, correct nothing; "
             "leave --gold out, or label a uniform draw"
         )
     return gold
@@ -346,17 +334,10 @@ def by_uri(gold: Gold) -> dict[str, Item]:
 
 def window_of(since: str, until: str) -> Window:
     """A period as a person typed it; empty: without an end. Raises `Usage`."""
-    window = _moment("--since", since), _moment("--until", until)
+    window = moment_of("--since", since), moment_of("--until", until)
     if window[0] is not None and window[1] is not None and window[0] >= window[1]:
         raise Usage(f"--since {since} is not before --until {until}")
     return window
-
-
-def _moment(flag: str, text: str) -> int | None:
-    moment = parse_moment(text) if text else None
-    if text and moment is None:
-        raise Usage(f"{flag} {text}: neither a date (2026-11-22, UTC) nor a time (2026-11-22T16:00:00Z)")
-    return moment
 
 
 # ---- estimating ------------------------------------------------------------------------------------------------------

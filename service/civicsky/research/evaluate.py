@@ -27,7 +27,7 @@ from civicsky.prompt import Way
 from civicsky.research import evaluation_report, figures
 from civicsky.research.answers import Asking, Kept
 from civicsky.research.files import Progress, progress_bars, read_file, shown_in, write_whole
-from civicsky.research.gold import UNIFORM, Gold, Item, read_gold, without_shown
+from civicsky.research.gold import Gold, Item, read_gold, without_shown
 from civicsky.settings import Label, Settings
 from civicsky.store import Store, open_store
 from civicsky.task import Field, Task, load_task
@@ -85,8 +85,8 @@ async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None
         raise Usage(
             f"{wanted.gold}: nobody judged anything: the columns {', '.join(gold.fields)} are blank; fill them in"
         )
-    if skewed := sorted({frame.kind for frame in gold.frames} - {UNIFORM}):
-        say(f"{wanted.gold}: drawn by {log.harmless(skewed[0])}: the figures are of such posts, and not of all")
+    if gold.skewed:
+        say(f"{wanted.gold}: drawn by {log.harmless(gold.skewed)}: the figures are of such posts, and not of all")
     variants = _variants(settings, loaded, wanted)
     out = wanted.out or Path(f"evaluation-{datetime.now(UTC):%Y-%m-%d}")
     os.umask(0o077)  # texts and answers: their authors may delete them

@@ -112,6 +112,11 @@ class Gold(NamedTuple):
     frames: tuple[Frame, ...] = ()
     """All different ones; empty when nobody said how the posts were drawn."""
 
+    @property
+    def skewed(self) -> str:
+        """What posts were drawn by that were not drawn uniformly; empty: nothing says that some were."""
+        return min({frame.kind for frame in self.frames} - {UNIFORM}, default="")
+
 
 def read_gold(name: str, data: bytes, fields: Mapping[str, tuple[str, ...]]) -> Gold:
     """The items of a file's bytes. `fields`: the values of each field that may be judged.

@@ -19,12 +19,11 @@ from urllib.parse import urlsplit
 
 from civicsky import __version__, datadir, rounds
 from civicsky.coverage import Stretch, cover, rows_of
-from civicsky.document import Document
+from civicsky.document import FIREHOSE, Document, origins_of
 from civicsky.errors import Failed
 from civicsky.ledger import LedgerReader
 from civicsky.model import format_time, now_us, parse_time
 from civicsky.research.estimate import (
-    FIREHOSE,
     Reading,
     Window,
     as_json,
@@ -32,7 +31,6 @@ from civicsky.research.estimate import (
     gold_of,
     is_within,
     open_existing,
-    origins_of,
     tables,
     want_drawn_from,
     window_of,

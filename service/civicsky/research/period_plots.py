@@ -26,9 +26,9 @@ from civicsky.research.drawing import (
     canvas,
     day_of,
     time_axis,
-    visible,
 )
 from civicsky.research.period import DAY_US, Facts
+from civicsky.shown import visible
 
 HOURS_DRAWN: Final = 31 * 24
 """Above so many hours plots are by day."""

@@ -43,7 +43,7 @@ HEADER_BYTES: Final = 16_384
 """Of a head that comes bit by bit no more is read; of one that comes at once no more is looked at."""
 BACKLOG: Final = 64
 
-_HEADERS: Final = {
+HEADERS: Final = {
     "Cache-Control": "no-store",
     "Connection": "close",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -79,18 +79,26 @@ def listen(settings: Http) -> socket.socket:
             f"http.listen: {_shown(host, port)} can be reached from other machines, and there is no token; "
             "set CIVICSKY_HTTP__TOKEN, or listen on 127.0.0.1"
         )
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[
-        0
-    ]
+    try:
+        return bound(host, port)
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, f"{error.strerror}; name another address")
+        raise Usage(f"http.listen: cannot listen on {_shown(host, port)}: {remedy}") from None
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address (numbers, no name), for `answering`. Raises `OSError`."""
+    ((family, kind, _, _, address), *_) = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )
     taken = socket.socket(family, kind)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
         taken.listen(BACKLOG)
-    except OSError as error:
+    except OSError:
         taken.close()
-        remedy = _REMEDIES.get(error.errno or 0, f"{error.strerror}; name another address")
-        raise Usage(f"http.listen: cannot listen on {_shown(host, port)}: {remedy}") from None
+        raise
     taken.setblocking(False)
     return taken
 
@@ -157,7 +165,7 @@ class _Guard:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update({name: value for name, value in _HEADERS.items() if name not in headers})
+                headers.update({name: value for name, value in HEADERS.items() if name not in headers})
             await send(message)
 
         try:

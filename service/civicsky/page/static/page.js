@@ -41,9 +41,8 @@ function state(told) {
   byId("notice").hidden = !whys.length;
   say(byId("notice"), visible(whys.join(" · ")));
   sections.now(told);
-  sections.flow(told, hello ? hello.stages : {});
-  sections.model(told);
-  sections.failed(told);
+  inTurn("flow", () => sections.flow(told, hello ? hello.stages : {}))();
+  inTurn("model", () => { sections.model(told); sections.failed(told); })();
 }
 
 async function signOut() {
@@ -51,11 +50,32 @@ async function signOut() {
   location.reload();
 }
 
+// One section a task, and the newest that was told of each: a page that begins is told of all at once.
+const todo = new Map();
+let working = null;
+function work() {
+  working = null;
+  const [name, show] = todo.entries().next().value;
+  todo.delete(name);
+  try {
+    show();
+  } finally {
+    wake();
+  }
+}
+function wake() {
+  if (todo.size) working ??= setTimeout(work, 0);
+}
+const inTurn = (name, show) => (told) => {
+  todo.set(name, () => show(told));
+  wake();
+};
+
 let settling = null;
 function settle() {
   settling ??= setTimeout(() => { settling = null; settleWide(); }, 200);
 }
-const settled = (show) => (told) => { show(told); settle(); };
+const settled = (name, show) => inTurn(name, (told) => { show(told); settle(); });
 addEventListener("resize", settle);
 byId("gaps-box").addEventListener("toggle", settle);
 
@@ -64,15 +84,15 @@ byId("logout").addEventListener("click", signOut);
 watch(
   {
     hello: greet,
-    state,
+    state: inTurn("state", state),
     reset: posts.reset,
     posts: posts.add,
     gone: posts.remove,
-    shares: settled((told) => sections.shares(told, hello ? hello.unit : "post")),
-    coverage: settled(sections.coverage),
-    counts: settled(sections.rejects),
-    cost: settled(sections.cost),
-    drift: settled(sections.drift),
+    shares: settled("shares", (told) => sections.shares(told, hello ? hello.unit : "post")),
+    coverage: settled("coverage", sections.coverage),
+    counts: settled("counts", sections.rejects),
+    cost: settled("cost", sections.cost),
+    drift: settled("drift", sections.drift),
   },
   tell,
 );
