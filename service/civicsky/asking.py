@@ -5,7 +5,8 @@ It knows model, ledger, rounds and contexts only by the small shapes declared he
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, get_args
 
 from civicsky import faults, log
@@ -14,7 +15,8 @@ from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.model import Answer, Asked, Attempts, Job, LabelRow, Question, Spend, now_us, post_uri
-from civicsky.prompt import Way
+from civicsky.prompt import Message, Way
+from civicsky.pulse import Work
 from civicsky.record import readable
 from civicsky.settings import Label as LabelSettings
 from civicsky.task import Task
@@ -30,6 +32,7 @@ class SlotShape(Protocol):
     def abilities(self) -> Mapping[str, str]: ...
     def question(self, task: str) -> Question: ...
     async def ask(self, task: str, posts: Sequence[Asked]) -> list[Answer | BadInput]: ...
+    async def write(self, sent: Sequence[Message], max_tokens: int) -> tuple[str, Spend]: ...
     async def is_well(self) -> tuple[bool, Spend]: ...
 
 
@@ -37,7 +40,8 @@ class LedgerShape(Protocol):
     """See `ledger.Ledger`."""
 
     async def cached(self, keys: Iterable[str]) -> dict[str, tuple[str, Answer]]: ...
-    async def answered(self, job: Job, label: LabelRow) -> bool: ...
+    async def answered(self, job: Job, label: LabelRow, *, more: bool = False) -> bool: ...
+    async def settle(self, job: Job, model: str) -> bool: ...
     async def put_off(
         self, job: Job, reason: str, seconds: float, attempts: Attempts,
         *, dead: bool = False, spend: Spend | None = None, raw: str = "",
@@ -64,17 +68,47 @@ class ContextsShape(Protocol):
     def recall(self, did: str) -> None: ...
 
 
+class GivenShape(Protocol):
+    """See `events.events.Given`."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def told(self) -> str: ...
+
+
+class EventsShape(Protocol):
+    """See `events.events.Events`."""
+
+    @property
+    def unclear(self) -> Collection[str]: ...
+    async def of(self, text: str, at: int, writer: "_Writer | None", *, named: bool) -> GivenShape | None: ...
+
+
 class Item(NamedTuple):
     """What waits in the queue."""
 
     job: Job
     fields: dict[str, Any]
     """Of the post, as `record.extract` or the store's document has them."""
+    at: int = 0
+    """When it was made, in microseconds since 1970 UTC, by the relay or the author's program: the earlier one."""
 
 
 def longest(settings: LabelSettings) -> float:
     """Seconds that a slot may wait for one call: its own, or another slot's that finds out how each server is asked."""
     return (1 + len(settings.more_urls)) * len(get_args(Way)) * (settings.request_seconds + PATIENCE)
+
+
+def is_unclear(task: Task, answer: Answer, names: Collection[str]) -> bool:
+    """Whether one of these fields applies and got its value for "cannot be told"."""
+    return any(
+        field.name in names
+        and field.unclear is not None
+        and field.name in answer.fields
+        and answer.fields[field.name].value == field.unclear
+        for field in task.fields
+    )
 
 
 def requests_of(items: Sequence[Item]) -> list[list[Item]]:
@@ -83,6 +117,39 @@ def requests_of(items: Sequence[Item]) -> list[list[Item]]:
     for item in items:
         shared.setdefault((item.job.task, item.job.id if any(item.job.attempts) else 0), []).append(item)
     return list(shared.values())
+
+
+class _First(NamedTuple):
+    """An answer that is kept, and may not be the last one."""
+
+    job: Job
+    asked: Asked
+    label: LabelRow
+
+
+class _Writer:
+    """A slot that writes summaries when a server may be called."""
+
+    def __init__(self, asking: "Asking", slot: SlotShape) -> None:
+        self._asking, self._slot = asking, slot
+
+    async def write(self, sent: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
+        """As the slot's. Raises `Transient` also when the run ends hurriedly meanwhile.
+
+        When a call breaks that others do not, it is `BadInput`: what was asked is at fault.
+        """
+        if not await self._asking.is_free(self._slot):
+            raise Transient("the run ends")
+        before = self._asking.answers
+        with self._asking.at_work():
+            try:
+                return await self._slot.write(sent, max_tokens)
+            except Transient as error:
+                if not await self._asking.is_at_fault(self._slot, error, before):
+                    raise
+                bad = BadInput(UNREACHABLE)
+                bad.spend = error.spend
+                raise bad from None
 
 
 class Asking:
@@ -97,10 +164,12 @@ class Asking:
         settings: LabelSettings,
         metrics: Metrics,
         stop: Stop,
+        events: EventsShape | None = None,
     ) -> None:
-        self._ledger, self._rounds, self._contexts = ledger, rounds, contexts
+        self._ledger, self._rounds, self._contexts, self._events = ledger, rounds, contexts, events
         self._tasks, self._settings, self._metrics, self._stop = tasks, settings, metrics, stop
-        self._answers = 0
+        self.answers = 0
+        """That the model gave."""
         self._unusable = 0
         self._was_spent = False
         self._remembered: dict[str, str] = {}
@@ -110,7 +179,7 @@ class Asking:
     @property
     def has_answers(self) -> bool:
         """Whether the model gave one: then it is known how it is asked."""
-        return self._answers > 0
+        return self.answers > 0
 
     async def is_spent(self) -> bool:
         """Whether today's budget is spent. It can be passed by the calls that are in flight when it is reached."""
@@ -134,57 +203,111 @@ class Asking:
         hurriedly, or the budget is spent.
         """
         asked = await self._asked(task, items)
-        left = await self._from_cache(slot.question(task), asked)
-        if not left or not await self._is_free(slot):
+        if self._events is None:
+            await self._put(slot, task, asked)
             return
-        with self._metrics.pulse.work("label", self._longest):
-            await self._ask_model(slot, task, left)
+        made = {item.job.id: item.at for item in items}
+        again, after = list[tuple[Job, Asked]](), dict[int, int]()
+        for first in await self._put(slot, task, await self._about(slot, asked, made, named=True)):
+            for job, text in await self._about(slot, [(first.job, first.asked)], made, named=False):
+                if text.events:
+                    again.append((job, text))
+                    after[job.id] = first.label.at
+                else:
+                    await self._settle(first)
+        if again:
+            await self._put(slot, task, again, after)
 
-    async def _ask_model(self, slot: SlotShape, task: str, left: Sequence[tuple[Job, Asked]]) -> None:
+    async def _put(
+        self, slot: SlotShape, task: str, asked: Sequence[tuple[Job, Asked]], after: Mapping[int, int] | None = None
+    ) -> list["_First"]:
+        """Have these labelled, by the cache or by the model; `after`: by job the time of the answer before.
+
+        Gives those whose answer is kept and may not be the last one, since articles may tell what the post means.
+        """
+        after = after or {}
+        left, firsts = await self._from_cache(slot.question(task), asked, after)
+        if left and await self.is_free(slot):
+            with self.at_work():
+                firsts += await self._ask_model(slot, task, left, after)
+        return firsts
+
+    async def _about(
+        self, slot: SlotShape, asked: Sequence[tuple[Job, Asked]], made: Mapping[int, int], *, named: bool
+    ) -> list[tuple[Job, Asked]]:
+        """With articles in their contexts, where there are some; without those that must wait for them.
+
+        A probe is given none: anchors had none.
+        """
+        assert self._events is not None
+        found = []
+        for job, text in asked:
+            if job.is_probe:
+                found.append((job, text))
+                continue
+            writer = None if await self.is_spent() else _Writer(self, slot)
+            try:
+                given = await self._events.of(text.text, made[job.id], writer, named=named)
+            except Transient as error:
+                self._note_down(error)
+                seconds = max(slot.delay(), self._settings.pause_seconds)
+                await self._give_back(job, "context_unreachable", seconds, job.attempts, dead=False, spend=None)
+                continue
+            if given:
+                context = "\n".join(filter(None, (text.context, given.text)))
+                text = text._replace(context=context, events=given.told)  # noqa: PLW2901
+            found.append((job, text))
+        return found
+
+    async def _ask_model(
+        self, slot: SlotShape, task: str, left: Sequence[tuple[Job, Asked]], after: Mapping[int, int]
+    ) -> list["_First"]:
+        firsts = list[_First]()
         if await self.is_spent():
-            return
+            return firsts
         # Its turn may have come hours later: what its author took back meanwhile is sent to nobody.
         wanted = await self._ledger.still_due([job for job, _ in left])
         left = [(job, text) for job, text in left if job.id in wanted]
         if not left:
-            return
-        before = self._answers
+            return firsts
+        before = self.answers
         try:
             answers = await slot.ask(task, [text for _, text in left])
         except Transient as error:
             self._note_down(error)
             seconds = max(slot.delay(), self._settings.pause_seconds)
-            at_fault = await self._is_at_fault(slot, error, before)
+            at_fault = await self.is_at_fault(slot, error, before)
             for number, (job, _) in enumerate(left):
                 attempts = _one_more(job.attempts, error) if at_fault else job.attempts
                 dead = self._is_beyond(attempts)
                 await self._give_back(job, UNREACHABLE, seconds, attempts, dead=dead,
                                       spend=None if number else error.spend)  # fmt: skip
-            return
-        for (job, _), answer in zip(left, answers, strict=True):
+            return firsts
+        for (job, text), answer in zip(left, answers, strict=True):
             if isinstance(answer, BadInput):
                 await self._refuse(job, answer)
             else:
                 self._note_up()
                 await faults.stage("label.answer")
-                await self._keep(job, answer)
+                firsts += await self._keep(job, text, answer, after)
         await self._remember(slot, slot.question(task).model)
+        return firsts
 
-    async def _is_at_fault(self, slot: SlotShape, error: Transient, before: int) -> bool:
+    async def is_at_fault(self, slot: SlotShape, error: Transient, before: int) -> bool:
         """Whether a call failed by its post: only when it was sent, and others succeed.
 
         When there are no others, the server is asked: else a post that breaks it would be asked about for ever.
         """
         if error.spend is None or not error.spend.calls:
             return False
-        if self._answers > before or error.busy or self._stop.hurried:
-            return self._answers > before
+        if self.answers > before or error.busy or self._stop.hurried:
+            return self.answers > before
         is_well, cost = await slot.is_well()
         error.spend = error.spend.plus(cost)
         return is_well
 
     async def _asked(self, task: str, items: Sequence[Item]) -> list[tuple[Job, Asked]]:
-        """Each post as the model is to read it; without those whose surroundings cannot be fetched now."""
+        """Each post as the model reads it, but for articles; without those whose surroundings cannot be fetched now."""
         asked: list[tuple[Job, Asked]] = []
         contexts: list[str | Transient] = [""] * len(items)
         if self._contexts is not None:
@@ -209,23 +332,27 @@ class Asking:
         except BadInput as bad:
             return Transient(f"the public API's answer cannot be used ({bad.reason})")
 
-    async def _from_cache(self, question: Question, asked: Sequence[tuple[Job, Asked]]) -> list[tuple[Job, Asked]]:
+    async def _from_cache(
+        self, question: Question, asked: Sequence[tuple[Job, Asked]], after: Mapping[int, int]
+    ) -> tuple[list[tuple[Job, Asked]], list["_First"]]:
         """Keep what was paid for before; gives what was not. A probe is always asked."""
         keys = {job.id: question.key(text) for job, text in asked if not job.is_probe}
         known = await self._ledger.cached(keys.values()) if keys else {}
-        left = []
+        left, firsts = list[tuple[Job, Asked]](), list[_First]()
         for job, text in asked:
             if job.id in keys and keys[job.id] in known:
                 label_id, answer = known[keys[job.id]]
-                await self._keep(job, answer._replace(
+                copied = answer._replace(
                     cached_from=label_id, calls=0, tokens_in=0, tokens_out=0, tokens_reasoning=0, latency_ms=0,
-                    cost=None if answer.cost is None else 0.0,
-                ))  # fmt: skip
+                    cost=None if answer.cost is None else 0.0, events=text.events or None,
+                )  # fmt: skip
+                firsts += await self._keep(job, text, copied, after)
             else:
                 left.append((job, text))
-        return left
+        return left, firsts
 
-    async def _keep(self, job: Job, answer: Answer) -> None:
+    async def _keep(self, job: Job, text: Asked, answer: Answer, after: Mapping[int, int]) -> list["_First"]:
+        """Keep an answer; gives it when articles may tell what the post means, and it had none."""
         task = self._tasks[job.task]
         label = LabelRow(
             label_id=_label_id(job, answer),
@@ -236,18 +363,34 @@ class Asking:
             task_version=task.version,
             run=job.run,
             p_sampled=job.p_sampled,
-            at=now_us(),
+            # Of two answers the later one decides, also when the clock was set back between them.
+            at=max(now_us(), after.get(job.id, 0) + 1),
             attempts=sum(job.attempts) + 1,
             answer=answer,
         )
         self._note_spend(answer.calls, answer.tokens_in, answer.tokens_out, answer.cost or 0.0)
         if job.is_probe:
             await self._rounds.probed(job, answer)
-            return
-        wanted = await self._ledger.answered(job, label)
+            return []
+        if self._events is not None and not text.events and is_unclear(task, answer, self._events.unclear):
+            if await self._ledger.answered(job, label, more=True):
+                return [_First(job, text, label)]
+            self._metrics.add("unwanted")
+            return []
+        await self._done(job, label, wanted=await self._ledger.answered(job, label))
+        return []
+
+    async def _settle(self, first: "_First") -> None:
+        """There are no articles for it: its answer is the last one."""
+        assert first.label.answer is not None
+        wanted = await self._ledger.settle(first.job, first.label.answer.model_asked)
+        await self._done(first.job, first.label, wanted=wanted)
+
+    async def _done(self, job: Job, label: LabelRow, *, wanted: bool) -> None:
         self._metrics.add("labelled" if wanted else "unwanted")
         self._metrics.labels[job.task, "labelled"] += wanted
-        if wanted and self._settings.anchors:
+        # With articles it is another question, which a probe could not put again once they are gone.
+        if wanted and self._settings.anchors and label.answer and not label.answer.events:
             await self._rounds.anchor(label, self._settings.anchors)
 
     async def _refuse(self, job: Job, bad: BadInput) -> None:
@@ -283,7 +426,11 @@ class Asking:
         elif dead and kept:
             await self._rounds.probed(job, None, reason)
 
-    async def _is_free(self, slot: SlotShape) -> bool:
+    def at_work(self) -> AbstractContextManager[Work]:
+        """While a call is on its way."""
+        return self._metrics.pulse.work("label", self._longest)
+
+    async def is_free(self, slot: SlotShape) -> bool:
         """Wait until a server may be called. False when the run ends hurriedly meanwhile."""
         while (left := slot.delay()) > 0:
             if self._stop.hurried:
@@ -322,9 +469,9 @@ class Asking:
         self._metrics.model_why = str(error)
 
     def _note_up(self) -> None:
-        self._answers += 1
+        self.answers += 1
         self._unusable = 0
-        if self._metrics.model_why or self._answers == 1:
+        if self._metrics.model_why or self.answers == 1:
             log.event("label_up", stage="label")
         self._metrics.model_why = ""
 

@@ -18,6 +18,8 @@ from civicsky.settings import expanded
 JOURNAL: Final = "journal.db"
 LEDGER: Final = "ledger.db"
 POSTS: Final = "posts.db"
+EVENTS: Final = "events.db"
+"""Articles on current events; made anew from their folder when it is not there."""
 CRON_LOG: Final = "cron.log"
 """Both outputs of what cron starts."""
 LOG: Final = "civicsky.log"

@@ -3,6 +3,7 @@
 Both stores hold the same documents; times are RFC 3339 strings here, and the store may keep them as dates.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -191,6 +192,7 @@ def label_document(out: Outgoing, label: LabelRow) -> Document:
         "calls": answer.calls,
         "attempts": label.attempts,
         "at": format_time(label.at),
+        **({"events": json.loads(answer.events)} if answer.events else {}),
     }
 
 

@@ -23,6 +23,7 @@ from civicsky.endpoint import MAX_RAW_CHARS, Endpoint, Endpoints, Line, Reply, T
 from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient, Usage
 from civicsky.model import Answer, Asked, FieldLabel, Question, Spend
 from civicsky.prompt import (
+    Message,
     Parsed,
     Way,
     messages,
@@ -126,6 +127,26 @@ class Slot:
         except Transient:
             return False, self._spend(tally.cost)
         return True, self._spend(tally.cost)
+
+    async def write(self, sent: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
+        """One answer in plain text, and what it cost.
+
+        Raises `BadInput` and `Transient`, each with its `spend` (nothing was sent if its `calls` is 0), and `Refused`.
+        """
+        tally = _Tally(self._line)
+        body = {"model": self._endpoints.model, "messages": list(sent), "temperature": 0, "max_tokens": max_tokens}
+
+        async def ask(server: Endpoint) -> str:
+            reply = await self._line.call(server, "POST", "/chat/completions", body)
+            tally.add(reply.tokens)
+            return _content(reply)
+
+        try:
+            said = await self._endpoints.somewhere(ask)
+        except (BadInput, Transient) as error:
+            error.spend = self._spend(tally.cost)
+            raise
+        return said, self._spend(tally.cost)
 
     def abilities(self) -> Mapping[str, str]:
         """What was found out about the servers so far: {server's name: ability}, to be remembered."""
@@ -392,6 +413,7 @@ class Slot:
             currency=self._settings.currency if priced else None,
             server=said.program,
             reason=parsed.reason,
+            events=asked.events or None,
         )
 
     def _bad(self, why: BadInput, raw: str, cost: "_Cost") -> BadInput:

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Final, Literal, Protocol, get_args
 
 from civicsky import asking, faults, log
-from civicsky.asking import Asking, ContextsShape, Item, SlotShape
+from civicsky.asking import Asking, ContextsShape, EventsShape, Item, SlotShape
 from civicsky.document import Document, label_document, post_changes, post_document, snapshot_document
 from civicsky.errors import Refused, Transient
 from civicsky.lifecycle import Every, Stop, happened
@@ -29,6 +29,7 @@ from civicsky.model import (
     Snapshot,
     Spend,
     Unlabelled,
+    parse_time,
     post_uri,
 )
 from civicsky.queue import Closed, Queue
@@ -137,11 +138,12 @@ class Labelling:
         stop: Stop,
         *,
         strict: bool,
+        events: EventsShape | None = None,
     ) -> None:
         self._reader, self._ledger, self._rounds, self._tasks = reader, ledger, rounds, tuple(tasks)
         self._settings, self._metrics, self._stop, self._strict = settings, metrics, stop, strict
         self._contexts = contexts
-        self._asking = Asking(ledger, rounds, contexts, tasks, settings.label, metrics, stop)
+        self._asking = Asking(ledger, rounds, contexts, tasks, settings.label, metrics, stop, events)
         self._queue: Queue[Item] = Queue(settings.queue.items, settings.queue.bytes)
         self._held: set[int] = set()
         self._signs: dict[Loop, asyncio.Event] = {loop: asyncio.Event() for loop in get_args(Loop)}
@@ -273,7 +275,7 @@ class Labelling:
                     await self._ledger.put_off(job, "text_gone", 0, job.attempts, dead=True)
                 continue
             self._held.add(job.id)
-            await self._queue.put(Item(job, fields), len(readable(fields)))
+            await self._queue.put(Item(job, fields, _made_at(row, fields)), len(readable(fields)))
             fed += 1
             if self._stop.hurried:
                 break
@@ -468,3 +470,12 @@ class Labelling:
             self._metrics.waiting = await self._ledger.waiting(self._tasks)
             self._metrics.unstored = await self._ledger.unstored()
             await asyncio.sleep(max(self._settings.ledger.poll_seconds, 50 * (monotonic() - began)))
+
+
+def _made_at(row: PostRow | None, fields: Mapping[str, Any]) -> int:
+    """When a post was made, in microseconds: by the relay or the author's program, the earlier one; 0: nobody says."""
+    said = [row.event_at if row else None, fields.get("event_at"), fields.get("created_at")]
+    times = [
+        parse_time(one) if isinstance(one, str) else one for one in said
+    ]  # of the store's documents they are texts
+    return min((one for one in times if one is not None), default=0)

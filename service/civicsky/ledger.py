@@ -129,7 +129,7 @@ class Ledger:
         # With many calls in flight these three come at once, and each would be a wait for the disk or its thread.
         self._cached: Together[Sequence[str], dict[str, tuple[str, Answer]]] = Together(self._cached_all)
         self._still_due: Together[Sequence[int], set[int]] = Together(self._still_due_all)
-        self._answered: Together[tuple[Job, LabelRow], bool] = Together(self._answered_all)
+        self._answered: Together[tuple[Job, LabelRow, bool], bool] = Together(self._answered_all)
 
     @classmethod
     async def open(cls, path: Path) -> "Ledger":
@@ -321,42 +321,53 @@ class Ledger:
         known = {key: (label_id, unpack(answer)) for key, label_id, answer in found}
         return [{key: known[key] for key in some if key in known} for some in wanted]
 
-    async def answered(self, job: Job, label: LabelRow) -> bool:
+    async def answered(self, job: Job, label: LabelRow, *, more: bool = False) -> bool:
         """Store a paid answer: label, job and spend in one transaction, with the answers that come at the same time.
 
-        False when nobody wants it any more (the post was deleted or edited meanwhile): then only its cost is kept.
+        `more`: the post is to be asked about once more, so its job stays; see `settle`. False when nobody wants the
+        answer any more (the post was deleted or edited meanwhile): then only its cost is kept.
         """
-        return await self._answered((job, label))
+        return await self._answered((job, label, more))
 
-    async def _answered_all(self, answers: Sequence[tuple[Job, LabelRow]]) -> list[bool]:
+    async def _answered_all(self, answers: Sequence[tuple[Job, LabelRow, bool]]) -> list[bool]:
         async with self._db.transaction("ledger") as db:
-            numbers = [job.id for job, _ in answers]
+            numbers = [job.id for job, _, _ in answers]
             found = await rows(db, f"SELECT id FROM job WHERE id IN ({_marks(numbers)}) AND state = 'pending'", numbers)
             wanted = {number for (number,) in found}
-            await self._keep_answers(db, [(job, label) for job, label in answers if job.id in wanted])
-            for spend, posts in _spends(label for _, label in answers):
+            await self._keep_answers(db, [one for one in answers if one[0].id in wanted])
+            for spend, posts in _spends((label, more) for _, label, more in answers):
                 await keep_spend(db, spend, posts=posts)
-        return [job.id in wanted for job, _ in answers]
+        return [job.id in wanted for job, _, _ in answers]
 
-    async def _keep_answers(self, db: Connection, answers: Sequence[tuple[Job, LabelRow]]) -> None:
+    async def settle(self, job: Job, model: str) -> bool:
+        """The answer that was kept as one of `more` is the last one. False when nobody wants it any more."""
+        async with self._db.transaction("ledger") as db:
+            changed = await db.execute(
+                "UPDATE job SET state = 'done', reason = NULL WHERE id = ? AND state = 'pending'", (job.id,)
+            )
+            if changed.rowcount:
+                await keep_spend(db, Spend(model, 0, 0, 0), posts=1)
+        return bool(changed.rowcount)
+
+    async def _keep_answers(self, db: Connection, answers: Sequence[tuple[Job, LabelRow, bool]]) -> None:
         """Labels and jobs of answers that are wanted."""
         # A copy of the label itself is there, and was paid for: now it is the newest.
-        fresh = [label for _, label in answers if not _is_there(label)]
-        keys = [(job.rkey, job.did) for job, _ in answers]
+        fresh = [label for _, label, _ in answers if not _is_there(label)]
+        keys = [(job.rkey, job.did) for job, _, _ in answers]
         now = now_us()
         for sql, values in (
             (
                 "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ?",
-                [(label.attempts, job.id) for job, label in answers],
+                [(label.attempts, job.id) for job, label, more in answers if not more],
             ),
             ("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", [_packed(label) for label in fresh]),
             (
                 "UPDATE label SET at = ? WHERE label_id = ?",
-                [(label.at, label.label_id) for _, label in answers if _is_there(label)],
+                [(label.at, label.label_id) for _, label, _ in answers if _is_there(label)],
             ),
             (
                 "DELETE FROM raw WHERE rkey = ? AND did = ? AND task = ?",
-                [(*key, job.task) for key, (job, _) in zip(keys, answers, strict=True)],
+                [(*key, job.task) for key, (job, _, _) in zip(keys, answers, strict=True)],
             ),
             (_TOUCH, [(now, *key) for key in keys]),
             (_LABELLED, [(did,) for _, did in keys]),
@@ -399,6 +410,20 @@ class Ledger:
         """What was spent today (UTC), over all models."""
         ((*sums,),) = await self._db.rows(f"SELECT {_SUMS} FROM spend WHERE day = ?", (_today(),))
         return Spend("", *sums)
+
+    async def paid(self, summaries: Sequence[tuple[int, Spend]]) -> list[Spend]:
+        """Count what summaries of articles cost; each by its number once, however often it is told. Gives the new ones.
+
+        Numbers rise.
+        """
+        async with self._db.transaction("ledger") as db:
+            found = await rows(db, "SELECT n FROM position WHERE name = 'summary'")
+            last = found[0][0] if found else 0
+            fresh = [(number, spend) for number, spend in summaries if number > last]
+            for number, spend in fresh:
+                await keep_spend(db, spend, posts=0)
+                await db.execute("INSERT OR REPLACE INTO position VALUES ('summary', ?)", (number,))
+        return [spend for _, spend in fresh]
 
     async def spent_a_post(self) -> tuple[int, Spend]:
         """(posts labelled, what was spent) in the last seven days with a spend: what a post costs on average."""
@@ -824,12 +849,12 @@ def _is_there(label: LabelRow) -> bool:
     return label.answer is not None and label.answer.cached_from == label.label_id
 
 
-def _spends(labels: Iterable[LabelRow]) -> list[tuple[Spend, int]]:
-    """What answers cost, and how many posts were labelled by it, one for each model."""
+def _spends(labels: Iterable[tuple[LabelRow, bool]]) -> list[tuple[Spend, int]]:
+    """What answers cost, and how many posts were labelled by it, one for each model; not by one of `more`."""
     sums: dict[str, tuple[Spend, int]] = {}
-    for label in labels:
+    for label, more in labels:
         assert label.answer is not None
-        spend, n = label.answer.spend, 0 if label.answer.cached_from else 1
+        spend, n = label.answer.spend, 0 if label.answer.cached_from or more else 1
         before, posts = sums.get(spend.model, (Spend(spend.model, 0, 0, 0), 0))
         sums[spend.model] = before.plus(spend), posts + n
     return list(sums.values())
@@ -864,7 +889,7 @@ def _packed(label: LabelRow) -> tuple[Any, ...]:
 
 def pack(answer: Answer) -> str:
     """As text, for a column."""
-    return json.dumps(answer._asdict(), ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(answer.plain(), ensure_ascii=False, separators=(",", ":"))
 
 
 def unpack(text: str) -> Answer:

@@ -450,7 +450,9 @@ class Asked(NamedTuple):
     text: str
     """`record.readable`, cut at `label.max_chars`."""
     context: str = ""
-    """What stands around it (see `context`); empty when none is given."""
+    """What stands around it (see `context`), and reports on what it is about; empty when none is given."""
+    events: str = ""
+    """Which articles the context holds (see `events.events.Given`); empty when it holds none."""
 
     @property
     def input_hash(self) -> str:
@@ -509,6 +511,15 @@ class Answer(NamedTuple):
     cached_from: str | None = None
     """The label whose answer this is: the same question about the same text was paid for before. `erased`: it was
     deleted since; its name would tell whose text this also was."""
+    events: str | None = None
+    """JSON of which articles the context held (see `events.events.Given`); None: none."""
+
+    def plain(self) -> dict[str, Any]:
+        """Its values by name, for JSON; without what only some have."""
+        values = self._asdict()
+        if self.events is None:
+            del values["events"]
+        return values
 
     @property
     def spend(self) -> Spend:

@@ -316,6 +316,27 @@ class Context(Group):
     """Days that fetched posts are kept, since many posts quote or answer the same one."""
 
 
+class Events(Group):
+    """Articles on current events, given to the model with posts that are about one."""
+
+    folder: Path | None = None
+    """Folder of `*.jsonl` files, an article a line; see `docs/research.md`. None: nothing is given."""
+    days: float = Field(14, gt=0, le=3_650)
+    """An article counts for so many days after it came out."""
+    max_articles: int = Field(4, ge=1, le=20)
+    """Articles given with one post at most; no side more than one ahead of another."""
+    max_distance: float = Field(0.55, ge=0, le=1)
+    """Cosine distance between post and article at most, from 0 (the same words) to 1. Measured: within the default were
+    all of 32 posts that name an event, and 1 of 410 that are about something else."""
+    max_chars: int = Field(2_000, ge=300, le=20_000)
+    """Characters given with one post at most."""
+    unclear: tuple[str, ...] = ("lean",)
+    """Fields of tasks: a post that names no event, and whose answer leaves one of these unclear, is asked about once
+    more with articles that are near enough; the second answer decides. Empty: no post is asked about twice."""
+    summarise: bool = True
+    """Have the model sum up each side's articles on an event, once; else, and with the local model, how they begin."""
+
+
 class Ledger(Group):
     """The labelling half's database."""
 
@@ -723,6 +744,7 @@ class Settings(BaseSettings):
     label: Label = Label()
     sample: Sample = Sample()
     context: Context = Context()
+    events: Events = Events()
     ledger: Ledger = Ledger()
     store: Store = Store()
     appview: AppView = AppView()
