@@ -5,13 +5,14 @@ It knows model, ledger, rounds and contexts only by the small shapes declared he
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, get_args
 
 from civicsky import faults, log
 from civicsky.endpoint import PATIENCE
 from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient
+from civicsky.events.giving import EventsShape, First, Writer, is_unclear
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.model import Answer, Asked, Attempts, Job, LabelRow, Question, Spend, now_us, post_uri
@@ -32,21 +33,26 @@ class SlotShape(Protocol):
     def abilities(self) -> Mapping[str, str]: ...
     def question(self, task: str) -> Question: ...
     async def ask(self, task: str, posts: Sequence[Asked]) -> list[Answer | BadInput]: ...
-    async def write(self, sent: Sequence[Message], max_tokens: int) -> tuple[str, Spend]: ...
     async def is_well(self) -> tuple[bool, Spend]: ...
+    async def write(self, sent: Sequence[Message], max_tokens: int) -> tuple[str, Spend]: ...
+
+
+Also = Callable[[Any], object]
+"""See `ledger.Also`."""
 
 
 class LedgerShape(Protocol):
     """See `ledger.Ledger`."""
 
-    async def cached(self, keys: Iterable[str]) -> dict[str, tuple[str, Answer]]: ...
-    async def answered(self, job: Job, label: LabelRow, *, more: bool = False) -> bool: ...
-    async def settle(self, job: Job, model: str) -> bool: ...
+    async def looked_up(
+        self, jobs: Iterable[Job], keys: Iterable[str]
+    ) -> tuple[set[int], dict[str, tuple[str, Answer]]]: ...
+    async def answered(self, job: Job, label: LabelRow, also: Also | None = None, *, more: bool = False) -> bool: ...
+    async def settle(self, job: Job, label: LabelRow, also: Also | None = None) -> bool: ...
     async def put_off(
         self, job: Job, reason: str, seconds: float, attempts: Attempts,
         *, dead: bool = False, spend: Spend | None = None, raw: str = "",
     ) -> bool: ...  # fmt: skip
-    async def still_due(self, jobs: Iterable[Job]) -> set[int]: ...
     async def spent(self) -> Spend: ...
     async def remember(self, endpoint: str, model: str, ability: str) -> None: ...
 
@@ -54,7 +60,7 @@ class LedgerShape(Protocol):
 class RoundsShape(Protocol):
     """See `rounds.Rounds`."""
 
-    async def anchor(self, label: LabelRow, most: int) -> bool: ...
+    def anchoring(self, label: LabelRow, most: int) -> Also | None: ...
     async def probed(self, job: Job, answer: Answer | None, reason: str = "") -> bool: ...
 
 
@@ -66,23 +72,6 @@ class ContextsShape(Protocol):
     async def of(self, task: Task, fields: dict[str, Any]) -> str: ...
     def forget(self, did: str, rkey: str = "") -> None: ...
     def recall(self, did: str) -> None: ...
-
-
-class GivenShape(Protocol):
-    """See `events.events.Given`."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def told(self) -> str: ...
-
-
-class EventsShape(Protocol):
-    """See `events.events.Events`."""
-
-    @property
-    def unclear(self) -> Collection[str]: ...
-    async def of(self, text: str, at: int, writer: "_Writer | None", *, named: bool) -> GivenShape | None: ...
 
 
 class Item(NamedTuple):
@@ -100,56 +89,12 @@ def longest(settings: LabelSettings) -> float:
     return (1 + len(settings.more_urls)) * len(get_args(Way)) * (settings.request_seconds + PATIENCE)
 
 
-def is_unclear(task: Task, answer: Answer, names: Collection[str]) -> bool:
-    """Whether one of these fields applies and got its value for "cannot be told"."""
-    return any(
-        field.name in names
-        and field.unclear is not None
-        and field.name in answer.fields
-        and answer.fields[field.name].value == field.unclear
-        for field in task.fields
-    )
-
-
 def requests_of(items: Sequence[Item]) -> list[list[Item]]:
     """The posts that share a request: of one task. One that came back is asked alone: it may be what spoilt others'."""
     shared: dict[tuple[str, int], list[Item]] = {}
     for item in items:
         shared.setdefault((item.job.task, item.job.id if any(item.job.attempts) else 0), []).append(item)
     return list(shared.values())
-
-
-class _First(NamedTuple):
-    """An answer that is kept, and may not be the last one."""
-
-    job: Job
-    asked: Asked
-    label: LabelRow
-
-
-class _Writer:
-    """A slot that writes summaries when a server may be called."""
-
-    def __init__(self, asking: "Asking", slot: SlotShape) -> None:
-        self._asking, self._slot = asking, slot
-
-    async def write(self, sent: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
-        """As the slot's. Raises `Transient` also when the run ends hurriedly meanwhile.
-
-        When a call breaks that others do not, it is `BadInput`: what was asked is at fault.
-        """
-        if not await self._asking.is_free(self._slot):
-            raise Transient("the run ends")
-        before = self._asking.answers
-        with self._asking.at_work():
-            try:
-                return await self._slot.write(sent, max_tokens)
-            except Transient as error:
-                if not await self._asking.is_at_fault(self._slot, error, before):
-                    raise
-                bad = BadInput(UNREACHABLE)
-                bad.spend = error.spend
-                raise bad from None
 
 
 class Asking:
@@ -204,12 +149,12 @@ class Asking:
         """
         asked = await self._asked(task, items)
         if self._events is None:
-            await self._put(slot, task, asked)
+            await self._put(slot, task, asked, {})
             return
         made = {item.job.id: item.at for item in items}
         again, after = list[tuple[Job, Asked]](), dict[int, int]()
-        for first in await self._put(slot, task, await self._about(slot, asked, made, named=True)):
-            for job, text in await self._about(slot, [(first.job, first.asked)], made, named=False):
+        for first in await self._put(slot, task, await self._with_articles(slot, asked, made, named=True), {}):
+            for job, text in await self._with_articles(slot, [(first.job, first.asked)], made, named=False):
                 if text.events:
                     again.append((job, text))
                     after[job.id] = first.label.at
@@ -219,23 +164,31 @@ class Asking:
             await self._put(slot, task, again, after)
 
     async def _put(
-        self, slot: SlotShape, task: str, asked: Sequence[tuple[Job, Asked]], after: Mapping[int, int] | None = None
-    ) -> list["_First"]:
-        """Have these labelled, by the cache or by the model; `after`: by job the time of the answer before.
+        self, slot: SlotShape, task: str, asked: Sequence[tuple[Job, Asked]], after: Mapping[int, int]
+    ) -> list[First]:
+        """Have these labelled, by the cache or by the model. `after`: by job the time of the answer before, if any.
 
-        Gives those whose answer is kept and may not be the last one, since articles may tell what the post means.
+        Gives those whose answer is kept and may not be the last one.
         """
-        after = after or {}
         left, firsts = await self._from_cache(slot.question(task), asked, after)
-        if left and await self.is_free(slot):
-            with self.at_work():
+        waits = slot.delay() > 0
+        if not left or not await self.is_free(slot):
+            return firsts
+        with self.at_work():
+            if await self.is_spent():
+                return firsts
+            if waits:
+                # Its turn may have come hours later: what its author took back meanwhile is sent to nobody.
+                due, _ = await self._ledger.looked_up([job for job, _ in left], ())
+                left = [(job, text) for job, text in left if job.id in due]
+            if left:
                 firsts += await self._ask_model(slot, task, left, after)
         return firsts
 
-    async def _about(
+    async def _with_articles(
         self, slot: SlotShape, asked: Sequence[tuple[Job, Asked]], made: Mapping[int, int], *, named: bool
     ) -> list[tuple[Job, Asked]]:
-        """With articles in their contexts, where there are some; without those that must wait for them.
+        """The same with articles, where there are some; without those that must wait for them.
 
         A probe is given none: anchors had none.
         """
@@ -245,7 +198,7 @@ class Asking:
             if job.is_probe:
                 found.append((job, text))
                 continue
-            writer = None if await self.is_spent() else _Writer(self, slot)
+            writer = None if await self.is_spent() else Writer(self, slot)
             try:
                 given = await self._events.of(text.text, made[job.id], writer, named=named)
             except Transient as error:
@@ -253,23 +206,13 @@ class Asking:
                 seconds = max(slot.delay(), self._settings.pause_seconds)
                 await self._give_back(job, "context_unreachable", seconds, job.attempts, dead=False, spend=None)
                 continue
-            if given:
-                context = "\n".join(filter(None, (text.context, given.text)))
-                text = text._replace(context=context, events=given.told)  # noqa: PLW2901
-            found.append((job, text))
+            found.append((job, given.to(text) if given else text))
         return found
 
     async def _ask_model(
         self, slot: SlotShape, task: str, left: Sequence[tuple[Job, Asked]], after: Mapping[int, int]
-    ) -> list["_First"]:
-        firsts = list[_First]()
-        if await self.is_spent():
-            return firsts
-        # Its turn may have come hours later: what its author took back meanwhile is sent to nobody.
-        wanted = await self._ledger.still_due([job for job, _ in left])
-        left = [(job, text) for job, text in left if job.id in wanted]
-        if not left:
-            return firsts
+    ) -> list[First]:
+        firsts = list[First]()
         before = self.answers
         try:
             answers = await slot.ask(task, [text for _, text in left])
@@ -334,11 +277,11 @@ class Asking:
 
     async def _from_cache(
         self, question: Question, asked: Sequence[tuple[Job, Asked]], after: Mapping[int, int]
-    ) -> tuple[list[tuple[Job, Asked]], list["_First"]]:
-        """Keep what was paid for before; gives what was not. A probe is always asked."""
+    ) -> tuple[list[tuple[Job, Asked]], list[First]]:
+        """Keep what was paid for before; gives what was not, and is still wanted. A probe is always asked."""
         keys = {job.id: question.key(text) for job, text in asked if not job.is_probe}
-        known = await self._ledger.cached(keys.values()) if keys else {}
-        left, firsts = list[tuple[Job, Asked]](), list[_First]()
+        due, known = await self._ledger.looked_up([job for job, _ in asked], keys.values())
+        left, firsts = list[tuple[Job, Asked]](), list[First]()
         for job, text in asked:
             if job.id in keys and keys[job.id] in known:
                 label_id, answer = known[keys[job.id]]
@@ -347,11 +290,11 @@ class Asking:
                     cost=None if answer.cost is None else 0.0, events=text.events or None,
                 )  # fmt: skip
                 firsts += await self._keep(job, text, copied, after)
-            else:
+            elif job.id in due:
                 left.append((job, text))
         return left, firsts
 
-    async def _keep(self, job: Job, text: Asked, answer: Answer, after: Mapping[int, int]) -> list["_First"]:
+    async def _keep(self, job: Job, text: Asked, answer: Answer, after: Mapping[int, int]) -> list[First]:
         """Keep an answer; gives it when articles may tell what the post means, and it had none."""
         task = self._tasks[job.task]
         label = LabelRow(
@@ -374,24 +317,25 @@ class Asking:
             return []
         if self._events is not None and not text.events and is_unclear(task, answer, self._events.unclear):
             if await self._ledger.answered(job, label, more=True):
-                return [_First(job, text, label)]
+                return [First(job, text, label)]
             self._metrics.add("unwanted")
             return []
-        await self._done(job, label, wanted=await self._ledger.answered(job, label))
+        self._count(job, wanted=await self._ledger.answered(job, label, self._anchoring(label)))
         return []
 
-    async def _settle(self, first: "_First") -> None:
+    async def _settle(self, first: First) -> None:
         """There are no articles for it: its answer is the last one."""
-        assert first.label.answer is not None
-        wanted = await self._ledger.settle(first.job, first.label.answer.model_asked)
-        await self._done(first.job, first.label, wanted=wanted)
+        self._count(first.job, wanted=await self._ledger.settle(first.job, first.label, self._anchoring(first.label)))
 
-    async def _done(self, job: Job, label: LabelRow, *, wanted: bool) -> None:
+    def _anchoring(self, label: LabelRow) -> Also | None:
+        # With articles it is another question, which a probe could not put again once they are gone.
+        if not self._settings.anchors or (label.answer and label.answer.events):
+            return None
+        return self._rounds.anchoring(label, self._settings.anchors)
+
+    def _count(self, job: Job, *, wanted: bool) -> None:
         self._metrics.add("labelled" if wanted else "unwanted")
         self._metrics.labels[job.task, "labelled"] += wanted
-        # With articles it is another question, which a probe could not put again once they are gone.
-        if wanted and self._settings.anchors and label.answer and not label.answer.events:
-            await self._rounds.anchor(label, self._settings.anchors)
 
     async def _refuse(self, job: Job, bad: BadInput) -> None:
         """An answer of no use: one is that post's; many in a row are the server's."""

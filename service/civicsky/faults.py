@@ -86,11 +86,16 @@ def point(place: Place) -> None:
 
 async def stage(place: Place) -> None:
     """The same, where a stage as a whole can hang."""
+    await hangs(place)
+    point(place)
+
+
+async def hangs(place: Place) -> None:
+    """Hang here, if a test asked for it: for a stage that gets to the place itself, with `point`, in another thread."""
     if place in _Armed.points and _Armed.points[place] == (1, "hang"):
         import asyncio  # noqa: PLC0415  (the worker processes do without)
 
         await asyncio.Event().wait()
-    point(place)
 
 
 def _due(place: Place) -> How | None:

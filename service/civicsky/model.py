@@ -452,7 +452,7 @@ class Asked(NamedTuple):
     context: str = ""
     """What stands around it (see `context`), and reports on what it is about; empty when none is given."""
     events: str = ""
-    """Which articles the context holds (see `events.events.Given`); empty when it holds none."""
+    """Which articles the context holds (see `events.giving.Given`); empty when it holds none."""
 
     @property
     def input_hash(self) -> str:
@@ -512,7 +512,7 @@ class Answer(NamedTuple):
     """The label whose answer this is: the same question about the same text was paid for before. `erased`: it was
     deleted since; its name would tell whose text this also was."""
     events: str | None = None
-    """JSON of which articles the context held (see `events.events.Given`); None: none."""
+    """JSON of which articles the context held (see `events.giving.Given`); None: none."""
 
     def plain(self) -> dict[str, Any]:
         """Its values by name, for JSON; without what only some have."""

@@ -11,13 +11,14 @@ import json
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from civicsky.embedding import load
 from civicsky.errors import BadInput, Transient
 from civicsky.events import folder
 from civicsky.events.finding import Bounds, Hit, chosen, terms
+from civicsky.events.giving import Given, WriterShape
 from civicsky.events.index import MAX_TRIES, About, Index
 from civicsky.events.writing import (
     SUMMARY_ARTICLES,
@@ -29,7 +30,6 @@ from civicsky.events.writing import (
     summary_messages,
 )
 from civicsky.model import Spend, format_time
-from civicsky.prompt import Message
 from civicsky.settings import Events as EventsSettings
 
 T = TypeVar("T")
@@ -37,23 +37,6 @@ T = TypeVar("T")
 LOOK_SECONDS: Final = 60.0
 """From one look at the folder to the next."""
 _DAY_US: Final = 24 * 3_600_000_000
-
-
-class WriterShape(Protocol):
-    """See `label.Slot`."""
-
-    async def write(self, sent: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
-        """An answer in plain text. Raises `BadInput` and `Transient`, with their `spend`, and `Refused`."""
-        ...
-
-
-class Given(NamedTuple):
-    """What a model is given besides the post."""
-
-    text: str
-    """Never empty."""
-    told: str
-    """JSON: which articles, how far they are, of which summaries; for the label's provenance."""
 
 
 class Current(NamedTuple):

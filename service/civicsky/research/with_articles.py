@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from civicsky.asking import is_unclear
 from civicsky.context import key_time, patiently
 from civicsky.errors import Failed, Transient
-from civicsky.events.events import Events, WriterShape
+from civicsky.events.events import Events
+from civicsky.events.giving import WriterShape, is_unclear
 from civicsky.model import Answer, Asked, Spend
 from civicsky.research.gold import Item
 from civicsky.settings import Events as EventsSettings
@@ -70,8 +70,7 @@ class Articles:
                     f"{error}; what was answered is kept: run the same command again when it is well"
                 ) from None
             if given:
-                context = "\n".join(filter(None, (post.context, given.text)))
-                found[key] = post._replace(context=context, events=given.told)
+                found[key] = given.to(post)
         return found
 
 
