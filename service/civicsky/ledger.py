@@ -644,7 +644,9 @@ def _settle(job: Job, label: LabelRow, also: Also | None, db: sqlite3.Connection
     """Inside a transaction: a job is done by a label that is there."""
     done = "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ? AND state = 'pending'"
     wanted = db.execute(done, (label.attempts, job.id)).rowcount > 0
-    if wanted and label.answer and not label.answer.cached_from:
+    # After a kill its own answer is found in the cache: the post was not counted yet.
+    is_new = label.answer is not None and (not label.answer.cached_from or (_is_there(label) and job.run == STREAM))
+    if wanted and label.answer and is_new:
         db.execute(_SPEND, (_today(), *Spend(label.answer.model_asked, 0, 0, 0), 1))
     if wanted and also:
         also(db)
