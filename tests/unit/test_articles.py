@@ -53,7 +53,6 @@ def test_a_day_counts_as_its_end_since_an_article_must_not_count_as_older_than_i
         ({"side": " \u00a0"}, "side is empty"),
         ({"outlet": "x" * 101}, "outlet is longer"),
         ({"date": "20.11.2026"}, "date is neither"),
-        ({"date": "9999-12-31"}, "date is neither"),
         ({"date": "1969-12-31T23:00:00Z"}, "before 1970"),
     ],
 )
