@@ -135,7 +135,8 @@ class Slot:
         Raises `BadInput` and `Transient`, each with its `spend` (nothing was sent if its `calls` is 0), and `Refused`.
         """
         tally = _Tally(self._line)
-        body = {"model": self._endpoints.model, "messages": list(sent), "temperature": 0, "max_tokens": max_tokens}
+        model = self._endpoints.model
+        body = Body.of({"model": model, "messages": list(sent), "temperature": 0, "max_tokens": max_tokens})
 
         async def ask(server: Endpoint) -> str:
             reply = await self._line.call(server, "POST", "/chat/completions", body)
