@@ -47,8 +47,8 @@ def collected(folder: Path, texts: list[str]) -> Path:
 
 
 def label(folder: Path, model: NewsModel, articles: Path | None, **settings: Any) -> Any:
-    given = {"events__folder": articles} if articles else {}
-    ended = run(*command(folder, model), **given, **settings)
+    given: dict[str, Any] = {"events__folder": articles} if articles else {}
+    ended = run(*command(folder, model), **{**given, **settings})
     assert ended.code == 0, ended.err
     return ended
 

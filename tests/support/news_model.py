@@ -40,7 +40,7 @@ class Prompt(NamedTuple):
             re.fullmatch(r'("(?:[^"\\]|\\.)*") \(("(?:[^"\\]|\\.)*")\): ("(?:[^"\\]|\\.)*")', one) for one in lines
         ]
         assert all(found), f"a report is not quoted: {lines}"
-        return [tuple(json.loads(one[at]) for at in (1, 2, 3)) for one in found if one]  # type: ignore[misc]
+        return [tuple(json.loads(one[at]) for at in (1, 2, 3)) for one in found if one]
 
     @property
     def articles(self) -> list[str]:

@@ -51,10 +51,11 @@ def evaluate(
     """Hold models' labels against people's, and write a report."""
     from civicsky.research.evaluate import Wanted, evaluate as evaluated  # noqa: PLC0415
 
-    settings = load(config, {"data_dir": data_dir, **label_flags(store, model_url, None)})
+    flags = {"data_dir": data_dir, "events.folder": events, **label_flags(store, model_url, None)}
+    settings = load(config, flags)
     log.configure(settings.log)
     ways = tuple(filter(None, way.replace(" ", "").split(",")))
-    wanted = Wanted(gold, out, task or (), model or (), ways, events)
+    wanted = Wanted(gold, out, task or (), model or (), ways)
     done = finished(evaluated(settings, wanted, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
     print(json.dumps(done.found, indent=1) if as_json else done.text)
     if not done.whole:

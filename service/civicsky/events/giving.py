@@ -65,14 +65,15 @@ def is_unclear(task: Task, answer: Answer, names: Collection[str]) -> bool:
 
 
 S = TypeVar("S", bound=WriterShape)
+S_contra = TypeVar("S_contra", bound=WriterShape, contravariant=True)
 
 
-class AskingShape(Protocol[S]):
+class AskingShape(Protocol[S_contra]):
     """See `asking.Asking`."""
 
     answers: int
 
-    async def is_free(self, slot: S) -> bool:
+    async def is_free(self, slot: S_contra) -> bool:
         """Wait until a server may be called; False when the run ends hurriedly meanwhile."""
         ...
 
@@ -80,7 +81,7 @@ class AskingShape(Protocol[S]):
         """While a call is on its way."""
         ...
 
-    async def is_at_fault(self, slot: S, error: Transient, before: int) -> bool:
+    async def is_at_fault(self, slot: S_contra, error: Transient, before: int) -> bool:
         """Whether a call failed by what was asked."""
         ...
 

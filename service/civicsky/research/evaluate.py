@@ -51,8 +51,6 @@ class Wanted(NamedTuple):
     tasks: Sequence[str] = ()
     models: Sequence[str] = ()
     ways: Sequence[str] = ()
-    events: Path | None = None
-    """Folder of articles: each model is asked without and with them."""
 
 
 class Loaded(NamedTuple):
@@ -170,7 +168,7 @@ def _variants(settings: Settings, loaded: Sequence[Loaded], wanted: Wanted) -> l
     if unknown:
         raise Usage(f"--way: {min(unknown)!r} is none of {', '.join(WAYS)}")
     variants = []
-    events = settings.events.model_copy(update={"folder": wanted.events or settings.events.folder})
+    events = settings.events
     for one in loaded:
         for model in dict.fromkeys(wanted.models) or [settings.label.model]:
             for way in dict.fromkeys(wanted.ways) or [settings.label.way]:

@@ -66,10 +66,10 @@ class Item:
     uri: str | None
     author: str | None
     """Whoever wrote it, for intervals that respect that an author's posts are alike; None when nobody said."""
-    at: int | None = None
-    """When it was made, by a column `event_at`, in microseconds since 1970 UTC; None when nobody said."""
     judgements: dict[str, dict[str, str]] = field(default_factory=dict)
     """By annotator and field: one of the field's values, or `CANNOT_TELL`. What is blank is not there."""
+    at: int | None = None
+    """When it was made, by a column `event_at`, in microseconds since 1970 UTC; None when nobody said."""
 
     def truth(self, name: str) -> Truth:
         """`adjudicated` decides; else what most annotators say. A tie for the first place is none."""
