@@ -129,10 +129,7 @@ def _numbered(seq: Any, did: Any, time: Any) -> int:
 
 
 def _micros(time: str) -> int | None:
-    """As `parse_time`; nearly every frame is of the same second as the one before, and of a whole millisecond."""
-    whole, micros = _Second.last
-    if time[:20] == whole and (after := _MILLIS.get(time[20:])):
-        return micros + after
+    """As `parse_time`, and remembers the second: nearly every frame is of the same one as the frame before."""
     found = parse_time(time)
     if found is not None and len(time) == _TIME_LENGTH and time[19] == "." and time[23] == "Z":
         _Second.last = (time[:20], found - found % 1_000_000)
@@ -147,6 +144,9 @@ class _Second:
 
 def _commit(body: dict[str, Any]) -> Event:
     seq, did, time, rev, ops, blocks = _commit_fields(body)
+    whole, since = _Second.last
+    after = _MILLIS.get(time[20:]) if time[:20] == whole else None
+    micros = since + after if after else _micros(time)
     if (
         type(seq) is not int
         or not 0 < seq < MAX_SEQ
@@ -155,7 +155,7 @@ def _commit(body: dict[str, Any]) -> Event:
         or type(ops) is not list
         or len(ops) > MAX_OPS
         or type(blocks) is not bytes
-        or (micros := _micros(time)) is None
+        or micros is None
     ):
         raise BadInput("bad_field")
     named: list[tuple[int, Any, str, Any]] = []
