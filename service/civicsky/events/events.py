@@ -30,7 +30,7 @@ from civicsky.events.writing import (
     summary_messages,
 )
 from civicsky.model import Spend, format_time
-from civicsky.settings import Events as EventsSettings
+from civicsky.settings import Events as EventsSettings, expanded
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class Events:
         Raises `Usage` when the folder cannot be read or the extra is not installed, `Failed` when the file is damaged.
         """
         assert settings.folder is not None
-        articles = settings.folder.expanduser()
+        articles = expanded(settings.folder)
         folder.check(articles)
         return cls(settings, articles, await asyncio.to_thread(_opened, file), model, paid)
 

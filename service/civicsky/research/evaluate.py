@@ -33,7 +33,7 @@ from civicsky.research import evaluation_report, figures
 from civicsky.research.answers import Asking, Kept, Put
 from civicsky.research.gold import MAX_BYTES, Gold, Item, read_gold, without_shown
 from civicsky.research.with_articles import articles_of
-from civicsky.settings import Events, Label, Settings
+from civicsky.settings import Events, Label, Settings, expanded
 from civicsky.store import Store, open_store
 from civicsky.task import Field, Task, load_task
 
@@ -183,7 +183,7 @@ def _variants(settings: Settings, loaded: Sequence[Loaded], wanted: Wanted) -> l
                 if events.folder:
                     variants.append(Variant(one, label, events))
     if events.folder:
-        check(events.folder.expanduser())
+        check(expanded(events.folder))
     return variants
 
 
