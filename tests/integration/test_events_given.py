@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from civicsky.errors import BadInput, Refused, Transient
+from civicsky.events import events as module
 from civicsky.events.events import Events
 from civicsky.events.giving import Given
 from civicsky.ledger import Ledger
@@ -177,6 +178,19 @@ async def test_what_a_crash_kept_from_being_counted_is_counted_once_by_the_next_
             assert await world.calls() == 1
     async with world.events() as again:
         assert len(summaries(await of(again, None))) == 1, "and the summary is there"
+
+
+async def test_the_folder_is_looked_at_again_while_it_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    async with world.events(model=None) as events, asyncio.timeout(60):
+        watch = asyncio.create_task(events.run())
+        (world.news / "a.jsonl").unlink()
+        while await events.of(POST, AT, None, named=True):  # noqa: ASYNC110  (nobody tells)
+            await asyncio.sleep(0.01)
+        write(world.news / "b.jsonl", both(0))
+        while not await events.of(POST, AT, None, named=True):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        watch.cancel()
 
 
 async def test_a_post_that_names_nothing_is_given_nothing_until_it_is_asked_about_again(world: World) -> None:
