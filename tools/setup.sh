@@ -92,6 +92,7 @@ engine() {
 # What tests need of Debian, and what is as large as all the rest: most of it is waiting for the network.
 beside_tests() {
     list mongod --no-deps
+    list axe --no-deps
     list model --no-deps
     engine
     command -v crontab >/dev/null || debian cron || true

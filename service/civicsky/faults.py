@@ -35,12 +35,14 @@ Place = Literal[
     "upgrade.commit",
     "backup.copied",
     "restore.moved",
+    "annotate.vote",
+    "annotate.voted",
 ]
 """In the order of the flow. `commit` and `write` come just before, `committed` and `written` just after."""
 
 PLACES: Final = get_args(Place)
 IN_SERVICE: Final = tuple(
-    place for place in PLACES if place.partition(".")[0] not in {"export", "upgrade", "backup", "restore"}
+    place for place in PLACES if place.partition(".")[0] not in {"export", "upgrade", "backup", "restore", "annotate"}
 )
 """Those that the service passes again and again."""
 How = Literal["kill", "term", "block", "hang"]

@@ -73,7 +73,7 @@ class Slot:
         self._endpoints, self._tasks, self._settings = endpoints, tasks, settings
         self._line = endpoints.line()
         self._ladder = abilities_of("auto" if settings.way == "words" else settings.way)
-        self._questions: dict[tuple[str, Way], Question] = {}
+        self._questions: dict[tuple[Task, Way], Question] = {}
 
     async def close(self) -> None:
         """Release the connections."""
@@ -129,27 +129,6 @@ class Slot:
             return False, self._spend(tally.cost)
         return True, self._spend(tally.cost)
 
-    async def write(self, sent: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
-        """One answer in plain text, and what it cost.
-
-        Raises `BadInput` and `Transient`, each with its `spend` (nothing was sent if its `calls` is 0), and `Refused`.
-        """
-        tally = _Tally(self._line)
-        model = self._endpoints.model
-        body = Body.of({"model": model, "messages": list(sent), "temperature": 0, "max_tokens": max_tokens})
-
-        async def ask(server: Endpoint) -> str:
-            reply = await self._line.call(server, "POST", "/chat/completions", body)
-            tally.add(reply.tokens)
-            return _content(reply)
-
-        try:
-            said = await self._endpoints.somewhere(ask)
-        except (BadInput, Transient) as error:
-            error.spend = self._spend(tally.cost)
-            raise
-        return said, self._spend(tally.cost)
-
     def abilities(self) -> Mapping[str, str]:
         """What was found out about the servers so far: {server's name: ability}, to be remembered."""
         return self._endpoints.abilities()
@@ -179,6 +158,25 @@ class Slot:
         if len(posts) > 1 and self._way(task) != "words":
             return await self._ask_together(task, posts)
         return await self._ask_each(task, posts, [BadInput(UNREACHABLE) for _ in posts], [_Cost() for _ in posts])
+
+    async def write(self, messages: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
+        """A text about no post, and what it cost.
+
+        Raises `Refused`, and `Transient` or `BadInput` with its `spend` (nothing was sent if its `calls` is 0).
+        """
+        tally = _Tally(self._line)
+        body = Body.of(
+            {"model": self._endpoints.model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+        )
+        try:
+            reply = await self._endpoints.somewhere(
+                lambda server: self._line.call(server, "POST", "/chat/completions", body)
+            )
+            tally.add(reply.tokens)
+            return _content(reply), self._spend(tally.cost)
+        except (BadInput, Transient) as error:
+            error.spend = self._spend(tally.cost)
+            raise
 
     # ---- one post or several ----
 
@@ -358,10 +356,10 @@ class Slot:
         server.proven.add(ability)
 
     def _question(self, task: Task, way: Way) -> Question:
-        if (task.name, way) not in self._questions:
+        if (task, way) not in self._questions:
             hashed, parameters = prompt_hash(task, way), self._parameters(task, way)
-            self._questions[task.name, way] = Question(hashed, self._endpoints.model, parameters)
-        return self._questions[task.name, way]
+            self._questions[task, way] = Question(hashed, self._endpoints.model, parameters)
+        return self._questions[task, way]
 
     def _parameters(self, task: Task, way: Way) -> str:
         """All that may change an answer besides prompt, model and post; asking for probabilities does not."""

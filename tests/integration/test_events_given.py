@@ -30,9 +30,9 @@ class Writer:
     def __init__(self, *says: str | Exception) -> None:
         self.says, self.asked = list(says), list[str]()
 
-    async def write(self, sent: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
+    async def write(self, messages: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
         assert max_tokens > 0
-        self.asked.append(sent[1]["content"])
+        self.asked.append(messages[1]["content"])
         await asyncio.sleep(0)
         said = self.says.pop(0) if len(self.says) > 1 else self.says[0]
         if isinstance(said, Exception):

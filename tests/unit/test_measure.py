@@ -152,6 +152,23 @@ def test_scores_are_those_of_scikit_learn(seed: int) -> None:
     assert value(found.macro_f1) == pytest.approx(macro[2])
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_difference_of_macro_f1_is_that_of_both_raters_scores(seed: int) -> None:
+    rng, names = np.random.default_rng(seed), ["a", "b", "c"]
+    authors = [str(i) for i in rng.integers(0, 30, 100)]
+    truth = [str(one) for one in rng.choice(names[: 2 + seed % 2], 100)]
+    raters = [[None if one == "d" else str(one) for one in rng.choice([*names, "d"], 100)] for _ in range(2)]
+    found = measure.compare_f1(truth, raters[0], raters[1], authors, names)
+    first, second = (measure.scores(truth, rater, authors, names).macro_f1 for rater in raters)
+    assert value(found) == pytest.approx(value(first) - value(second))
+    assert (found.n, found.clusters) == (100, len(set(authors)))
+    assert found.low < value(found) < found.high
+    mirrored = measure.compare_f1(truth, raters[1], raters[0], authors, names)
+    assert mirrored.low == pytest.approx(-found.high, abs=0.02)
+    assert mirrored.high == pytest.approx(-found.low, abs=0.02)
+    assert measure.compare_f1([], [], [], [], names).value is None
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_calibration_is_that_of_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -369,6 +386,7 @@ def _found(authors: list[str], truth: list[str], first: list[str], second: list[
         "precision": one.precision[names[0]],
         "recall": one.recall[names[0]],
         "difference": measure.compare(truth, first, second, authors).difference,
+        "difference of macro F1": measure.compare_f1(truth, first, second, authors, names),
         "alpha": agreed.alpha,
         "agreement": agreed.agreement,
     }

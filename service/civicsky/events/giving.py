@@ -13,7 +13,7 @@ from civicsky.task import Task
 class WriterShape(Protocol):
     """See `label.Slot`."""
 
-    async def write(self, sent: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
+    async def write(self, messages: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
         """An answer in plain text. Raises `BadInput` and `Transient`, with their `spend`, and `Refused`."""
         ...
 
@@ -92,7 +92,7 @@ class Writer(Generic[S]):
     def __init__(self, asking: AskingShape[S], slot: S) -> None:
         self._asking, self._slot = asking, slot
 
-    async def write(self, sent: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
+    async def write(self, messages: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
         """As the slot's. Raises `Transient` also when the run ends hurriedly meanwhile.
 
         When a call breaks that others do not, it is `BadInput`: what was asked is at fault.
@@ -102,7 +102,7 @@ class Writer(Generic[S]):
         before = self._asking.answers
         with self._asking.at_work():
             try:
-                return await self._slot.write(sent, max_tokens)
+                return await self._slot.write(messages, max_tokens)
             except Transient as error:
                 if not await self._asking.is_at_fault(self._slot, error, before):
                     raise
