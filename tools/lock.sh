@@ -11,8 +11,9 @@ compile --extra local --constraint requirements/base.txt --output-file requireme
 compile --extra research --constraint requirements/local.txt --output-file requirements/research.txt pyproject.toml
 compile --extra export --constraint requirements/base.txt --output-file requirements/export.txt pyproject.toml
 compile --extra fast --constraint requirements/base.txt --output-file requirements/fast.txt pyproject.toml
-compile --extra export --extra fast --extra local --extra research --extra dev --constraint requirements/export.txt \
-    --constraint requirements/fast.txt \
+compile --extra gate --constraint requirements/research.txt --output-file requirements/gate.txt pyproject.toml
+compile --extra export --extra fast --extra gate --extra local --extra research --extra dev \
+    --constraint requirements/export.txt --constraint requirements/fast.txt --constraint requirements/gate.txt \
     --constraint requirements/local.txt --constraint requirements/research.txt --output-file requirements/dev.txt pyproject.toml
 compile --output-file requirements/build.txt requirements/build.in
 compile --output-file requirements/fuzz.txt requirements/fuzz.in

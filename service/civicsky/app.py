@@ -26,6 +26,7 @@ from civicsky.document import Document, hour_document
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, Failed, Held, Refused, Transient, Usage, first_of
 from civicsky.feeds import Feeds, watch
+from civicsky.gate import Gatekeeper, open_gate
 from civicsky.health import Health, Look
 from civicsky.journal import Journal, JournalReader, Numbered
 from civicsky.label import Slot, ways_of
@@ -376,8 +377,9 @@ class Parts(NamedTuple):
 
 
 async def open_labelling(
-    stack: AsyncExitStack, folder: Path, settings: Settings, metrics: Metrics, stop: Stop, *, strict: bool
-) -> Parts:
+    stack: AsyncExitStack, folder: Path, settings: Settings, metrics: Metrics, stop: Stop,
+    *, strict: bool, gate: Gatekeeper | None = None,
+) -> Parts:  # fmt: skip
     """Open what the labelling half needs besides a model; `stack` closes it. The caller holds the lock `label`."""
     files = load_tasks(settings.label.tasks)
     tasks = {task.name: task for task, _ in files}
@@ -395,7 +397,10 @@ async def open_labelling(
         contexts = Contexts(settings.context, settings.label.max_chars, appview, ledger)
         stack.push_async_callback(contexts.close)
     rounds = Rounds(ledger.database)
-    labelling = Labelling(reader, ledger, rounds, contexts, tasks, settings, metrics, stop, strict=strict)
+    if gate is not None:
+        await ledger.register_gate(gate.task, gate.gate.version, gate.gate.text())
+        log.event("label_gate", stage="label", task=gate.task, gate=gate.gate.version, threshold=gate.gate.threshold)
+    labelling = Labelling(reader, ledger, rounds, contexts, tasks, settings, metrics, stop, strict=strict, gate=gate)
     return Parts(labelling, reader, ledger, store, tasks)
 
 
@@ -403,8 +408,9 @@ async def _prepare_label(
     stack: AsyncExitStack, folder: Path, settings: Settings, metrics: Metrics, stop: Stop, *, strict: bool
 ) -> tuple[Labelling, Callable[[], Coroutine[Any, Any, None]]]:
     weights = find_weights(settings.label.gguf) if settings.label.model == "local" else None
+    gate = open_gate(settings.gate, load_tasks(settings.label.tasks))
     labelling, reader, ledger, store, tasks = await open_labelling(
-        stack, folder, settings, metrics, stop, strict=strict
+        stack, folder, settings, metrics, stop, strict=strict, gate=gate
     )
     authors = await _prepare_authors(stack, settings, ledger, store, metrics)
     abilities = await ledger.abilities(weights.name if weights else settings.label.model)

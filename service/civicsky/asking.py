@@ -13,7 +13,7 @@ from civicsky.endpoint import PATIENCE
 from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
-from civicsky.model import Answer, Asked, Attempts, Job, LabelRow, Question, Spend, now_us, post_uri
+from civicsky.model import STREAM, Answer, Asked, Attempts, Job, Judged, LabelRow, Question, Spend, now_us, post_uri
 from civicsky.prompt import Way
 from civicsky.record import readable
 from civicsky.settings import Label as LabelSettings
@@ -43,6 +43,7 @@ class LedgerShape(Protocol):
         *, dead: bool = False, spend: Spend | None = None, raw: str = "",
     ) -> bool: ...  # fmt: skip
     async def still_due(self, jobs: Iterable[Job]) -> set[int]: ...
+    async def admit(self, judged: Sequence[tuple[Job, Judged]]) -> set[int]: ...
     async def spent(self) -> Spend: ...
     async def remember(self, endpoint: str, model: str, ability: str) -> None: ...
 
@@ -62,6 +63,14 @@ class ContextsShape(Protocol):
     async def of(self, task: Task, fields: dict[str, Any]) -> str: ...
     def forget(self, did: str, rkey: str = "") -> None: ...
     def recall(self, did: str) -> None: ...
+
+
+class GateShape(Protocol):
+    """See `gate.Gatekeeper`."""
+
+    @property
+    def task(self) -> str: ...
+    async def judge(self, texts: Sequence[str]) -> list[Judged]: ...
 
 
 class Item(NamedTuple):
@@ -97,15 +106,16 @@ class Asking:
         settings: LabelSettings,
         metrics: Metrics,
         stop: Stop,
+        gate: GateShape | None = None,
     ) -> None:
-        self._ledger, self._rounds, self._contexts = ledger, rounds, contexts
+        self._ledger, self._rounds, self._contexts, self._gate = ledger, rounds, contexts, gate
         self._tasks, self._settings, self._metrics, self._stop = tasks, settings, metrics, stop
         self._answers = 0
         self._unusable = 0
         self._was_spent = False
         self._remembered: dict[str, str] = {}
         self._longest = longest(settings)
-        metrics.labels.update({(task, what): 0 for task in tasks for what in ("labelled", "failed")})
+        metrics.labels.update({(task, what): 0 for task in tasks for what in ("labelled", "failed", "gated")})
 
     @property
     def has_answers(self) -> bool:
@@ -135,6 +145,8 @@ class Asking:
         """
         asked = await self._asked(task, items)
         left = await self._from_cache(slot.question(task), asked)
+        if left and self._gate is not None and self._gate.task == task:
+            left = await self._admitted(self._gate, task, left)
         if not left or not await self._is_free(slot):
             return
         with self._metrics.pulse.work("label", self._longest):
@@ -224,6 +236,22 @@ class Asking:
             else:
                 left.append((job, text))
         return left
+
+    async def _admitted(
+        self, gate: GateShape, task: str, asked: Sequence[tuple[Job, Asked]]
+    ) -> list[tuple[Job, Asked]]:
+        """Those about which the gate has the model asked. A round and a probe ask again, so it is not asked."""
+        fresh = [(job, text) for job, text in asked if job.run == STREAM]
+        if not fresh:
+            return list(asked)
+        with self._metrics.pulse.work("label", self._longest):
+            judged = await gate.judge([text.text for _, text in fresh])
+            jobs = [job for job, _ in fresh]
+            admitted = await self._ledger.admit(list(zip(jobs, judged, strict=True)))
+        gated = len(fresh) - len(admitted)
+        self._metrics.add("gated", gated)
+        self._metrics.labels[task, "gated"] += gated
+        return [(job, text) for job, text in asked if job.run != STREAM or job.id in admitted]
 
     async def _keep(self, job: Job, answer: Answer) -> None:
         task = self._tasks[job.task]

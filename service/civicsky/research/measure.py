@@ -354,11 +354,13 @@ def weighted_share(
     weights: Sequence[float],
     clusters: Sequence[str],
     units: Sequence[str] | None = None,
+    asked: Sequence[float] | None = None,
 ) -> Share:
     """The share of posts for which `values` is true, from a sample drawn with known probabilities.
 
-    `weights` are 1 / (p_kept * p_sampled), 1 or more; `clusters` are authors; `units` what was drawn together with one
-    lot (the authors or threads, default: each post by itself).
+    `weights` are 1 / (p_kept * p_sampled * p_asked), 1 or more; `clusters` are authors; `units` what was drawn together
+    with one lot (the authors or threads, default: each post by itself); `asked` is p_asked, for which each post has a
+    second lot of its own (default: 1).
 
     The estimator is Hajek's, s = sum(w y) / sum(w), with e = w (y - s) / sum(w) by linearisation (Saerndal, Swensson
     and Wretman 1992, Model Assisted Survey Sampling, sec. 5.7). About the population: authors are the ultimate
@@ -370,8 +372,9 @@ def weighted_share(
     """
     y, w = np.array(values, float), _weights(weights)
     authors, lots = _numbered(clusters), _numbered(units) if units is not None else np.arange(len(y))
-    if not len(y) == len(w) == len(authors) == len(lots):
-        raise ValueError("values, weights, clusters and units differ in number")
+    second = np.ones(len(y)) if asked is None else np.array(asked, float)
+    if not len(y) == len(w) == len(authors) == len(lots) == len(second):
+        raise ValueError("values, weights, clusters, units and asked differ in number")
     if not len(y):
         return Share(_nothing(), _nothing(), 0.0, None)
     share = min(1.0, float((w * y).sum() / w.sum()))
@@ -389,7 +392,9 @@ def weighted_share(
     size = _tempered(size, _effective(w))
     wide = _score_interval(share, size, _t(_effective(of_author) - 1)) if count > 1 else (0.0, 1.0)
     rest = 1 - len(y) / float(w.sum())  # the part that was not drawn
-    sampling = _poisson_variance(error, 1 - 1 / w, lots)
+    first = 1 / (w * second)
+    # Of two posts of a unit both second lots are their own, and cancel; of each with itself its own one is added.
+    sampling = _poisson_variance(error, 1 - first, lots) + float((error**2 * first * (1 - second)).sum())
     if rest < _TINY:
         narrow = (share, share)
     elif drawn == 1:
