@@ -62,10 +62,11 @@ class Embedding:
         return found
 
     def probabilities(self, texts: Sequence[str], weights: Sequence[float], bias: float) -> list[float]:
-        """What a linear head over the vectors says of each text, 0 to 1."""
+        """What a linear head over the vectors says of each text, 0 to 1; the same whatever texts come with it."""
         import numpy as np  # noqa: PLC0415
 
-        odds = self.vectors(texts) @ np.array(weights, np.float64) + bias
+        head = np.array(weights, np.float64)
+        odds = np.array([float(vector @ head) for vector in self.vectors(texts)]) + bias
         return [float(one) for one in 1 / (1 + np.exp(-np.clip(odds, -700, 700)))]
 
 

@@ -57,9 +57,10 @@ def test_on_posts_of_other_authors_the_stated_recall_holds_within_its_interval(
     passed: list[bool] = []
     for held in range(5):
         rest = [at for at in range(len(fold)) if fold[at] != held]
-        gate = made(
-            Posts(*([own[at] for at in rest] for own in posts[:3]), {}), embedding, about()
-        )  # fmt: skip
+        known = Posts(
+            [posts.texts[at] for at in rest], [posts.authors[at] for at in rest], [posts.yes[at] for at in rest], {}
+        )
+        gate = made(known, embedding, about())
         others = [posts.texts[at] for at in range(len(fold)) if fold[at] == held and posts.yes[at]]
         found = embedding.probabilities(others, gate.weights, gate.bias)
         passed += [bool(gate.judge(one, 0.05).passed) for one in found]

@@ -16,7 +16,7 @@ from civicsky.document import Document
 from civicsky.errors import Usage
 from civicsky.model import parse_moment, parse_time
 from civicsky.research.gold import MAX_BYTES, Gold, Item, read_gold
-from civicsky.research.measure import Corrected, Figure, Share, corrected_share, weighted_share
+from civicsky.research.measure import Corrected, Figure, Share, corrected_share, passed_share, weighted_share
 from civicsky.settings import Settings
 from civicsky.store import Store, open_existing as open_existing_store
 from civicsky.task import Field, Task, load_task
@@ -101,7 +101,7 @@ class Row(NamedTuple):
     """Of those that got a label; None where `share` is that already, and for posts without one."""
     corrected: Corrected | None
     """None without gold."""
-    passed: Share | None = None
+    passed: Figure | None = None
     """Of those with this value that a gate looked at, the share that it let pass: what it does not miss. None without
     any."""
 
@@ -226,7 +226,7 @@ def as_json(tables: Iterable[Table]) -> dict[str, Any]:
                         "corrected": None
                         if row.corrected is None
                         else {**_figure_json(row.corrected.share), "tuning": row.corrected.tuning},
-                        "passed": None if row.passed is None else _share_json(row.passed),
+                        "passed": None if row.passed is None else _figure_json(row.passed),
                     }
                     for row in table.rows
                 ],
@@ -266,7 +266,7 @@ def as_text(tables: Sequence[Table]) -> str:
             if row.corrected is not None:
                 lines.append(f"  {'  corrected by gold':{width}} {row.corrected.share}")
             if row.passed is not None:
-                lines.append(f"  {'  passed the gate':{width}} {row.passed.population}")
+                lines.append(f"  {'  passed the gate':{width}} {row.passed}")
         lines += [*(f"  ! {warning}" for warning in table.warnings), ""]
     corrected = any(row.corrected for table in tables for row in table.rows)
     origins = dict.fromkeys(table.origin for table in tables)
@@ -375,13 +375,14 @@ def _table(
     seen = {_value(post, field.name) or "" for post in having}
     values = [*field.values, *sorted(seen - {*field.values})]  # also those of an older version of the task
     judged = [_judged(gold.get(post.uri), field) for post in labelled] if gold is not None else []
+    missed = [post.weight for post in posts if post.passed is False]
     rows = [
         Row(
             value,
             _share(base, [_value(post, field.name) == value for post in base]),
             _share(having, [_value(post, field.name) == value for post in having]) if reasons else None,
             _corrected(labelled, judged, field, value) if gold is not None else None,
-            _passed([post for post in having if _value(post, field.name) == value]),
+            _passed([post for post in having if _value(post, field.name) == value], missed),
         )
         for value in values
     ]
@@ -422,10 +423,16 @@ def _share(posts: Sequence[Post], hits: Sequence[bool]) -> Share:
     )  # fmt: skip
 
 
-def _passed(posts: Sequence[Post]) -> Share | None:
-    """Which share of these posts a gate let pass; of those that it looked at."""
+def _passed(posts: Sequence[Post], missed: Sequence[float]) -> Figure | None:
+    """Which share of these posts a gate let pass; of those that it looked at.
+
+    `missed`: what posts of any value weigh that it did not let pass; without any, nothing can be said.
+    """
     seen = [post for post in posts if post.passed is not None]
-    return _share(seen, [bool(post.passed) for post in seen]) if seen else None
+    if not seen or not missed:
+        return None
+    passed, weights = [bool(post.passed) for post in seen], [post.weight for post in seen]
+    return passed_share(passed, weights, [post.author for post in seen], sum(missed) / len(missed))
 
 
 class _Truth(NamedTuple):
