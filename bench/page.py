@@ -7,7 +7,7 @@ never measured is said to be so on the page.
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench import plots
 from bench.results import Entry, named
@@ -82,11 +82,10 @@ def _part(name: str, part: Entry | None, drawn: dict[str, str]) -> Iterator[str]
         yield f"**It failed:** {_cell(part['failed'])}\n"
     if name in drawn:
         yield f"![{part['title']}]({drawn[name]})\n"
-    facts = "; ".join(
-        f"{what}: {f'{value:,}' if isinstance(value, int) else value}" for what, value in part["facts"].items()
-    )
-    if facts:
-        yield _cell(facts) + ".\n"
+    for what, value in part["facts"].items():
+        yield f"- {_cell(what)}: {_cell(_told(value))}"
+    if part["facts"]:
+        yield ""
     yield "| what | median | unit | spread | n | bar |"
     yield "|---|---|---|---|---|---|"
     for what, one in named(part).items():
@@ -96,6 +95,15 @@ def _part(name: str, part: Entry | None, drawn: dict[str, str]) -> Iterator[str]
         )
     for why in part["left_out"]:
         yield f"\nLeft out: {_cell(why)}."
+
+
+def _told(value: Any) -> str:
+    """A fact in words: `{"a": {"b": 1}}` is "a (b 1)"."""
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{name} ({_told(one)})" if isinstance(one, dict) else f"{name} {_told(one)}" for name, one in value.items()
+        )
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _cell(text: str) -> str:

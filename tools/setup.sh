@@ -64,8 +64,16 @@ list() {
     shift
     cmp -s "$file" "$stamp" && return
     echo "setup: installing $file" >&2
-    pip --require-hashes "$@" -r "$file"
+    pip --require-hashes --no-compile "$@" -r "$file"
     cp "$file" "$stamp"
+}
+
+# What lists brought, compiled by all processors, without its own tests; pip would use one, for a third more.
+compiled() {
+    stamp=.venv/.compiled
+    [ -e "$stamp" ] && [ -z "$(find .venv -maxdepth 1 -name '.installed-*' -not -name '*-civicsky' -newer "$stamp" -print -quit)" ] && return
+    .venv/bin/python -m compileall -q -j 0 -x '/tests?/' .venv/lib >/dev/null 2>&1 || true # some packages bring code for other versions
+    touch "$stamp"
 }
 
 package() {
@@ -81,6 +89,24 @@ engine() {
     ldconfig -p | grep -q 'libgomp\.so\.1' || debian libgomp1 || true
 }
 
+# What tests need of Debian, and what is as large as all the rest: most of it is waiting for the network.
+beside_tests() {
+    list mongod --no-deps
+    list axe --no-deps
+    list model --no-deps
+    engine
+    command -v crontab >/dev/null || debian cron || true
+    checker || true
+    command -v shellcheck >/dev/null || debian shellcheck || true
+    command -v systemd-analyze >/dev/null || debian systemd || true
+    command -v faketime >/dev/null || debian faketime || true
+    command -v dbus-daemon >/dev/null || debian dbus-daemon || true
+    command -v nsenter >/dev/null || debian util-linux || true
+    ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
+    command -v jq >/dev/null || debian jq || true
+    command -v chromium >/dev/null || command -v google-chrome >/dev/null || debian chromium || true
+}
+
 make_venv
 list build
 case "$1" in
@@ -91,20 +117,11 @@ case "$1" in
         engine
         ;;
     test)
+        beside_tests &
+        beside=$!
+        trap 'wait' EXIT # nothing goes on behind one who was told of a failure
         list dev
-        list mongod --no-deps
-        list model --no-deps
-        engine
-        command -v crontab >/dev/null || debian cron || true
-        checker || true
-        command -v shellcheck >/dev/null || debian shellcheck || true
-        command -v systemd-analyze >/dev/null || debian systemd || true
-        command -v faketime >/dev/null || debian faketime || true
-        command -v dbus-daemon >/dev/null || debian dbus-daemon || true
-        command -v nsenter >/dev/null || debian util-linux || true
-        ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
-        command -v jq >/dev/null || debian jq || true
-        command -v chromium >/dev/null || command -v google-chrome >/dev/null || debian chromium || true
+        wait "$beside"
         ;;
     fuzz)
         list base
@@ -116,4 +133,5 @@ case "$1" in
         ;;
     *) echo "usage: tools/setup.sh demo|test|fuzz|image" >&2; exit 2 ;;
 esac
+compiled
 package

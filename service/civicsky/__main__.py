@@ -8,12 +8,14 @@ import sys
 import threading
 from typing import Any, NoReturn
 
+_STREAMS = ("stdin", "stdout", "stderr")
 _GARBAGE = 20_000
 """New objects after which garbage is looked for; Python's own 700 are for programs that hold less."""
 
 
 def main() -> None:
     """Run the command line."""
+    _fill_gaps()
     if os.getpid() == 1:
         # The kernel spares a container's first process what it has not asked for, and so SIGTERM until then.
         signal.signal(signal.SIGTERM, _end)
@@ -24,6 +26,18 @@ def main() -> None:
     gc.enable()
     gc.set_threshold(_GARBAGE)
     _leave(run_command())
+
+
+def _fill_gaps() -> None:
+    """Where a standard stream is closed, nothing is read or written; else a socket or a database would get its number.
+
+    libuv ends a process that closes one of those, and whoever writes to standard error would write into it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) < len(_STREAMS):
+        os.set_inheritable(number, True)
+        if getattr(sys, _STREAMS[number]) is None:
+            setattr(sys, _STREAMS[number], open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+    os.close(number)
 
 
 def _leave(code: int) -> NoReturn:
@@ -37,8 +51,8 @@ def _leave(code: int) -> NoReturn:
 def _is_written() -> bool:
     """Whether both outputs took all; if not, Python says so at its own end."""
     try:
-        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it was closed from the start
-            stream.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
     except (OSError, ValueError):
         return False
     return True

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from civicsky import backups, datadir
+from civicsky.annotate.votes import forget_in
 from civicsky.app import ledger_reader, lock_soon
 from civicsky.appview import AppView
 from civicsky.beside import followed, scrub
@@ -93,6 +94,7 @@ async def erase(settings: Settings, names: Sequence[str]) -> list[Erased]:
         await journal.database.truncate_log()
     finally:
         await journal.close()
+    await forget_in(folder, wanted)
     why = await followed(settings, folder, {name.removeprefix("at://").partition("/")[0] for name in wanted})
     return [Erased(name, n, not why, why) for name, n in counts.items()]
 

@@ -140,7 +140,7 @@ async def _serve_locked(
             telling(settings, folder, "run" if halves == "both" else halves, metrics) as notifier,
             AsyncExitStack() as stack,
         ):
-            served = await _prepare_http(stack, settings, metrics, stop)
+            served = await _prepare_http(stack, settings, metrics, stop, halves)
             works = await _prepare(stack, folder, settings, halves, metrics, stop)
             log.event("started", halves=halves, version=__version__, data_dir=str(folder))
             watchdog.started()
@@ -230,7 +230,9 @@ async def _run(
             task.cancel()
 
 
-async def _prepare_http(stack: AsyncExitStack, settings: Settings, metrics: Metrics, stop: Stop) -> Beside:
+async def _prepare_http(
+    stack: AsyncExitStack, settings: Settings, metrics: Metrics, stop: Stop, halves: datadir.Halves
+) -> Beside:
     """Answer over HTTP from now on, if the settings say where: also while databases are opened, and to the end."""
     if not settings.http.listen:
         return Beside()
@@ -239,12 +241,19 @@ async def _prepare_http(stack: AsyncExitStack, settings: Settings, metrics: Metr
 
     monitor = Monitor(settings, metrics, lambda: stop.why, metrics.pulse.stuck)
     answers = web.Answers(monitor.stuck, monitor.readiness, monitor.exposition)
-    server = await stack.enter_async_context(web.serving(web.listen(settings.http), settings.http, answers))
+    works: list[Work] = [("loop", monitor.watch_loop)]
+    page = None
+    if settings.http.page:
+        from civicsky.page.gather import Page  # noqa: PLC0415
+
+        page = Page(settings, metrics, monitor.readiness, halves)
+        works.append(("page", page.gather))
+    server = await stack.enter_async_context(web.serving(web.listen(settings.http), settings.http, answers, page))
 
     async def serve_on() -> None:
         await asyncio.shield(server)
 
-    return Beside((monitor.heed,), (("http", serve_on), ("loop", monitor.watch_loop)))
+    return Beside((monitor.heed,), (("http", serve_on), *works))
 
 
 def _prepare_notify(notifier: Notifier | None, folder: Path, settings: Settings, halves: datadir.Halves) -> Beside:

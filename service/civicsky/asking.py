@@ -5,7 +5,7 @@ It knows model, ledger, rounds and contexts only by the small shapes declared he
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, get_args
 
 from civicsky import faults, log
@@ -33,16 +33,21 @@ class SlotShape(Protocol):
     async def is_well(self) -> tuple[bool, Spend]: ...
 
 
+Also = Callable[[Any], object]
+"""See `ledger.Also`."""
+
+
 class LedgerShape(Protocol):
     """See `ledger.Ledger`."""
 
-    async def cached(self, keys: Iterable[str]) -> dict[str, tuple[str, Answer]]: ...
-    async def answered(self, job: Job, label: LabelRow) -> bool: ...
+    async def looked_up(
+        self, jobs: Iterable[Job], keys: Iterable[str]
+    ) -> tuple[set[int], dict[str, tuple[str, Answer]]]: ...
+    async def answered(self, job: Job, label: LabelRow, also: Also | None = None) -> bool: ...
     async def put_off(
         self, job: Job, reason: str, seconds: float, attempts: Attempts,
         *, dead: bool = False, spend: Spend | None = None, raw: str = "",
     ) -> bool: ...  # fmt: skip
-    async def still_due(self, jobs: Iterable[Job]) -> set[int]: ...
     async def admit(self, judged: Sequence[tuple[Job, Judged]]) -> set[int]: ...
     async def spent(self) -> Spend: ...
     async def remember(self, endpoint: str, model: str, ability: str) -> None: ...
@@ -51,7 +56,7 @@ class LedgerShape(Protocol):
 class RoundsShape(Protocol):
     """See `rounds.Rounds`."""
 
-    async def anchor(self, label: LabelRow, most: int) -> bool: ...
+    def anchoring(self, label: LabelRow, most: int) -> Also | None: ...
     async def probed(self, job: Job, answer: Answer | None, reason: str = "") -> bool: ...
 
 
@@ -147,19 +152,20 @@ class Asking:
         left = await self._from_cache(slot.question(task), asked)
         if left and self._gate is not None and self._gate.task == task:
             left = await self._admitted(self._gate, task, left)
+        waits = slot.delay() > 0
         if not left or not await self._is_free(slot):
             return
         with self._metrics.pulse.work("label", self._longest):
-            await self._ask_model(slot, task, left)
+            if await self.is_spent():
+                return
+            if waits:
+                # Its turn may have come hours later: what its author took back meanwhile is sent to nobody.
+                due, _ = await self._ledger.looked_up([job for job, _ in left], ())
+                left = [(job, text) for job, text in left if job.id in due]
+            if left:
+                await self._ask_model(slot, task, left)
 
     async def _ask_model(self, slot: SlotShape, task: str, left: Sequence[tuple[Job, Asked]]) -> None:
-        if await self.is_spent():
-            return
-        # Its turn may have come hours later: what its author took back meanwhile is sent to nobody.
-        wanted = await self._ledger.still_due([job for job, _ in left])
-        left = [(job, text) for job, text in left if job.id in wanted]
-        if not left:
-            return
         before = self._answers
         try:
             answers = await slot.ask(task, [text for _, text in left])
@@ -222,9 +228,9 @@ class Asking:
             return Transient(f"the public API's answer cannot be used ({bad.reason})")
 
     async def _from_cache(self, question: Question, asked: Sequence[tuple[Job, Asked]]) -> list[tuple[Job, Asked]]:
-        """Keep what was paid for before; gives what was not. A probe is always asked."""
+        """Keep what was paid for before; gives what was not, and is still wanted. A probe is always asked."""
         keys = {job.id: question.key(text) for job, text in asked if not job.is_probe}
-        known = await self._ledger.cached(keys.values()) if keys else {}
+        due, known = await self._ledger.looked_up([job for job, _ in asked], keys.values())
         left = []
         for job, text in asked:
             if job.id in keys and keys[job.id] in known:
@@ -233,7 +239,7 @@ class Asking:
                     cached_from=label_id, calls=0, tokens_in=0, tokens_out=0, tokens_reasoning=0, latency_ms=0,
                     cost=None if answer.cost is None else 0.0,
                 ))  # fmt: skip
-            else:
+            elif job.id in due:
                 left.append((job, text))
         return left
 
@@ -272,11 +278,10 @@ class Asking:
         if job.is_probe:
             await self._rounds.probed(job, answer)
             return
-        wanted = await self._ledger.answered(job, label)
+        also = self._rounds.anchoring(label, self._settings.anchors) if self._settings.anchors else None
+        wanted = await self._ledger.answered(job, label, also)
         self._metrics.add("labelled" if wanted else "unwanted")
         self._metrics.labels[job.task, "labelled"] += wanted
-        if wanted and self._settings.anchors:
-            await self._rounds.anchor(label, self._settings.anchors)
 
     async def _refuse(self, job: Job, bad: BadInput) -> None:
         """An answer of no use: one is that post's; many in a row are the server's."""

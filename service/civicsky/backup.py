@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from civicsky import __version__, backups, copies, datadir, faults, inbox, ledger, store, tables
+from civicsky.annotate import votes
 from civicsky.beside import bars
 from civicsky.errors import Failed, Usage
 from civicsky.export.pseudonyms import KEY
@@ -29,6 +30,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     datadir.JOURNAL: tables.SCHEMA,
     datadir.LEDGER: ledger.SCHEMA,
     datadir.POSTS: store.SCHEMA,
+    datadir.ANNOTATIONS: votes.SCHEMA,
 }
 """In the order in which they are copied: the log of the first grows fastest meanwhile."""
 LEFT_OUT: Final = (

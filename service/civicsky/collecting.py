@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
+from itertools import chain, repeat
 from time import monotonic
 from typing import Protocol
 
@@ -192,9 +193,10 @@ class _Intake:
         if handful.link != self._link:
             await self._send()  # a batch belongs to one connection, so to one host and epoch
             self._link = handful.link
-        frames = self._all_at_once(handful)
+        events: list[Event] = []
+        frames = self._all_at_once(handful, events)
         if frames is None:
-            await self._take_one_by_one(handful)
+            await self._take_one_by_one(handful, events)
             return
         size = sum(map(len, handful.messages))
         if not self._has_room(len(frames), size):
@@ -202,13 +204,17 @@ class _Intake:
         self._add(frames, size)
         self._metrics.take(len(frames))
 
-    def _all_at_once(self, handful: Handful) -> list[Frame] | None:
-        """The frames of a handful in which nothing is out of the ordinary, settled; None: they come one by one."""
+    def _all_at_once(self, handful: Handful, events: list[Event]) -> list[Frame] | None:
+        """The frames of a handful in which nothing is out of the ordinary, settled; None: they come one by one.
+
+        `events` is empty and gets what the messages were decoded to, up to the first that cannot be.
+        """
         messages, bounds = handful.messages, self._bounds
         if self._limited or len(messages) > bounds.batch_frames or faults.armed() or str in map(type, messages):
             return None
         try:
-            events = list(map(self._decode, messages))  # type: ignore[arg-type]  # all are bytes
+            for data in messages:
+                events.append(self._decode(data))  # type: ignore[arg-type]  # all are bytes
         except BadInput:
             return None
         arrivals = self._source.settle_all(handful, [event.seq for event in events])
@@ -234,10 +240,11 @@ class _Intake:
         batch, bounds = self._batch, self._bounds
         return len(batch.frames) + frames <= bounds.batch_frames and batch.size + size <= bounds.batch_bytes
 
-    async def _take_one_by_one(self, handful: Handful) -> None:
+    async def _take_one_by_one(self, handful: Handful, events: Sequence[Event]) -> None:
+        """`events`: what the first of them were decoded to already."""
         taken = 0
-        for arrival in handful.one_by_one:
-            self._add([self._settle(arrival)], len(arrival.data))
+        for arrival, event in zip(handful.one_by_one, chain(events, repeat(None)), strict=False):
+            self._add([self._settle(arrival, event)], len(arrival.data))
             taken += 1
             is_over = self._limited and self._is_over(taken)
             if is_over or not self._has_room(1, 1):
@@ -259,12 +266,12 @@ class _Intake:
         self._metrics.add("posts", frame.event.new_posts)
         self._source.gate.count(frame.arrival.opening, frame.event.new_posts)
 
-    def _settle(self, arrival: Arrival) -> Frame:
-        """Decode one arrival and decide what becomes of it."""
+    def _settle(self, arrival: Arrival, event: Event | None) -> Frame:
+        """Decode one arrival, if it is not yet, and decide what becomes of it."""
         if isinstance(arrival.data, str):
             return Frame(arrival, Event("ignored"), "ignored", "text")
         try:
-            event = self._decode(arrival.data)
+            event = event or self._decode(arrival.data)
         except BadInput as bad:
             digest = hashlib.sha256(arrival.data).hexdigest()
             log.event("quarantined", stage="decode", host=arrival.host, reason=bad.reason, sha256=digest)

@@ -18,6 +18,8 @@ from civicsky.settings import expanded
 JOURNAL: Final = "journal.db"
 LEDGER: Final = "ledger.db"
 POSTS: Final = "posts.db"
+ANNOTATIONS: Final = "annotations.db"
+"""What people labelled by hand; not there before anybody did."""
 CRON_LOG: Final = "cron.log"
 """Both outputs of what cron starts."""
 LOG: Final = "civicsky.log"

@@ -87,13 +87,18 @@ def find_blocks(car: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
     try:
         size, at = _varint(car, 0)
         at += size
-        while at < length and len(found) < len(wanted):
+        while at < length:
             size, at = car[at], at + 1
-            if size > 0x7F:  # noqa: PLR2004  (the high bit says that more bytes follow)
-                size, at = _varint(car, at - 1)
+            if size > 0x7F:  # noqa: PLR2004  (the high bit says that more bytes follow: nearly always just one)
+                more, at = car[at], at + 1
+                size = size & 0x7F | more << 7
+                if more > 0x7F:  # noqa: PLR2004
+                    size, at = _varint(car, at - 2)
             end = at + size
             if starts(cids, at) and end <= length:
                 found[car[at : at + _CID_LENGTH]] = car[at + _CID_LENGTH : end]
+                if len(found) == len(cids):
+                    break
             at = end
     except IndexError:
         pass
@@ -124,10 +129,7 @@ def _numbered(seq: Any, did: Any, time: Any) -> int:
 
 
 def _micros(time: str) -> int | None:
-    """As `parse_time`; nearly every frame is of the same second as the one before, and of a whole millisecond."""
-    whole, micros = _Second.last
-    if time[:20] == whole and (after := _MILLIS.get(time[20:])):
-        return micros + after
+    """As `parse_time`, and remembers the second: nearly every frame is of the same one as the frame before."""
     found = parse_time(time)
     if found is not None and len(time) == _TIME_LENGTH and time[19] == "." and time[23] == "Z":
         _Second.last = (time[:20], found - found % 1_000_000)
@@ -142,46 +144,57 @@ class _Second:
 
 def _commit(body: dict[str, Any]) -> Event:
     seq, did, time, rev, ops, blocks = _commit_fields(body)
-    micros = _numbered(seq, did, time)
-    if not _is_rev(rev) or type(ops) is not list or len(ops) > MAX_OPS or type(blocks) is not bytes:
+    whole, since = _Second.last
+    after = _MILLIS.get(time[20:]) if time[:20] == whole else None
+    micros = since + after if after else _micros(time)
+    if (
+        type(seq) is not int
+        or not 0 < seq < MAX_SEQ
+        or not _is_did(did)
+        or not _is_rev(rev)
+        or type(ops) is not list
+        or len(ops) > MAX_OPS
+        or type(blocks) is not bytes
+        or micros is None
+    ):
         raise BadInput("bad_field")
-    posts: list[PostOp] = []
+    named: list[tuple[int, Any, str, Any]] = []
     others: list[tuple[str, str]] = []
     for idx, op in enumerate(ops):
         try:
+            action = op["action"]
             collection, slash, rkey = op["path"].partition("/")
-            counted = _COUNTED.get(collection, _OTHER)[op["action"]]
+            counted = _COUNTED.get(collection, _OTHER)[action]
         except (KeyError, TypeError, AttributeError):
-            posts.append(PostOp(idx, "create", "", b"", b"", "bad_operation"))
+            named.append((idx, "create", "", None))
             continue
         if slash and collection == POSTS:
-            posts.append(_post_operation(idx, op["action"], rkey, op.get("cid")))
+            named.append((idx, action, rkey, op.get("cid")))
         else:
             others.append(counted)
-    posts = _with_blocks(posts, blocks) if posts else posts
+    posts = _post_operations(named, blocks) if named else []
     return made(Event, ("commit", seq, did, micros, rev, posts, others, "", ""))
 
 
-def _post_operation(idx: int, action: Any, rkey: str, cid: Any) -> PostOp:
+def _post_operations(named: list[tuple[int, Any, str, Any]], blocks: bytes) -> list[PostOp]:
+    """`named` are (index, action, rkey, CID); an empty rkey is one that cannot be read."""
+    wanted = {cid for _, action, _, cid in named if action != "delete" and _is_cid(cid)}
+    found = find_blocks(blocks, wanted) if wanted else {}
+    return [_post_operation(idx, action, rkey, cid, found) for idx, action, rkey, cid in named]
+
+
+def _is_cid(value: Any) -> bool:
+    return type(value) is bytes and len(value) == _CID_LENGTH
+
+
+def _post_operation(idx: int, action: Any, rkey: str, cid: Any, found: dict[bytes, bytes]) -> PostOp:
     if not _is_rkey(rkey):
         return PostOp(idx, action, "", b"", b"", "bad_operation")
     if action == "delete":
         return PostOp(idx, action, rkey, b"", b"")
-    if not isinstance(cid, bytes) or len(cid) != _CID_LENGTH:
+    if not _is_cid(cid):
         return PostOp(idx, action, rkey, b"", b"", "bad_operation")
-    return made(PostOp, (idx, action, rkey, cid, b"", None))
-
-
-def _with_blocks(posts: list[PostOp], blocks: bytes) -> list[PostOp]:
-    wanted = {op.cid for op in posts if op.cid}
-    if not wanted:
-        return posts
-    found = find_blocks(blocks, wanted)
-    return [_with_block(op, found.get(op.cid)) if op.cid else op for op in posts]
-
-
-def _with_block(op: PostOp, block: bytes | None) -> PostOp:
-    idx, action, rkey, cid, _, _ = op
+    block = found.get(cid)
     return made(PostOp, (idx, action, rkey, cid, block or b"", None if block else "no_block"))
 
 

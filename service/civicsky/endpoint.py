@@ -75,6 +75,22 @@ class Tokens(NamedTuple):
     """Of those read."""
 
 
+class Body(NamedTuple):
+    """A question, as it is sent."""
+
+    content: bytes
+    """JSON."""
+    said: int
+    """Bytes of what its messages say."""
+    max_tokens: int
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Body":
+        """From the interface's own form, with `messages` and `max_tokens`."""
+        said = sum(len(message["content"].encode(errors="replace")) for message in values["messages"])
+        return cls(json.dumps(values).encode(), said, values["max_tokens"])
+
+
 class Reply(NamedTuple):
     """An answer with status 200."""
 
@@ -280,7 +296,7 @@ class Line:
         for way in self._ways.values():
             await way.aclose()
 
-    async def call(self, server: Endpoint, method: str, path: str, body: Any = None) -> Reply:
+    async def call(self, server: Endpoint, method: str, path: str, body: Body | None = None) -> Reply:
         """One request, in its turn.
 
         Raises `Transient`; `Refused`, and then leaves the server out from now on; and `BadInput`: "request_rejected",
@@ -301,17 +317,16 @@ class Line:
         """
         messages = [{"role": "user", "content": "Answer with the word yes."}]
         try:
-            body = {"model": self._endpoints.model, "messages": messages, "max_tokens": 16}
+            body = Body.of({"model": self._endpoints.model, "messages": messages, "max_tokens": 16})
             return (await self._call(server, "POST", "/chat/completions", body)).tokens
         except _Doubtful as bad:
             raise self._left_out(server, Refused(self._refusal(server.name, bad.code))) from None
         except BadInput:
             return Tokens()  # it answers, which is all that was asked
 
-    async def _call(self, server: Endpoint, method: str, path: str, body: Any) -> Reply:
+    async def _call(self, server: Endpoint, method: str, path: str, body: Body | None) -> Reply:
         """As `call`, but what a 403 or 404 is about is left open."""
-        said = sum(len(message["content"].encode(errors="replace")) for message in body["messages"]) if body else 0
-        call = await server.turn(server.estimate(said, body["max_tokens"]) if body else 0)
+        call = await server.turn(server.estimate(body.said, body.max_tokens) if body else 0)
         headers: Mapping[str, str] = {}
         tokens: int | None = None
         self.sent += 1
@@ -323,7 +338,7 @@ class Line:
             reply = _reply(text)
             if reply.tokens.read:
                 tokens = sum(reply.tokens[:2])
-                server.learn_size(said, reply.tokens.read)
+                server.learn_size(body.said if body else 0, reply.tokens.read)
         except Transient as error:
             server.failed(call, error.retry_after, busy=error.busy)
             raise
@@ -360,13 +375,12 @@ class Line:
                 if version.isascii() and version.isprintable():
                     server.program = f"vllm {version}"
 
-    async def _sent(self, server: Endpoint, method: str, path: str, body: Any) -> tuple[httpx.Response, str]:
+    async def _sent(self, server: Endpoint, method: str, path: str, body: Body | None) -> tuple[httpx.Response, str]:
         """The response and its text, which is bounded. Raises `Transient`, `BadInput`, or `Refused` for our proxy."""
         address = path if path.startswith("http") else server.base_url() + path
-        content = None if body is None else json.dumps(body).encode()
         try:
             url, near = self._parsed(address)
-            request = httpx.Request(method, url, headers=self._headers, content=content)
+            request = httpx.Request(method, url, headers=self._headers, content=body.content if body else None)
             # One bound for all of it: a server may drip for ever.
             async with asyncio.timeout(self._settings.request_seconds):
                 response = await self._way(url, near=near).handle_async_request(request)

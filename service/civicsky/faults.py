@@ -35,12 +35,14 @@ Place = Literal[
     "upgrade.commit",
     "backup.copied",
     "restore.moved",
+    "annotate.vote",
+    "annotate.voted",
 ]
 """In the order of the flow. `commit` and `write` come just before, `committed` and `written` just after."""
 
 PLACES: Final = get_args(Place)
 IN_SERVICE: Final = tuple(
-    place for place in PLACES if place.partition(".")[0] not in {"export", "upgrade", "backup", "restore"}
+    place for place in PLACES if place.partition(".")[0] not in {"export", "upgrade", "backup", "restore", "annotate"}
 )
 """Those that the service passes again and again."""
 How = Literal["kill", "term", "block", "hang"]
@@ -86,11 +88,16 @@ def point(place: Place) -> None:
 
 async def stage(place: Place) -> None:
     """The same, where a stage as a whole can hang."""
+    await hangs(place)
+    point(place)
+
+
+async def hangs(place: Place) -> None:
+    """Hang here, if a test asked for it: for a stage that gets to the place itself, with `point`, in another thread."""
     if place in _Armed.points and _Armed.points[place] == (1, "hang"):
         import asyncio  # noqa: PLC0415  (the worker processes do without)
 
         await asyncio.Event().wait()
-    point(place)
 
 
 def _due(place: Place) -> How | None:

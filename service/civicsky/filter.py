@@ -112,13 +112,15 @@ def _clean(text: str) -> str:
     text = text[:MAX_VOTE]  # bounded: the pattern's time grows with the square of the length
     if any(sign in text for sign in _SIGNS):
         text = _NOISE.sub(" ", text)
-    if not text.isprintable():  # it has some of Unicode's "Other" or "Separator" besides spaces
-        text = "".join([char if char.isprintable() else " " for char in text])
     text = " ".join(text.split())
+    if not text.isprintable():  # it has some of Unicode's "Other" or "Separator" besides spaces
+        text = " ".join("".join([char if char.isprintable() else " " for char in text]).split())
     return text.lower() if text.isupper() else text
 
 
 def _has_letters(text: str) -> bool:
+    if text[:1].isalpha() and not is_blank(text[0]):  # nearly all texts, at once
+        return True
     return any(char.isalpha() and not is_blank(char) for char in text)
 
 

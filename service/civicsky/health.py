@@ -223,9 +223,10 @@ class _Paced:
         while now - self._marks[0][0] > PACE_SECONDS:
             self._marks.popleft()
         then, before = self._marks[0]
-        if now - then < _PACE_LEAST or lag >= before:
+        if now - then < _PACE_LEAST:
             return None
-        return Pace(lag, 1 + (before - lag) / (now - then))
+        speed = 1 + (before - lag) / (now - then)
+        return Pace(lag, speed) if speed > 1 else None  # by the sum: a lag that is less by a hair adds nothing to it
 
 
 class _Relay:

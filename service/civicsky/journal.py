@@ -33,7 +33,7 @@ from civicsky.model import (
 )
 from civicsky.settings import Journal as JournalSettings
 from civicsky.sqlite import Connection, Database, open_reader, open_writer, rows, rows_by_key, write_many
-from civicsky.tables import SCHEMA, WRITE_POST, add_counts, ask_recheck_of, change_posts, delete_posts
+from civicsky.tables import OF_FEEDS, SCHEMA, WRITE_POST, add_counts, ask_recheck_of, change_posts, delete_posts
 
 _DAY: Final = 24 * 3_600_000_000
 
@@ -324,6 +324,7 @@ class Journal:
 
     async def _flush(self, db: Connection, plan: order.Plan) -> None:
         """Write what the plan holds, and empty it of that."""
+        await write_many(db, WRITE_POST, plan.tombstones.values())
         await write_many(db, WRITE_POST, plan.posts.values())
         await write_many(  # not `IN (VALUES ...)` itself: see `sqlite.rows_by_key`
             db, "DELETE FROM reject WHERE (rkey, did) IN (SELECT * FROM (VALUES {rows}))", plan.forgotten_rejects
@@ -335,17 +336,17 @@ class Journal:
             [(did, account.status, account.at) for did, account in plan.account_writes.items()],
         )
         await write_many(db, "INSERT INTO change (kind, did, rkey, rev, at) VALUES {rows}", plan.changes)
+        authors = [(did,) for did in plan.deleting]
+        await write_many(db, "DELETE FROM quarantine WHERE did IN (SELECT * FROM (VALUES {rows}))", authors)
         await write_many(
             db,
             # One without a number comes again at each reconnect.
             "INSERT OR IGNORE INTO quarantine (sha256, host, epoch, after_seq, reason, bytes, at, did) VALUES {rows}",
             plan.quarantine,
         )
-        # A frame that was put aside may hold any post of its author.
-        authors = {(row.did,) for row in plan.posts.values() if row.state == "deleted"}
-        await write_many(db, "DELETE FROM quarantine WHERE did IN (SELECT * FROM (VALUES {rows}))", authors)
         for written in (
-            plan.posts, plan.forgotten_rejects, plan.rejects, plan.account_writes, plan.changes, plan.quarantine
+            plan.tombstones, plan.posts, plan.forgotten_rejects, plan.rejects, plan.account_writes, plan.changes,
+            plan.deleting, plan.quarantine,
         ):  # fmt: skip
             written.clear()
 
@@ -531,7 +532,7 @@ def _named(columns: Sequence[str], found: Iterable[Sequence[Any]]) -> list[dict[
     return [dict(zip(columns, row, strict=True)) for row in found]
 
 
-async def _with_rows(db: Connection, dids: Sequence[str]) -> set[str]:
+async def _with_rows(db: Connection, dids: list[str]) -> set[str]:
     """Of these accounts those of which something is held that changes with their status."""
     found: set[str] = set()
     for at in range(0, len(dids), 500):
@@ -539,9 +540,9 @@ async def _with_rows(db: Connection, dids: Sequence[str]) -> set[str]:
         marks = ",".join("?" * len(part))
         sql = " UNION ".join(
             f"SELECT did FROM {table} WHERE did IN ({marks})"
-            for table in ("post", "quarantine", "reject INDEXED BY reject_sampled")
+            for table in (*OF_FEEDS, "post", "quarantine", "reject INDEXED BY reject_sampled")
         )
-        found |= {did for (did,) in await rows(db, sql + " AND record IS NOT NULL", [*part, *part, *part])}
+        found |= {did for (did,) in await rows(db, sql + " AND record IS NOT NULL", part * (3 + len(OF_FEEDS)))}
     return found
 
 

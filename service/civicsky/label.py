@@ -14,15 +14,17 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from math import exp, isnan
 from time import monotonic
 from typing import Any, Final, NamedTuple, cast
 
 from civicsky import log
-from civicsky.endpoint import MAX_RAW_CHARS, Endpoint, Endpoints, Line, Reply, Tokens, clock
+from civicsky.endpoint import MAX_RAW_CHARS, Body, Endpoint, Endpoints, Line, Reply, Tokens, clock
 from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient, Usage
 from civicsky.model import Answer, Asked, FieldLabel, Question, Spend
 from civicsky.prompt import (
+    Message,
     Parsed,
     Way,
     messages,
@@ -71,7 +73,7 @@ class Slot:
         self._endpoints, self._tasks, self._settings = endpoints, tasks, settings
         self._line = endpoints.line()
         self._ladder = abilities_of("auto" if settings.way == "words" else settings.way)
-        self._questions: dict[tuple[str, Way], Question] = {}
+        self._questions: dict[tuple[Task, Way], Question] = {}
 
     async def close(self) -> None:
         """Release the connections."""
@@ -156,6 +158,22 @@ class Slot:
         if len(posts) > 1 and self._way(task) != "words":
             return await self._ask_together(task, posts)
         return await self._ask_each(task, posts, [BadInput(UNREACHABLE) for _ in posts], [_Cost() for _ in posts])
+
+    async def write(self, messages: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
+        """A text about no post, and what it cost. Raises `Transient`, `Refused`, or `BadInput` with its `spend`."""
+        tally = _Tally(self._line)
+        body = Body.of(
+            {"model": self._endpoints.model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+        )
+        try:
+            reply = await self._endpoints.somewhere(
+                lambda server: self._line.call(server, "POST", "/chat/completions", body)
+            )
+            tally.add(reply.tokens)
+            return _content(reply), self._spend(tally.cost)
+        except BadInput as bad:
+            bad.spend = self._spend(tally.cost)
+            raise
 
     # ---- one post or several ----
 
@@ -246,18 +264,9 @@ class Slot:
         sent = messages(task, posts, ids)
         for ability in ladder[ladder.index(first) :]:
             way = _way_of(ability)
-            body: dict[str, Any] = {
-                "model": self._endpoints.model,
-                "messages": sent,
-                "temperature": 0,
-                "max_tokens": self._settings.max_tokens * len(posts),
-            }
-            if form := response_format(task, way, many=bool(ids)):
-                body["response_format"] = form
-            if task.reasoning == "low":
-                body["reasoning_effort"] = "low"
-            if ability.endswith(WITH_PROBABILITIES):
-                body["logprobs"] = True
+            max_tokens = self._settings.max_tokens * len(posts)
+            form = _form(task, ability, self._endpoints.model, max_tokens, many=bool(ids))
+            body = form.body(sent[1]["content"])
             try:
                 reply = await self._line.call(server, "POST", "/chat/completions", body)
             except BadInput as bad:
@@ -283,14 +292,14 @@ class Slot:
                     labels[field.name] = FieldLabel(field.unclear, None)
                 continue
             words = words_for[field.name]
-            body = {
+            body = Body.of({
                 "model": self._endpoints.model,
                 "messages": word_messages(words, asked),
                 "temperature": 0,
                 "max_tokens": 1,
                 "logprobs": True,
                 "top_logprobs": TOP_LOGPROBS,
-            }
+            })  # fmt: skip
             reply = await self._line.call(server, "POST", "/chat/completions", body)
             tally.add(reply.tokens)
             server.proven.add("words")
@@ -344,10 +353,10 @@ class Slot:
         server.proven.add(ability)
 
     def _question(self, task: Task, way: Way) -> Question:
-        if (task.name, way) not in self._questions:
+        if (task, way) not in self._questions:
             hashed, parameters = prompt_hash(task, way), self._parameters(task, way)
-            self._questions[task.name, way] = Question(hashed, self._endpoints.model, parameters)
-        return self._questions[task.name, way]
+            self._questions[task, way] = Question(hashed, self._endpoints.model, parameters)
+        return self._questions[task, way]
 
     def _parameters(self, task: Task, way: Way) -> str:
         """All that may change an answer besides prompt, model and post; asking for probabilities does not."""
@@ -415,6 +424,41 @@ class Slot:
         cached = price.input if price.cached is None else price.cached
         plain = tokens.read - tokens.cached
         return (plain * price.input + tokens.cached * cached + tokens.written * price.output) / 1_000_000
+
+
+class _Form(NamedTuple):
+    """A request without its post: what is the same in all of them is written as JSON once."""
+
+    before: str
+    behind: str
+    said: int
+    """Bytes of what its messages say besides."""
+    max_tokens: int
+
+    def body(self, asked: str) -> Body:
+        """The request with what the user's turn says."""
+        content = f"{self.before}{json.dumps(asked)}{self.behind}".encode()
+        return Body(content, self.said + len(asked.encode(errors="replace")), self.max_tokens)
+
+
+@lru_cache(maxsize=64)
+def _form(task: Task, ability: str, model: str, max_tokens: int, *, many: bool) -> _Form:
+    way, gap = _way_of(ability), secrets.token_hex(16)  # no task can hold it
+    fixed, turn = messages(task, [Asked("")], ["0"] if many else ())
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [fixed, {**turn, "content": gap}],
+        "temperature": 0,
+        "max_tokens": max_tokens,
+    }
+    if form := response_format(task, way, many=many):
+        body["response_format"] = form
+    if task.reasoning == "low":
+        body["reasoning_effort"] = "low"
+    if ability.endswith(WITH_PROBABILITIES):
+        body["logprobs"] = True
+    before, behind = json.dumps(body).split(json.dumps(gap))
+    return _Form(before, behind, len(fixed["content"].encode(errors="replace")), max_tokens)
 
 
 class _Said(NamedTuple):

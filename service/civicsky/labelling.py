@@ -41,8 +41,11 @@ from civicsky.task import Task
 MINUTE: Final = 60.0
 STORE_CALLS: Final = 8
 """Calls to the store in one round, more or less; each is bounded by itself."""
-STORE_PAUSE: Final = 0.1
-"""Seconds from a batch that was not full to the next: labels come one by one, and each batch waits for the disk."""
+STORE_PAUSE: Final = 0.5
+"""Seconds from a batch that was not full to the next: labels come one by one, and each batch is a dozen look-ups and
+some waits for the disk, however many documents it has."""
+COUNT_SHARE: Final = 0.002
+"""The part of the time that is spent on counting what waits: with many posts nobody can write meanwhile."""
 STORE_PATIENCE: Final = 12
 """Times `store.timeout_seconds` for one of them: a silent socket is waited for six times, and tried once more."""
 
@@ -149,7 +152,7 @@ class Labelling:
         self._held: set[int] = set()
         self._signs: dict[Loop, asyncio.Event] = {loop: asyncio.Event() for loop in get_args(Loop)}
         self._followed_all = False
-        self._labelled_all = False
+        self._labelled_all = asyncio.Event()
         self._drawing, self._draw_anew = Drawing(), Every(MINUTE)
         self._store_seconds = STORE_CALLS * STORE_PATIENCE * settings.store.timeout_seconds
 
@@ -166,7 +169,7 @@ class Labelling:
             async with asyncio.TaskGroup() as labels:
                 for number, slot in enumerate(slots):
                     labels.create_task(self._label(slot), name=f"label-{number}")
-            self._labelled_all = True
+            self._labelled_all.set()
             for task in regular:
                 task.cancel()
             self.wake()
@@ -353,7 +356,7 @@ class Labelling:
         """Tell the store what changed, until all is labelled and told."""
         pause = 1.0
         while True:
-            last_look = self._labelled_all and self._followed_all
+            last_look = self._labelled_all.is_set() and self._followed_all
             try:
                 with self._metrics.pulse.work("store", self._store_seconds):
                     told = await self._store_some(store)
@@ -382,8 +385,8 @@ class Labelling:
     async def _rest_from_storing(self, told: int) -> None:
         if not told:
             await self._rest("store")
-        elif told < self._settings.store.batch_documents and not self._labelled_all:
-            await asyncio.sleep(STORE_PAUSE)
+        elif told < self._settings.store.batch_documents:
+            await happened(self._labelled_all, STORE_PAUSE)
 
     def _park_store(self, why: str) -> None:
         if self._metrics.store_why != why:  # runs and coverage may have been refused before
@@ -466,9 +469,9 @@ class Labelling:
         self._signs[loop].clear()
 
     async def _count(self) -> None:
-        """Keep the numbers of what waits fresh, spending at most a fiftieth of the time on it, until cancelled."""
+        """Keep the numbers of what waits fresh, spending little time on it (see COUNT_SHARE), until cancelled."""
         while True:
             began = monotonic()
             self._metrics.waiting = await self._ledger.waiting(self._tasks)
             self._metrics.unstored = await self._ledger.unstored()
-            await asyncio.sleep(max(self._settings.ledger.poll_seconds, 50 * (monotonic() - began)))
+            await asyncio.sleep(max(self._settings.ledger.poll_seconds, (monotonic() - began) / COUNT_SHARE))

@@ -5,12 +5,15 @@ A paid answer is durable here, together with its job and its cost, before anythi
 
 import json
 import secrets
+import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
+from civicsky import faults
 from civicsky.model import (
     STREAM,
     Answer,
@@ -131,6 +134,10 @@ _JudgedTexts = dict[tuple[str, str, str, str], Judged]
 _Told = TypeVar("_Told", LabelRow, Unlabelled)
 
 
+Also = Callable[[sqlite3.Connection], object]
+"""What others do in the ledger's transaction; it runs in the database's thread."""
+
+
 class Ledger:
     """The writer. One instance a data directory (the lock of the role `label` sees to it)."""
 
@@ -143,10 +150,9 @@ class Ledger:
         """Task and version of the gate that is on."""
         self._has_judged = False
         """Whether any gate ever was: else nobody need look for what it said."""
-        # With many calls in flight these three come at once, and each would be a wait for the disk or its thread.
-        self._cached: Together[Sequence[str], dict[str, tuple[str, Answer]]] = Together(self._cached_all)
-        self._still_due: Together[Sequence[int], set[int]] = Together(self._still_due_all)
-        self._answered: Together[tuple[Job, LabelRow], bool] = Together(self._answered_all)
+        # With many calls in flight these come at once, and each would be a wait for the disk or its thread.
+        self._looked_up: Together[_Lookup, _Found] = Together(self._looked_up_all)
+        self._answered: Together[_Answered, bool] = Together(self._answered_all)
         self._admit: Together[Sequence[tuple[Job, Judged]], set[int]] = Together(self._admit_all)
 
     @classmethod
@@ -300,19 +306,18 @@ class Ledger:
         jobs = [Job(*row[:6], Attempts(*row[6:9]), row[9]) for row in found]  # type: ignore[call-arg,unused-ignore]
         return [job for job in jobs if job.id not in mine][:limit]
 
-    async def still_due(self, jobs: Iterable[Job]) -> set[int]:
-        """Of these those still wanted: a post may be deleted, edited or hidden while it waits its turn."""
-        return await self._still_due([job.id for job in jobs])
+    async def looked_up(self, jobs: Iterable[Job], keys: Iterable[str]) -> "_Found":
+        """What is to be known before a question is put.
 
-    async def _still_due_all(self, wanted: Sequence[Sequence[int]]) -> list[set[int]]:
-        numbers = [number for some in wanted for number in some]
-        found = await self._looking.rows(
-            "SELECT job.id FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
-            f"WHERE job.id IN ({_marks(numbers)}) AND job.state = 'pending' AND doc.state = 'live'",
-            numbers,
-        )
-        due = {number for (number,) in found}
-        return [due.intersection(some) for some in wanted]
+        The ids of those jobs that are still wanted: a post may be deleted, edited or hidden while it waits its turn.
+        And (label id, answer) of questions that were paid for before, by `Question.key`.
+        """
+        return await self._looked_up(([job.id for job in jobs], list(keys)))
+
+    async def _looked_up_all(self, wanted: Sequence["_Lookup"]) -> list["_Found"]:
+        numbers, keys = _flat([ids for ids, _ in wanted]), _flat([some for _, some in wanted])
+        due, known = await self._looking.look(lambda db: (_still_due(db, numbers), _cached(db, keys)))
+        return [(due.intersection(ids), {key: known[key] for key in some if key in known}) for ids, some in wanted]
 
     async def waiting(self, tasks: Sequence[str]) -> int:
         """Jobs of these tasks that can be done, now or after a pause."""
@@ -332,61 +337,17 @@ class Ledger:
         )
         return int(n)
 
-    async def cached(self, keys: Iterable[str]) -> dict[str, tuple[str, Answer]]:
-        """(label id, answer) of questions that were paid for before, by `Question.key`."""
-        return await self._cached(list(keys))
-
-    async def _cached_all(self, wanted: Sequence[Sequence[str]]) -> list[dict[str, tuple[str, Answer]]]:
-        keys = [key for some in wanted for key in some]
-        found = await self._looking.rows(
-            f"SELECT key, label_id, answer FROM label WHERE key IN ({_marks(keys)}) AND answer IS NOT NULL "
-            "ORDER BY at DESC, label_id",
-            keys,
-        )
-        known = {key: (label_id, unpack(answer)) for key, label_id, answer in found}
-        return [{key: known[key] for key in some if key in known} for some in wanted]
-
-    async def answered(self, job: Job, label: LabelRow) -> bool:
+    async def answered(self, job: Job, label: LabelRow, also: Also | None = None) -> bool:
         """Store a paid answer: label, job and spend in one transaction, with the answers that come at the same time.
 
         False when nobody wants it any more (the post was deleted or edited meanwhile): then only its cost is kept.
+        `also` is done in the same transaction if the label is wanted.
         """
-        return await self._answered((job, label))
+        await faults.hangs("ledger.commit")  # here: a turn that has begun cannot be cancelled
+        return await self._answered((job, label, also))
 
-    async def _answered_all(self, answers: Sequence[tuple[Job, LabelRow]]) -> list[bool]:
-        async with self._db.transaction("ledger") as db:
-            numbers = [job.id for job, _ in answers]
-            found = await rows(db, f"SELECT id FROM job WHERE id IN ({_marks(numbers)}) AND state = 'pending'", numbers)
-            wanted = {number for (number,) in found}
-            await self._keep_answers(db, [(job, label) for job, label in answers if job.id in wanted])
-            for spend, posts in _spends(label for _, label in answers):
-                await keep_spend(db, spend, posts=posts)
-        return [job.id in wanted for job, _ in answers]
-
-    async def _keep_answers(self, db: Connection, answers: Sequence[tuple[Job, LabelRow]]) -> None:
-        """Labels and jobs of answers that are wanted."""
-        # A copy of the label itself is there, and was paid for: now it is the newest.
-        fresh = [label for _, label in answers if not _is_there(label)]
-        keys = [(job.rkey, job.did) for job, _ in answers]
-        now = now_us()
-        for sql, values in (
-            (
-                "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ?",
-                [(label.attempts, job.id) for job, label in answers],
-            ),
-            ("INSERT OR REPLACE INTO label VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", [_packed(label) for label in fresh]),
-            (
-                "UPDATE label SET at = ? WHERE label_id = ?",
-                [(label.at, label.label_id) for _, label in answers if _is_there(label)],
-            ),
-            (
-                "DELETE FROM raw WHERE rkey = ? AND did = ? AND task = ?",
-                [(*key, job.task) for key, (job, _) in zip(keys, answers, strict=True)],
-            ),
-            (_TOUCH, [(now, *key) for key in keys]),
-            (_LABELLED, [(did,) for _, did in keys]),
-        ):
-            await _many(db, sql, values)
+    async def _answered_all(self, answers: Sequence["_Answered"]) -> list[bool]:
+        return await self._db.at_once(partial(_keep_answers, answers), "ledger")
 
     # ---- the gate ----
 
@@ -704,7 +665,7 @@ _JUDGED: Final = (
 _TOUCH: Final = "UPDATE doc SET v = max(v + 1, ?) WHERE rkey = ? AND did = ?"
 _LABELLED: Final = (
     # Who was forgotten and is labelled again is looked up again.
-    "INSERT INTO author (did) VALUES (?) ON CONFLICT DO UPDATE SET state = 'live', at = 0 WHERE state = 'deleted'"
+    "INSERT INTO author (did) VALUES {rows} ON CONFLICT DO UPDATE SET state = 'live', at = 0 WHERE state = 'deleted'"
 )
 _AUTHOR_STATE: Final = (
     # The store is told only of those whose profile it may have.
@@ -741,6 +702,73 @@ async def _many(db: Connection, sql: str, values: Sequence[Sequence[Any]]) -> in
     return (await db.executemany(sql, values)).rowcount if values else 0
 
 
+_Lookup = tuple[list[int], list[str]]
+"""Ids of jobs, and keys of questions."""
+_Found = tuple[set[int], dict[str, tuple[str, Answer]]]
+"""As `Ledger.looked_up`."""
+
+
+def _still_due(db: sqlite3.Connection, numbers: Sequence[int]) -> set[int]:
+    found = db.execute(
+        "SELECT job.id FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
+        f"WHERE job.id IN ({_marks(numbers)}) AND job.state = 'pending' AND doc.state = 'live'",
+        numbers,
+    )
+    return {number for (number,) in found}
+
+
+def _cached(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, tuple[str, Answer]]:
+    found = db.execute(
+        f"SELECT key, label_id, answer FROM label WHERE key IN ({_marks(keys)}) AND answer IS NOT NULL "
+        "ORDER BY at DESC, label_id",
+        keys,
+    )
+    return {key: (label_id, unpack(answer)) for key, label_id, answer in found}
+
+
+_Answered = tuple[Job, LabelRow, Also | None]
+"""As `Ledger.answered` is given it."""
+
+
+def _keep_answers(answers: Sequence[_Answered], db: sqlite3.Connection) -> list[bool]:
+    """Labels, jobs and spend of answers, inside a transaction; for each answer whether it was wanted."""
+    numbers = [job.id for job, _, _ in answers]
+    found = db.execute(f"SELECT id FROM job WHERE id IN ({_marks(numbers)}) AND state = 'pending'", numbers)
+    wanted = {number for (number,) in found}
+    if wanted:
+        _keep_wanted([(job, label) for job, label, _ in answers if job.id in wanted], db)
+    for also in (also for job, _, also in answers if also and job.id in wanted):
+        also(db)
+    for spend, posts in _spends(label for _, label, _ in answers):
+        db.execute(_SPEND, (_today(), *spend, posts))
+    return [job.id in wanted for job, _, _ in answers]
+
+
+def _keep_wanted(answers: Sequence[tuple[Job, LabelRow]], db: sqlite3.Connection) -> None:
+    """One statement of each kind for all: at each the thread has to wait for its turn again."""
+    # A copy of the label itself is there, and was paid for: now it is the newest.
+    fresh = [_packed(label) for _, label in answers if not _is_there(label)]
+    vain: dict[int, list[int]] = {}
+    for job, label in answers:
+        vain.setdefault(label.attempts, []).append(job.id)
+    for attempts, numbers in vain.items():
+        sql = f"UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id IN ({_marks(numbers)})"
+        db.execute(sql, (attempts, *numbers))
+    if fresh:
+        db.execute(f"INSERT OR REPLACE INTO label VALUES {_tuples(fresh)}", _flat(fresh))
+    for label in (label for _, label in answers if _is_there(label)):
+        db.execute("UPDATE label SET at = ? WHERE label_id = ?", (label.at, label.label_id))
+    keys = [(job.rkey, job.did) for job, _ in answers]
+    texts = [(*key, job.task) for key, (job, _) in zip(keys, answers, strict=True)]
+    # Not `IN (VALUES ...)` itself: with two rows or more SQLite then reads the whole table.
+    db.execute(f"DELETE FROM raw WHERE (rkey, did, task) IN (SELECT * FROM (VALUES {_tuples(texts)}))", _flat(texts))
+    db.execute(
+        f"UPDATE doc SET v = max(v + 1, ?) WHERE (rkey, did) IN (SELECT * FROM (VALUES {_tuples(keys)}))",
+        (now_us(), *_flat(keys)),
+    )
+    db.execute(_LABELLED.format(rows=_tuples(keys, 1)), [did for _, did in keys])
+
+
 async def touch(db: Connection, rkey: str, did: str) -> None:
     """The store must be told of a post once more."""
     await db.execute(_TOUCH, (now_us(), rkey, did))
@@ -748,16 +776,16 @@ async def touch(db: Connection, rkey: str, did: str) -> None:
 
 async def keep_spend(db: Connection, spend: Spend, *, posts: int) -> None:
     """Add to what was spent today; `posts` were labelled by it."""
-    await db.execute(
-        "INSERT INTO spend (day, model, calls, tokens_in, tokens_out, tokens_reasoning, cost, posts) "
-        "VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET calls = calls + excluded.calls, "
-        "tokens_in = tokens_in + excluded.tokens_in, tokens_out = tokens_out + excluded.tokens_out, "
-        "tokens_reasoning = tokens_reasoning + excluded.tokens_reasoning, cost = cost + excluded.cost, "
-        "posts = posts + excluded.posts",
-        (_today(), *spend, posts),
-    )
+    await db.execute(_SPEND, (_today(), *spend, posts))
 
 
+_SPEND: Final = (
+    "INSERT INTO spend (day, model, calls, tokens_in, tokens_out, tokens_reasoning, cost, posts) "
+    "VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET calls = calls + excluded.calls, "
+    "tokens_in = tokens_in + excluded.tokens_in, tokens_out = tokens_out + excluded.tokens_out, "
+    "tokens_reasoning = tokens_reasoning + excluded.tokens_reasoning, cost = cost + excluded.cost, "
+    "posts = posts + excluded.posts"
+)
 ERASED: Final = "erased"
 """What a copied answer says of its source once that was deleted."""
 _STATES: Final = {"hide": "hidden", "show": "live", "remove": "deleted"}
@@ -964,6 +992,15 @@ def _spends(labels: Iterable[LabelRow]) -> list[tuple[Spend, int]]:
 
 def _marks(values: Sequence[Any]) -> str:
     return ",".join("?" * len(values))
+
+
+def _tuples(many: Sequence[Sequence[Any]], width: int | None = None) -> str:
+    """Marks for rows, each of so many values."""
+    return ",".join(["(" + ",".join("?" * (width or len(many[0]))) + ")"] * len(many))
+
+
+def _flat(many: Sequence[Sequence[Any]]) -> list[Any]:
+    return [value for one in many for value in one]
 
 
 def _today() -> str:

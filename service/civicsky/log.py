@@ -162,7 +162,7 @@ EVENTS: Final[dict[EventName, str]] = {
     "notify_down": "warning: messages for people cannot be sent; why=, and given_up= once some are given up",
     "notify_up": "info: they can be sent again; given_up=",
     "notify_unsaved": "warning: what was told cannot be written down; after a restart it may be told again; why=",
-    "http_up": "info: /livez, /readyz and /metrics are served; url=",
+    "http_up": "info: the page, /livez, /readyz and /metrics are served; url=",
     "http_failed": "error: a defect, a request over HTTP could not be answered; path=, why=. The service goes on",
     "drain_over": "warning: the time to finish was over; what was in flight waits on disk for the next start",
     "failed": "error: the service ends because of this; why=",

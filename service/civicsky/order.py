@@ -105,6 +105,8 @@ class Plan:
     cursor: int | None
     rules: Rules
     posts: dict[Key, PostWrite] = field(default_factory=dict)
+    tombstones: dict[Key, PostWrite] = field(default_factory=dict)
+    """Of posts that were made again behind it; to be written before them, for what else goes with a deletion."""
     rejects: dict[Key, RejectWrite] = field(default_factory=dict)
     rejected: set[Key] = field(default_factory=set)
     """Those with a row in the table of rejected posts."""
@@ -115,6 +117,8 @@ class Plan:
     changes: list[tuple[str, str, str, str, int]] = field(default_factory=list)
     """(kind, did, rkey, rev, at)."""
     quarantine: list[QuarantineWrite] = field(default_factory=list)
+    deleting: set[str] = field(default_factory=set)
+    """Authors who deleted a post: what was put aside of them before goes, since it may hold that post."""
     frame_aside: int = 0
     """The last arrival that was put aside."""
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -235,6 +239,13 @@ def _write(plan: Plan, frame: Frame, op: PostOp, state: PostState, cid: str, fie
             event_at = known.event_at
         if state != "deleted":  # of a tombstone it says since when it is one
             received_at = known.received_at
+    if state == "deleted":
+        plan.deleting.add(event.did)
+        plan.quarantine[:] = [row for row in plan.quarantine if row.did != event.did]
+        plan.frame_aside = frame.arrival.n  # the post may lie in this very frame
+    before = plan.posts.get(key)
+    if before is not None and before.state == "deleted" != state:
+        plan.tombstones[key] = before
     plan.posts[key] = PostWrite(
         op.rkey,
         event.did,

@@ -105,13 +105,13 @@ def response_format(task: Task, way: Way, *, many: bool) -> dict[str, Any] | Non
 
 
 def word_messages(words: Words, asked: Asked) -> list[Message]:
-    """Examples as turns of a talk, then the post, on one line and without the marks of chat templates.
+    """Examples as turns of a talk, then the post: each on one line and without the marks of chat templates.
 
-    The post's context, if any, stands in a line above the question.
+    Examples may be posts of others, too. The post's context, if any, stands in a line above the question.
     """
     turns: list[Message] = []
     for example, word in words.examples:
-        turns.append({"role": "user", "content": words.ask.replace("{post}", example)})
+        turns.append({"role": "user", "content": words.ask.replace("{post}", _line(example))})
         turns.append({"role": "assistant", "content": word})
     context = f"Context: {_line(asked.context)}\n" if asked.context else ""
     return [*turns, {"role": "user", "content": context + words.ask.replace("{post}", _line(asked.text))}]

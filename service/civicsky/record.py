@@ -21,6 +21,10 @@ _FILLERS: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u1
 """Characters that show nothing though Unicode counts them among letters, marks and symbols."""
 
 
+_HOMES: Final = {"tag": ("tags", "tag"), "link": ("links", "uri"), "mention": ("mentions", "did")}
+"""Of a facet's features: where its value goes, and what the value is called."""
+
+
 def extract(record: dict[str, Any]) -> dict[str, Any]:
     """The fields of DATA's post table that come from the record itself.
 
@@ -66,6 +70,8 @@ def is_blank(text: str) -> bool:
 
 def _embedded(embed: dict[str, Any]) -> dict[str, Any]:
     """Quote, link card, alt texts and kind of media; recordWithMedia carries both a quote and a medium."""
+    if not embed:
+        return {"quote_uri": None, "link": None, "alts": [], "media": None}
     kind = _kind(embed)
     media = _map(embed.get("media")) if kind == "recordWithMedia" else embed
     # The record embed holds a strong reference; inside recordWithMedia it is one level further down.
@@ -88,11 +94,12 @@ def _embedded(embed: dict[str, Any]) -> dict[str, Any]:
 
 def _facets(record: dict[str, Any]) -> dict[str, list[str]]:
     """Tags, links and mentions, each once, in the order in which they appear."""
+    if not record.get("facets") and not record.get("tags"):
+        return {"tags": [], "links": [], "mentions": []}
     found: dict[str, dict[str, None]] = {"tags": {}, "links": {}, "mentions": {}}
-    homes = {"tag": ("tags", "tag"), "link": ("links", "uri"), "mention": ("mentions", "did")}
     for facet in _list(record.get("facets")):
         for feature in _list(_map(facet).get("features")):
-            home = homes.get((_text(_map(feature).get("$type")) or "").rpartition("#")[2])
+            home = _HOMES.get((_text(_map(feature).get("$type")) or "").rpartition("#")[2])
             value = _text(_map(feature).get(home[1])) if home else None
             if home and value:
                 found[home[0]][value] = None

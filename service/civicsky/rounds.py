@@ -5,11 +5,12 @@ nothing; its jobs come after those of fresh posts. A probe is never kept as a la
 """
 
 import json
+import sqlite3
 from collections.abc import Collection, Sequence
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from civicsky.ledger import keep_spend
+from civicsky.ledger import Also, keep_spend
 from civicsky.model import STREAM, Answer, Job, LabelRow, format_time, now_us
 from civicsky.sqlite import Connection, Database, rows
 
@@ -95,27 +96,35 @@ class Rounds:
 
     # ---- drift ----
 
-    async def anchor(self, label: LabelRow, most: int) -> bool:
-        """Take a fresh label as one that is asked again every day, as long as there are fewer than `most`."""
+    def anchoring(self, label: LabelRow, most: int) -> Also | None:
+        """What takes a fresh label as one that is asked again every day, as long as there are fewer than `most`.
+
+        It is to be done in the transaction that keeps the label, and gives whether the label was taken. None: it is no
+        label to take, or there are enough.
+        """
         answer = label.answer
         if answer is None or answer.cached_from or label.run != STREAM:
-            return False
+            return None
         question = (label.task, answer.prompt_hash, answer.model_asked)
         if monotonic() < self._full.get(question, 0.0):
-            return False
+            return None
         fields = json.dumps(_values(answer))
-        changed = await self._db.execute(
-            "INSERT OR IGNORE INTO anchor SELECT ?1,?2,?3,?4,?5,?6,?7,?8 WHERE "
-            "(SELECT count(*) FROM anchor WHERE task = ?1 AND prompt_hash = ?2 AND model = ?3) < ?9 "
-            # Not one that was deleted or edited while it was stored.
-            "AND EXISTS (SELECT 1 FROM doc WHERE rkey = ?4 AND did = ?5 AND cid = ?6 AND state <> 'deleted')",
-            (*question, label.rkey, label.did, label.cid, now_us(), fields, most),
-        )
-        if not changed:
-            where = "WHERE task = ? AND prompt_hash = ? AND model = ?"
-            ((n,),) = await self._db.rows(f"SELECT count(*) FROM anchor {where}", question)
-            self._full |= {question: monotonic() + BELIEVED} if n >= most else {}
-        return changed > 0
+
+        def take(db: sqlite3.Connection) -> bool:
+            changed = db.execute(
+                "INSERT OR IGNORE INTO anchor SELECT ?1,?2,?3,?4,?5,?6,?7,?8 WHERE "
+                "(SELECT count(*) FROM anchor WHERE task = ?1 AND prompt_hash = ?2 AND model = ?3) < ?9 "
+                # Not one that was deleted or edited meanwhile.
+                "AND EXISTS (SELECT 1 FROM doc WHERE rkey = ?4 AND did = ?5 AND cid = ?6 AND state <> 'deleted')",
+                (*question, label.rkey, label.did, label.cid, now_us(), fields, most),
+            ).rowcount
+            if not changed:
+                where = "WHERE task = ? AND prompt_hash = ? AND model = ?"
+                ((n,),) = db.execute(f"SELECT count(*) FROM anchor {where}", question)
+                self._full |= {question: monotonic() + BELIEVED} if n >= most else {}
+            return changed > 0
+
+        return take
 
     async def plan_probes(self, questions: Sequence[tuple[str, str, str]]) -> int:
         """Have all anchors of these (task, prompt hash, model) asked again that were not yet today; how many."""

@@ -636,7 +636,7 @@ class Notify(Group):
 
 
 class Http(Group):
-    """Health over HTTP: /livez, /readyz and /metrics."""
+    """Health over HTTP: /livez, /readyz and /metrics; and the page to watch by."""
 
     listen: str = ""
     """HOST:PORT to listen on; empty: nowhere. HOST is an IP address, IPv6 in brackets, or localhost; PORT alone means
@@ -647,6 +647,9 @@ class Http(Group):
     names: tuple[str, ...] = ()
     """Further names under which clients may ask, such as a container's. Loopback and the address itself always may; any
     other is refused, so that no web page can ask through a visitor's browser."""
+    page: bool = True
+    """Whether the page to watch by is served at / too. It shows posts with their labels: on a machine that others use,
+    set a token, since without one everybody on it may look."""
 
     @field_validator("listen", mode="before")
     @classmethod

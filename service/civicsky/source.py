@@ -319,8 +319,10 @@ class Source:
             self._line = self._waiting_since = None
             for task in tasks:
                 task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.wait(tasks)  # not each by itself: who is cancelled meanwhile must not take it for the task's
+            for task in tasks:
+                if not task.cancelled():
+                    task.result()
 
     def _one_by_one(self, line: Line, messages: Sequence[bytes | str], at: int) -> Generator[Arrival, None, None]:
         for data in messages:

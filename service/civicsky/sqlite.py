@@ -8,19 +8,20 @@ Before a file of an earlier format is brought up, a copy of it is left in the fo
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import aiosqlite
 
 from civicsky import copies, faults, log
 from civicsky.errors import Failed, Usage
 
-Connection = aiosqlite.Connection
+T = TypeVar("T")
 _KEYS_A_QUERY: Final = 500
 _ROWS_A_STATEMENT: Final = 256
 _CACHE_KIB: Final = 16_000
@@ -33,6 +34,18 @@ UPGRADES: Final = "upgrades"
 UPGRADE_STAMP: Final = "%Y%m%dT%H%M%SZ"
 _MARGIN: Final = 1_000_000
 """Bytes beside the pages themselves, for the log's frames and what else is written meanwhile."""
+
+
+class Connection(aiosqlite.Connection):
+    """A connection and the thread in which its statements run.
+
+    A journey to the thread and back wakes two threads, which takes longer than a small statement does.
+    """
+
+    async def at_once(self, do: Callable[[sqlite3.Connection], T]) -> T:
+        """Have a plain function run in the thread: all its statements take one journey."""
+        result: T = await self._execute(do, self._conn)  # type: ignore[no-untyped-call]
+        return result
 
 
 class Schema(NamedTuple):
@@ -69,11 +82,26 @@ class Database:
                     await self._connection.rollback()
                     raise
 
+    async def at_once(self, do: Callable[[sqlite3.Connection], T], name: Literal["ledger"] | None = None) -> T:
+        """The same for a plain function, in one journey to the connection's thread: see `Connection`.
+
+        Once it is under way it is done, also if its caller is cancelled.
+        """
+        async with self._alone:
+            with _translated(self._path):
+                return await self._connection.at_once(partial(_whole, do, name))
+
     async def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """All rows of a query."""
         async with self._alone:
             with _translated(self._path):
                 return await rows(self._connection, sql, values)
+
+    async def look(self, do: Callable[[sqlite3.Connection], T]) -> T:
+        """Have a plain function read, in the connection's thread: see `Connection`."""
+        async with self._alone:
+            with _translated(self._path):
+                return await self._connection.at_once(do)
 
     async def rows_by_key(self, sql: str, keys: Iterable[tuple[str, str]]) -> list[Any]:
         """All rows of a query that ends in `... IN ({keys})`, for any number of (rkey, did) pairs."""
@@ -121,7 +149,7 @@ async def open_writer(path: Path, schema: Schema, *, synchronous: Literal["NORMA
     is no room to bring it up.
     """
     with _translated(path):
-        connection = await aiosqlite.connect(path, isolation_level=None)
+        connection = await _connect(path)
         try:
             version = await _version(connection, path, schema)
             # Both must stand before the first table is made.
@@ -144,7 +172,7 @@ async def open_reader(path: Path, schema: Schema) -> Database:
     Raises `Usage` when it is not of this civicsky's format, `Failed` when it is damaged or is something else.
     """
     with _translated(path):
-        connection = await aiosqlite.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+        connection = await _connect(f"file:{path}?mode=ro", uri=True)
         try:
             if await _version(connection, path, schema) < len(schema.steps):
                 raise Usage(f"{path} was written by an older civicsky; its service brings it up when it starts next")
@@ -231,6 +259,28 @@ def explain(error: sqlite3.Error, path: Path) -> Failed | Usage:
             f"{path} cannot be opened ({text}); look at the folder and its permissions, or name another --data-dir"
         )
     return Failed(f"{path}: {text}")
+
+
+async def _connect(name: str | Path, *, uri: bool = False) -> Connection:
+    connection = Connection(partial(sqlite3.connect, name, uri=uri, isolation_level=None), iter_chunk_size=64)
+    await connection
+    return connection
+
+
+def _whole(do: Callable[[sqlite3.Connection], T], name: str | None, connection: sqlite3.Connection) -> T:
+    """One write transaction, in the connection's thread."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        result = do(connection)
+        if name:
+            faults.point(_BEFORE[name])
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+    if name:
+        faults.point(_AFTER[name])
+    return result
 
 
 async def _prepare(connection: Connection) -> None:

@@ -15,12 +15,17 @@ RECHECK_PAGE: Final = 25
 """Posts that are looked up in one call: as many as the public API takes."""
 
 _THIS_POST: Final = "did = new.did AND rkey = new.rkey"
+_SHOWN: Final = ("snapshot", "moderation", "seen")
+OF_FEEDS: Final = ("inboxed", *_SHOWN)
+"""Tables of what feeds and the public API showed; triggers empty them of what is deleted."""
 
 
 def _forget(name: str, when: str, whose: str) -> str:
     """Whatever deletes a post also takes away what feeds said of it, and has it scrubbed from their files."""
-    forget = "".join(f"DELETE FROM {table} WHERE {whose};" for table in ("snapshot", "moderation", "seen"))
-    scrub = f"INSERT OR IGNORE INTO scrub SELECT file, did, rkey FROM inboxed WHERE {whose};"
+    forget = "".join(f"DELETE FROM {table} WHERE {whose};" for table in _SHOWN)
+    # Not `OR IGNORE`: where the statement that fires it says what is done at a conflict, that goes for triggers, too.
+    known = "SELECT 1 FROM scrub AS s WHERE s.file = inboxed.file AND s.did = inboxed.did AND s.rkey = inboxed.rkey"
+    scrub = f"INSERT INTO scrub SELECT file, did, rkey FROM inboxed WHERE ({whose}) AND NOT EXISTS ({known});"
     return f"CREATE TRIGGER {name} AFTER {when} BEGIN {scrub}{forget} END;"
 
 

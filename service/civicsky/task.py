@@ -116,6 +116,8 @@ class Task(_Part):
     """How much a model that can think may think before it answers."""
     reason: bool = False
     """Whether the model gives one sentence of reason after its answer."""
+    tuned: dict[str, Any] = {}
+    """What `civicsky dev tune` says of how the file came about. No prompt has any of it."""
 
     _not_empty = field_validator("version", "definition")(_said)
 

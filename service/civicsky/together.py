@@ -14,8 +14,8 @@ class Together(Generic[T, R]):
     """One transaction, and one wait for the disk, for all that many tasks want at the same time.
 
     `do` is given items in the order in which they came, and gives a result for each; when it fails, it fails for all
-    of them. It never runs twice at a time. Whoever has the turn does it for the others; when that one is cancelled,
-    the next does it again for those that are not: the tasks of one group, which are cancelled together, may share it.
+    of them. It never runs twice at a time, nor twice for one item. Whoever has the turn does it for the others; one
+    that is cancelled meanwhile ends after its turn, which may be on the disk already.
     Memory: an item for each task that waits.
     """
 
@@ -33,7 +33,8 @@ class Together(Generic[T, R]):
                 if not future.done():
                     await self._next()
         except asyncio.CancelledError:
-            future.cancel()  # it wants nothing any more
+            if not future.cancel() and not future.cancelled():  # it wants nothing any more, nor to be told of a failure
+                future.exception()
             raise
         return await future
 
@@ -41,16 +42,22 @@ class Together(Generic[T, R]):
         """Do the oldest that wait; the caller has the turn, and is one of them."""
         wanted = [entry for entry in self._waiting if not entry[1].done()]
         some, self._waiting = wanted[:MOST], wanted[MOST:]
-        try:
-            results = await self._do([item for item, _ in some])
-        except asyncio.CancelledError:
-            self._waiting = [*some, *self._waiting]
-            raise
-        except Exception as error:  # noqa: BLE001  (each caller gets it)
-            for _, future in some:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for (_, future), result in zip(some, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+        turn = asyncio.ensure_future(self._do([item for item, _ in some]))  # noqa: RUF006  (it is waited for)
+        ended: asyncio.CancelledError | None = None
+        while not turn.done():
+            try:
+                await asyncio.wait([turn])
+            except asyncio.CancelledError as error:
+                ended = error
+        failure = None if turn.cancelled() else turn.exception()
+        for at, future in enumerate(future for _, future in some):
+            if future.done():
+                continue
+            if turn.cancelled():
+                future.cancel()
+            elif failure is not None:
+                future.set_exception(failure)
+            else:
+                future.set_result(turn.result()[at])
+        if ended is not None:
+            raise ended

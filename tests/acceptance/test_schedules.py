@@ -16,14 +16,18 @@ from support import schedules
 FORKED = range(int(os.environ.get("SCHEDULES", "100")))
 INSTALLED = range(10_000, 10_000 + int(os.environ.get("INSTALLED", "20")))
 """The seeds: each repeats its schedule, with `python tests/support/schedules.py --seeds N:N+1 --folder DIR`."""
+PARTS = 5
+"""Tests that share the seeds, so that several workers of pytest run them; each has some of each kind of schedule."""
 
 
 def run(seeds: range, folder: Path, *options: str) -> list[dict[str, Any]]:
     """Run them, shared among the processors; what each one did.
 
-    A schedule waits for a third of its time (for stalls, backoff, answers), so there are more drivers than processors.
+    A schedule waits for a third of its time (for stalls, backoff, answers), so there are more drivers than processors;
+    one, where other workers of pytest run beside this one.
     """
-    jobs = (3 * min(4, len(os.sched_getaffinity(0))) + 1) // 2
+    beside = "PYTEST_XDIST_WORKER" in os.environ
+    jobs = min(len(seeds), 1 if beside else (3 * min(4, len(os.sched_getaffinity(0))) + 1) // 2)
     drivers = []
     for job in range(jobs):
         part = seeds[job::jobs]  # neighbours are alike: each driver has some of each kind
@@ -49,18 +53,35 @@ def check(done: list[dict[str, Any]], seeds: range) -> Counter[str]:
     return fired
 
 
-@pytest.mark.alone
-@pytest.mark.timeout(7200 if "SCHEDULES" in os.environ else 600)
-def test_nothing_is_lost_doubled_or_wrong_after_any_schedule(tmp_path: Path) -> None:
-    fired = check(run(FORKED, tmp_path), FORKED)
-    if len(FORKED) < 100:
-        return  # too few for each kind
-    assert {f"{place}:{how}" for place in IN_SERVICE for how in ("kill", "term")} <= fired.keys()
-    assert {knob["name"] for knob in schedules.KNOBS} | {"down"} <= fired.keys()
+@pytest.fixture(scope="session")
+def of_all_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of pytest share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "schedules-fired"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
-@pytest.mark.alone
 @pytest.mark.timeout(7200 if "SCHEDULES" in os.environ else 600)
-def test_nothing_is_lost_doubled_or_wrong_after_any_schedule_of_the_installed_command(tmp_path: Path) -> None:
-    fired = check(run(INSTALLED, tmp_path, "--installed"), INSTALLED)
+@pytest.mark.parametrize("part", range(min(PARTS, len(FORKED))))
+def test_nothing_is_lost_doubled_or_wrong_after_any_schedule(part: int, tmp_path: Path, of_all_parts: Path) -> None:
+    seeds = FORKED[part::PARTS]
+    half = tmp_path / "fired"
+    half.write_text(json.dumps(check(run(seeds, tmp_path), seeds)))
+    half.replace(of_all_parts / str(part))
+    told = list(of_all_parts.iterdir())
+    if len(told) < PARTS or len(FORKED) < 100:
+        return  # another part is the last, or there are too few for each kind
+    fired = {name for one in told for name in json.loads(one.read_text())}
+    assert {f"{place}:{how}" for place in IN_SERVICE for how in ("kill", "term")} <= fired
+    assert {knob["name"] for knob in schedules.KNOBS} | {"down"} <= fired
+
+
+@pytest.mark.timeout(7200 if "SCHEDULES" in os.environ else 600)
+@pytest.mark.parametrize("part", range(min(2, len(INSTALLED))))
+def test_nothing_is_lost_doubled_or_wrong_after_any_schedule_of_the_installed_command(
+    part: int, tmp_path: Path
+) -> None:
+    seeds = INSTALLED[part::2]
+    fired = check(run(seeds, tmp_path, "--installed"), seeds)
     assert any(name.endswith(":kill") for name in fired)

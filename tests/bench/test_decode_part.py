@@ -4,21 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import decode, traffic
+from bench import decode
 from bench.decode import ROUTES, SAME, check
 from bench.part import Ask, gather
-from support.made_frames import Made, of_all_ways
-
-
-@pytest.fixture
-def made() -> Made:
-    return of_all_ways()
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(traffic, "CACHE", tmp_path / "cache")
-    return tmp_path / "cache"
+from support.made_frames import Made
 
 
 @pytest.mark.parametrize("name", SAME)

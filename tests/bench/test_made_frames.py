@@ -17,18 +17,7 @@ from civicsky.decode import COLLECTIONS, decode
 from civicsky.errors import BadInput
 from civicsky.model import Event, PostOp
 from civicsky.worker import judge_record
-from support.made_frames import Made, of_all_ways
-
-
-@pytest.fixture
-def made() -> Made:
-    return of_all_ways()
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(traffic, "CACHE", tmp_path / "cache")
-    return tmp_path / "cache"
+from support.made_frames import Made
 
 
 def test_every_frame_is_decoded_to_what_its_truth_says(made: Made) -> None:

@@ -87,7 +87,7 @@ def test_a_part_whose_module_is_missing_cannot_run() -> None:
     def load(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    assert run.run_part("seed", Ask(), load)["failed"] == "cannot run: bench.seed is not there"
+    assert run.run_part("script", Ask(), load)["failed"] == "cannot run: bench.script is not there"
 
 
 def test_a_part_that_is_run_alone_takes_the_place_of_its_former_figures_and_leaves_the_others(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ NO_SETTINGS = {
     "--cron", "--timer", "--systemd", "--split", "--keep-alive", "--print", "--keep",
     "--format", "--table", "--level", "--prompt", "--key-file", "--live", "--url", "--follow", "--stage", "--event",
     "--yes", "--force", "--frames",
+    "--annotator", "--adjudicate", "--rejects", "--among", "--seed", "--draw", "--new", "--port", "--text",
 }  # fmt: skip
 
 OF_ITS_OWN = {("civicsky export", "--model")}

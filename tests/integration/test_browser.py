@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from support import axe
 from support.browser import Browser
 
 BAD = """<!DOCTYPE html><meta name="viewport" content="width=device-width"><title>bad</title>
@@ -40,3 +41,12 @@ def test_a_quiet_page_says_nothing_in_any_scheme_and_on_paper(browser: Browser, 
     page.pdf(tmp_path / "paper.pdf")
     assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF")
     assert (page.said, page.requests, page.size()[0]) == ([], [file.as_uri()], 375)
+
+
+def test_the_checker_finds_a_picture_without_a_word_and_pale_letters(browser: Browser, tmp_path: Path) -> None:
+    file = tmp_path / "pale.html"
+    file.write_text(GOOD.replace("<p>nothing</p>", '<p style="color: #dddddd">pale</p><img src="data:,">'))
+    found = axe.findings(browser.open(file.as_uri()))
+    assert {one.split()[1] for one in found} >= {"color-contrast:", "image-alt:"}
+    file.write_text('<!DOCTYPE html><html lang="en"><title>good</title><main><h1>Good</h1></main></html>')
+    assert axe.findings(browser.open(file.as_uri())) == []

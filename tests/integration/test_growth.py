@@ -159,8 +159,8 @@ async def in_ledger(ledger: Ledger, folder: Path) -> list[tuple[str, int]]:
     doings: dict[str, Callable[[], Awaitable[Any]]] = {
         "follow edits": lambda: ledger.follow(edits, rows, ("civic",), Drawing()),
         "due": lambda: ledger.due(("civic",), (), AT_ONCE),
-        "still due": lambda: ledger.still_due(jobs),
-        "cached": lambda: ledger.cached([f"k{n}" for n in range(AT_ONCE)]),
+        "still due": lambda: ledger.looked_up(jobs, ()),
+        "cached": lambda: ledger.looked_up((), [f"k{n}" for n in range(AT_ONCE)]),
         "answered": answered,
         "stored": stored,
         "labels of": lambda: ledger.labels_of(keys),

@@ -162,12 +162,12 @@ async def test_a_question_that_was_paid_for_is_known_and_forgotten_with_its_post
     await put(ledger, row(1))
     (made,) = await answer_all(ledger, answer("the text"))
     key = QUESTION.key(Asked("the text"))
-    assert await ledger.cached([key, "another"]) == {key: (made.label_id, made.answer)}
-    assert await ledger.cached([QUESTION.key(Asked("the text", "its context"))]) == {}
+    assert (await ledger.looked_up([], [key, "another"]))[1] == {key: (made.label_id, made.answer)}
+    assert (await ledger.looked_up([], [QUESTION.key(Asked("the text", "its context"))]))[1] == {}
     for other in ({"model": "n"}, {"parameters": '{"max_chars": 9}'}, {"prompt_hash": "reworded"}):
-        assert await ledger.cached([QUESTION._replace(**other).key(Asked("the text"))]) == {}
+        assert (await ledger.looked_up([], [QUESTION._replace(**other).key(Asked("the text"))]))[1] == {}
     await delete(ledger, (made.rkey, made.did))
-    assert await ledger.cached([key]) == {}
+    assert (await ledger.looked_up([], [key]))[1] == {}
 
 
 async def test_a_cached_answer_costs_nothing_and_does_not_count_as_asked(ledger: Ledger) -> None:
@@ -226,11 +226,17 @@ async def test_raw_answers_and_contexts_are_forgotten_in_time(ledger: Ledger, tm
     ]
 
 
+async def anchor(ledger: Ledger, again: Rounds, made: LabelRow) -> bool:
+    """Whether the label is taken as one of 20."""
+    take = again.anchoring(made, 20)
+    return take is not None and bool(await ledger.database.at_once(take))
+
+
 async def test_a_deletion_reaches_contexts_raw_answers_anchors_and_probes(ledger: Ledger, tmp_path: Path) -> None:
     await put(ledger, row(1), row(2, did="did:plc:b"))
     again = Rounds(ledger.database)
     for made in await answer_all(ledger):
-        assert await again.anchor(made, 200)
+        assert await anchor(ledger, again, made)
     await make_old(tmp_path)
     await again.plan_probes([("civic", QUESTION.prompt_hash, "m")])
     for job in await due(ledger):
@@ -343,7 +349,7 @@ async def test_anchors_are_asked_once_a_day_and_compared_with_the_first_label(le
     again = Rounds(ledger.database)
     question = ("civic", QUESTION.prompt_hash, "m")
     await put(ledger, *(row(n) for n in range(30)))
-    taken = [await again.anchor(made, 20) for made in await answer_all(ledger)]
+    taken = [await anchor(ledger, again, made) for made in await answer_all(ledger)]
     assert taken == [True] * 20 + [False] * 10, "so many, and no more"
     assert await again.plan_probes([question]) == 0, "not on the day on which they were taken"
     await make_old(tmp_path)
@@ -369,7 +375,7 @@ async def test_a_probe_of_a_former_text_is_not_compared(ledger: Ledger, tmp_path
     again = Rounds(ledger.database)
     await put(ledger, row(1))
     for made in await answer_all(ledger):
-        await again.anchor(made, 20)
+        await anchor(ledger, again, made)
     await make_old(tmp_path)
     await again.plan_probes([("civic", QUESTION.prompt_hash, "m")])
     (probe,) = await due(ledger)
@@ -429,7 +435,8 @@ async def test_a_deleted_source_is_not_named_by_its_copies(ledger: Ledger, tmp_p
     assert left.answer is not None
     assert left.answer.cached_from == "erased", "it was not paid for, and nobody can tell whose it was"
     assert source.label_id not in str(query(tmp_path / "ledger.db", "SELECT answer FROM label"))
-    assert (await ledger.cached([left.answer.key]))[left.answer.key][0] == left.label_id, "it may be copied in turn"
+    _, known = await ledger.looked_up([], [left.answer.key])
+    assert known[left.answer.key][0] == left.label_id, "it may be copied in turn"
 
 
 async def test_going_back_to_a_former_question_makes_its_label_the_current_one(ledger: Ledger) -> None:
@@ -469,7 +476,7 @@ async def test_an_anchor_is_part_of_a_round(ledger: Ledger, tmp_path: Path) -> N
     again = Rounds(ledger.database)
     await put(ledger, row(1))
     for made in await answer_all(ledger):
-        await again.anchor(made, 20)
+        await anchor(ledger, again, made)
     await make_old(tmp_path)
     assert await again.plan_probes([("civic", QUESTION.prompt_hash, "m")]) == 1
     number = await again.begin("civic", Wish())
@@ -498,7 +505,7 @@ async def test_what_was_deleted_hidden_or_edited_meanwhile_is_not_wanted(ledger:
         [Change(await ledger.position() + 1, "hide", "did:plc:1", "", "", NOON)], [], ("civic",), Drawing()
     )
     await put(ledger, row(2, "c2", did="did:plc:2"))
-    assert await ledger.still_due(jobs) == {jobs[3].id}
+    assert (await ledger.looked_up(jobs, []))[0] == {jobs[3].id}
 
 
 async def test_another_wording_begins_a_round_of_its_own(tmp_path: Path) -> None:
@@ -553,14 +560,54 @@ async def test_of_answers_that_share_a_transaction_only_those_that_nobody_wants_
     assert query(tmp_path / "ledger.db", "SELECT calls, posts FROM spend") == [(4, 4)], "it was paid for all the same"
 
 
+async def test_who_is_cancelled_at_the_commit_for_several_has_no_answer_counted_twice(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    await put(ledger, *(row(n) for n in range(4)))
+    alone, at_its_turn, *others = [
+        asyncio.create_task(ledger.answered(job, label(job, answer(job.rkey)))) for job in await due(ledger)
+    ]
+    await alone
+    loop = asyncio.get_running_loop()
+
+    def heed(said: str) -> None:
+        if said == "COMMIT":
+            loop.call_soon_threadsafe(at_its_turn.cancel)
+
+    await ledger.database._connection.set_trace_callback(heed)
+    assert await asyncio.gather(*others) == [True, True]
+    with pytest.raises(asyncio.CancelledError):
+        await at_its_turn
+    assert query(tmp_path / "ledger.db", "SELECT calls, posts FROM spend") == [(4, 4)]
+
+
+async def test_an_answer_whose_transaction_fails_leaves_nothing_and_can_be_kept_again(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    await put(ledger, row(1))
+    (job,) = await due(ledger)
+    made = label(job, answer(job.rkey))
+
+    def broken(_db: object) -> None:
+        raise RuntimeError("at the end of it")
+
+    with pytest.raises(RuntimeError, match="at the end of it"):
+        await ledger.answered(job, made, broken)
+    file = tmp_path / "ledger.db"
+    counts = "SELECT (SELECT count(*) FROM label), (SELECT count(*) FROM spend), state FROM job"
+    assert query(file, counts) == [(0, 0, "pending")]
+    assert await ledger.answered(job, made)
+    assert query(file, counts) == [(1, 1, "done")]
+
+
 async def test_look_ups_that_come_at_the_same_time_find_each_its_own(ledger: Ledger) -> None:
     await put(ledger, *(row(n) for n in range(5)))
     jobs = await due(ledger)
     await delete(ledger, (jobs[2].rkey, jobs[2].did))
-    found = await asyncio.gather(*(ledger.still_due([job]) for job in jobs))
-    assert found == [set() if at == 2 else {job.id} for at, job in enumerate(jobs)]
+    found = await asyncio.gather(*(ledger.looked_up([job], []) for job in jobs))
+    assert found == [(set() if at == 2 else {job.id}, {}) for at, job in enumerate(jobs)]
     made = label(jobs[0], answer(jobs[0].rkey))
     assert await ledger.answered(jobs[0], made)
     assert made.answer is not None
-    known = await asyncio.gather(*(ledger.cached(keys) for keys in ([made.answer.key], ["nobody's"], [])))
-    assert [list(one) for one in known] == [[made.answer.key], [], []]
+    known = await asyncio.gather(*(ledger.looked_up([], keys) for keys in ([made.answer.key], ["nobody's"], [])))
+    assert [list(one) for _, one in known] == [[made.answer.key], [], []]

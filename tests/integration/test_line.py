@@ -410,6 +410,17 @@ async def test_a_line_that_is_closed_says_so_to_the_other_side(open_line: Client
     assert answers.get_nowait() == (CLOSE, struct.pack("!H", 1000))
 
 
+@over_each_client
+async def test_who_still_reads_from_a_line_that_is_closed_is_told(open_line: Client) -> None:
+    async with opened(open_line, sends(frame(GOOD))) as line:
+        assert await line.receive() == [GOOD]
+        reader = asyncio.create_task(line.receive())
+        await asyncio.sleep(0)
+    for waiting in (reader, line.receive()):
+        with pytest.raises(LineClosed):
+            await waiting
+
+
 # ---- the handshake ---------------------------------------------------------------------------------------------------
 
 
@@ -511,6 +522,29 @@ async def test_a_server_that_never_answers_is_given_up_and_its_socket_closed(ope
         with pytest.raises(TimeoutError):
             await open_line(url, seconds=0.3)
         await asyncio.wait_for(gone.wait(), 5)
+
+
+@over_each_client
+async def test_an_answer_that_comes_after_it_was_given_up_opens_nothing(open_line: Client) -> None:
+    asked, given_up, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def play(connection: Connection) -> None:
+        asked.set()
+        await given_up.wait()
+        try:
+            await connection.shake()
+            await connection.gone()
+        finally:
+            over.set()
+
+    async with raw_server(play, shake=False) as url:
+        opening = asyncio.create_task(open_line(url))
+        await asked.wait()
+        opening.cancel()
+        await asyncio.wait([opening])
+        assert opening.cancelled()
+        given_up.set()
+        await asyncio.wait_for(over.wait(), 5)
 
 
 @over_each_client

@@ -189,7 +189,6 @@ TRIES = 3
 """A machine that had other things to do may have kept us from the rate; nothing may make us exceed it."""
 
 
-@pytest.mark.alone
 @pytest.mark.timeout(200)
 async def test_2000_posts_at_6000_a_minute_use_the_rate_and_never_exceed_it(tmp_path: Path) -> None:
     """The server turns away what is above 6,000 in any minute, and above two seconds' worth in any one."""

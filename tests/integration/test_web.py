@@ -5,15 +5,17 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
 from civicsky.errors import Usage
+from civicsky.page import hub
+from civicsky.page.hub import LISTENERS, Hub, Listener
 from civicsky.settings import Http
-from civicsky.watch import web
+from civicsky.watch import paged, web
 
 TOKEN = "a-token-of-some-length"
 
@@ -34,24 +36,47 @@ class Said:
 
 
 @asynccontextmanager
-async def served(said: Said | None = None, **settings: Any) -> AsyncIterator[int]:
+async def served(said: Said | None = None, shown: "Shown | None" = None, **settings: Any) -> AsyncIterator[int]:
     """The port of a server."""
     http = Http(**{"listen": "127.0.0.1:0", **settings})
     listener = web.listen(http)
     port = listener.getsockname()[1]
-    async with web.serving(listener, http, (said or Said()).answers()):
+    async with web.serving(listener, http, (said or Said()).answers(), shown):
         yield port
 
 
-async def ask(port: int, path: str = "/livez", *, method: str = "GET", at: str = "127.0.0.1", **headers: str) -> Any:
+class Shown:
+    """A page whose news a test tells."""
+
+    def __init__(self) -> None:
+        kinds = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css"}
+        names = ("index.html", "page.js", "page.css", "login.html", "login.js")
+        self.files = {name: (name.encode(), kinds[name.rpartition(".")[2]]) for name in names}
+        self.hub = Hub(list)
+
+    @property
+    def is_full(self) -> bool:
+        return self.hub.is_full
+
+    def join(self) -> Listener | None:
+        return self.hub.join()
+
+    def leave(self, listener: Listener) -> None:
+        self.hub.leave(listener)
+
+
+async def ask(
+    port: int, path: str = "/livez", *, method: str = "GET", at: str = "127.0.0.1", body: str = "", **headers: str
+) -> Any:
     """(status, headers, body) of one request; `host` and the like are headers."""
     reader, writer = await asyncio.open_connection(at, port)
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in {"host": f"{at}:{port}", **headers}.items()]
-    writer.write("\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode())
-    head, _, body = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
+    lines += [f"content-length: {len(body)}"] if body else []
+    writer.write("\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", body]).encode())
+    head, _, told = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
     writer.close()
     first, *rest = head.decode().split("\r\n")
-    return int(first.split(" ")[1]), dict(line.lower().split(": ", 1) for line in rest), body
+    return int(first.split(" ")[1]), dict(line.lower().split(": ", 1) for line in rest), told
 
 
 async def is_hung_up_on(reader: asyncio.StreamReader) -> bool:
@@ -305,3 +330,168 @@ async def test_signals_and_the_log_stay_ours() -> None:
         assert logging.getLogger().handlers == handlers
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
+
+
+# ---- the page ----
+
+POLICY = {
+    "default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "connect-src": "'self'",
+    "img-src": "'self'", "base-uri": "'none'", "form-action": "'self'", "frame-ancestors": "'none'",
+    "require-trusted-types-for": "'script'", "trusted-types": "'none'",
+}  # fmt: skip
+
+
+async def begin_to_watch(port: int, **headers: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A stream of events, after its head."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = [f"{name}: {value}" for name, value in {"host": f"127.0.0.1:{port}", **headers}.items()]
+    writer.write("\r\n".join(["GET /page/events HTTP/1.1", *lines, "", ""]).encode())
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"content-type: text/event-stream" in head.lower()
+    return reader, writer
+
+
+async def test_the_pages_files_are_served_by_their_names_alone() -> None:
+    shown = Shown()
+    async with served(shown=shown) as port:
+        assert (await ask(port, "/"))[::2] == (200, b"index.html")
+        assert (await ask(port, "/page/page.js"))[::2] == (200, b"page.js")
+        for path in (
+            "/page/",
+            "/page",
+            "/page/../settings.py",
+            "/page/%2e%2e%2fsettings.py",
+            "/page/x/page.js",
+            "/page.js",
+        ):
+            assert (await ask(port, path))[0] == 404, path
+    async with served() as port:
+        for path in ("/", "/page/page.js", "/page/events", "/page/login"):
+            assert (await ask(port, path))[0] == 404, path
+
+
+async def test_the_page_may_load_its_own_files_and_nothing_else() -> None:
+    async with served(shown=Shown()) as port:
+        for path in ("/", "/page/page.js", "/page/page.css"):
+            _, headers, _ = await ask(port, path)
+            parts = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+            assert parts == POLICY
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert headers["cache-control"] == "no-store"
+            assert headers["x-frame-options"] == "deny"
+        _, headers, _ = await ask(port, "/livez")
+        assert headers["content-security-policy"].startswith("default-src 'none'; frame-ancestors 'none'")
+
+
+async def test_a_page_of_another_site_may_not_ask() -> None:
+    async with served(shown=Shown()) as port:
+        ours = f"http://127.0.0.1:{port}"
+        for origin in ("http://evil.example", "null", "https://127.0.0.1", f"http://localhost:{port}", ours + "0", ""):
+            for path in ("/", "/page/events", "/metrics"):
+                status, _, body = await ask(port, path, origin=origin)
+                assert (status, body) == (403, b"pages of other sites may not ask here\n"), origin
+        for origin in (ours, f"https://127.0.0.1:{port}", ours.upper()):
+            assert (await ask(port, "/", origin=origin))[0] == 200, origin
+
+
+async def test_without_a_token_or_cookie_only_the_way_in_is_shown() -> None:
+    async with served(shown=Shown(), token=TOKEN) as port:
+        assert (await ask(port, "/"))[::2] == (401, b"login.html")
+        for path in ("/page/login.js", "/page/page.css"):
+            assert (await ask(port, path))[0] == 200
+        for path in ("/page/page.js", "/page/index.html", "/page/events", "/page/logout", "/metrics", "/page/nothing"):
+            assert (await ask(port, path))[::2] == (401, b"a token is needed\n"), path
+        assert (await ask(port, "/", authorization=f"Bearer {TOKEN}"))[::2] == (200, b"index.html")
+
+
+async def test_the_token_is_exchanged_for_a_cookie_which_opens_all_until_the_token_is_another() -> None:
+    async with served(shown=Shown(), token=TOKEN) as port:
+        ours = f"http://127.0.0.1:{port}"
+        status, headers, _ = await ask(port, "/page/login", method="POST", body=TOKEN, origin=ours)
+        assert status == 204
+        assert {"httponly", "samesite=strict", "path=/"} <= set(headers["set-cookie"].split("; "))
+        cookie = headers["set-cookie"].partition(";")[0]
+        assert TOKEN not in cookie
+        assert (await ask(port, "/", cookie=cookie))[::2] == (200, b"index.html")
+        assert (await ask(port, "/metrics", cookie=cookie))[0] == 200
+        _, headers, _ = await ask(port, "/page/logout", method="POST", origin=ours, cookie=cookie)
+        assert headers["set-cookie"].startswith("civicsky=; ")
+    async with served(shown=Shown(), token=TOKEN) as port:
+        assert (await ask(port, "/", cookie=cookie))[0] == 200  # it outlives a restart
+    async with served(shown=Shown(), token=TOKEN + "x") as port:
+        assert (await ask(port, "/", cookie=cookie))[0] == 401
+
+
+async def test_a_wrong_token_opens_nothing_and_tries_are_bounded() -> None:
+    async with served(shown=Shown(), token=TOKEN) as port:
+        ours = f"http://127.0.0.1:{port}"
+        for body, origin in ((TOKEN, "http://evil.example"), (TOKEN, "null")):
+            assert (await ask(port, "/page/login", method="POST", body=body, origin=origin))[0] == 403
+        assert (await ask(port, "/page/login", method="POST", body=TOKEN))[0] == 403  # no browser of ours
+        answers = [await ask(port, "/page/login", method="POST", body="x" * 900 * n, origin=ours) for n in range(12)]
+        assert {headers.get("set-cookie") for _, headers, _ in answers} == {None}
+        assert [status for status, _, _ in answers] == [403] * 10 + [429] * 2
+        assert (await ask(port, "/page/login", method="POST", body=TOKEN, origin=ours))[0] == 429
+        assert (await ask(port, "/livez", authorization=f"Bearer {TOKEN}"))[0] == 200
+
+
+async def test_who_watches_hears_all_that_is_told_for_longer_than_a_connection_may_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(web, "CONNECTION_SECONDS", 0.3)
+    monkeypatch.setattr(hub, "HEARTBEAT_SECONDS", 0.2)
+    shown = Shown()
+    async with served(shown=shown) as port:
+        reader, writer = await begin_to_watch(port)
+        heartbeats = 0
+        while heartbeats < 4:  # longer than 0.3 s
+            heartbeats += b"still here" in await asyncio.wait_for(reader.readline(), 30)
+        shown.hub.put("gone", ["x"])
+        while (line := await asyncio.wait_for(reader.readline(), 30)) != b"event: gone\n":
+            assert b"event" not in line
+        assert shown.hub.somebody.is_set()
+        writer.close()
+        await _until(lambda: not shown.hub.somebody.is_set())
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_those_who_watch_are_bounded_and_take_no_place_from_a_probe() -> None:
+    shown = Shown()
+    async with served(shown=shown) as port, AsyncExitStack() as stack:
+        for _ in range(LISTENERS):
+            _, writer = await begin_to_watch(port)
+            stack.callback(writer.close)
+        assert (await ask(port, "/page/events"))[0] == 503
+        assert (await ask(port, "/page/events", method="HEAD"))[0] == 503
+        for _ in range(web.CONNECTIONS * 2):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+        assert (await ask(port, "/livez"))[0] == 200
+        assert len(shown.hub) == LISTENERS
+
+
+async def test_who_watches_and_does_not_read_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paged, "SEND_SECONDS", 0.2)
+    shown = Shown()
+    async with served(shown=shown) as port:
+        _, writer = await begin_to_watch(port)
+        for _ in range(200):
+            shown.hub.put("posts", ["x" * 100_000])
+        await _until(lambda: len(shown.hub) == 0)
+        writer.close()
+
+
+async def test_the_end_of_the_service_waits_for_nobody_who_watches() -> None:
+    shown = Shown()
+    async with served(shown=shown) as port:
+        reader, writer = await begin_to_watch(port)
+    assert await is_hung_up_on(reader)
+    await _until(lambda: len(shown.hub) == 0)
+    writer.close()

@@ -51,7 +51,7 @@ def chromium(folder: Path) -> "Iterator[Browser]":
         file = profile / "DevToolsActivePort"
         until(lambda: file.exists() and len(file.read_text().splitlines()) > 1, "Chromium to listen", WAIT_SECONDS)
         port, path = file.read_text().splitlines()[:2]
-        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None) as socket:
+        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None, ping_interval=None) as socket:
             yield Browser(socket)
     finally:
         process.kill()
@@ -76,9 +76,7 @@ class Browser:
             page.call(f"{domain}.enable")
         page.resize(width, height)
         page.media(scheme)
-        page.call("Page.navigate", url=url)
-        page.wait("Page.loadEventFired")
-        page.evaluate("document.fonts.ready.then(() => new Promise(done => requestAnimationFrame(() => done(1))))")
+        page.go(url)
         return page
 
     def call(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:
@@ -111,10 +109,13 @@ class Page:
         self.requests: list[str] = []
         """Addresses, its own first."""
         self._events: list[str] = []
+        self._answered: dict[str, str] = {}
 
     def hear(self, event: str, told: dict[str, Any]) -> None:
         """An event of the protocol."""
         self._events.append(event)
+        if event == "Page.frameNavigated" and "parentId" not in told["frame"]:  # what was loaded before is past
+            self._events = [f"at {told['frame']['loaderId']}"]
         if event == "Log.entryAdded":
             self.said.append(f"{told['entry']['level']}: {told['entry']['text']}")
         elif event == "Runtime.consoleAPICalled":
@@ -123,10 +124,31 @@ class Page:
             self.said.append(f"exception: {told['exceptionDetails']['text']}")
         elif event == "Network.requestWillBeSent":
             self.requests.append(told["request"]["url"])
+        elif event == "Network.loadingFinished":
+            self._answered.setdefault(told["requestId"], "")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method of the protocol on this page."""
         return self._browser.call(method, self._session, **params)
+
+    def go(self, url: str) -> None:
+        """To another address, loaded, fonts and all."""
+        told = self.call("Page.navigate", url=url)
+        self.wait(f"at {told['loaderId']}")
+        self.wait("Page.loadEventFired")
+        self.evaluate("document.fonts.ready.then(() => new Promise(done => requestAnimationFrame(() => done(1))))")
+
+    def close(self) -> None:
+        """No more of it."""
+        self.call("Page.close")
+
+    def press(self, key: Literal["Tab", "Enter", "ArrowLeft", "ArrowRight"]) -> None:
+        """A key of the keyboard, down and up."""
+        code = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowRight": 39}[key]
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            told = text if kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **told)
 
     def wait(self, event: str) -> None:
         """Wait for an event, unless it has come."""
@@ -138,6 +160,22 @@ class Page:
         got = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in got, got
         return got["result"].get("value")
+
+    def strike(self, key: str) -> None:
+        """Press any key and let it go: a character, or a name such as Escape and Tab."""
+        code = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowLeft": 37, "ArrowRight": 39}.get(key) or ord(key.upper()[0])
+        text = key if len(key) == 1 else "\r" if key == "Enter" else ""
+        told = {"key": key, "windowsVirtualKeyCode": code, "nativeVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **told)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **told)
+
+    def received(self) -> list[str]:
+        """What was answered to every request so far, as the page got it."""
+        for name, body in self._answered.items():
+            if not body:
+                got = self.call("Network.getResponseBody", requestId=name)
+                self._answered[name] = f"{got['body']} " if not got["base64Encoded"] else "(bytes) "
+        return list(self._answered.values())
 
     def resize(self, width: int, height: int = 900) -> None:
         """Another size, in CSS pixels; below 600 wide it is a phone."""

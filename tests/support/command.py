@@ -111,13 +111,16 @@ def model_server(log: Path, *options: str | Path) -> Any:
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """Wait for a condition; its value. Fails the test after a generous time."""
+    """Wait for a condition; its value. Fails the test after a generous time.
+
+    A tenth of a processor is for asking, where the answer is quick: what is waited for needs the rest.
+    """
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while (began := time.monotonic()) < end:
         value = condition()
         if value:
             return value
-        time.sleep(0.01)
+        time.sleep(min(0.1, max(0.01, 9 * (time.monotonic() - began))))
     raise AssertionError(f"waited {seconds} s in vain for: {what}")
 
 

@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from civicsky.research.drawing import MAX_SHOWN, visible
+from civicsky.shown import MAX_SHOWN, visible
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+from math import nextafter
 
 import pytest
 import structlog
@@ -229,6 +230,17 @@ def test_how_fast_we_come_nearer_is_told_in_words_once_it_can_be() -> None:
     assert one.look(101).pace is None
     facts.behind_seconds = 3600
     assert one.look(111).pace is None, "what was before is another matter"
+
+
+def test_a_lag_that_is_less_by_a_hair_is_none_that_goes_down() -> None:
+    one, facts = health()
+    facts.behind_seconds = 70
+    one.look(0)
+    facts.behind_seconds = 31
+    one.look(1)
+    facts.behind_seconds = nextafter(31, 0)
+    facts.counts["frames"] += 1
+    assert one.look(61).pace is None
 
 
 @pytest.mark.parametrize(

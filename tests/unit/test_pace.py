@@ -88,9 +88,25 @@ def test_callers_who_always_wait_get_at_least_95_percent_of_the_requests(rpm: in
     assert 0.95 * rpm * 10 <= n <= rpm * 10
 
 
-@settings(deadline=None, max_examples=50)
-@given(tokens=st.integers(1, 200), above=st.integers(0, 400))
+TOKENS_AND_ABOVE = {"tokens": st.integers(1, 200), "above": st.integers(0, 400)}
+
+
+@settings(deadline=None, max_examples=15)
+@given(**TOKENS_AND_ABOVE)
 def test_callers_who_always_wait_get_at_least_95_percent_of_the_tokens(tokens: int, above: int) -> None:
+    all_tokens_are_used(tokens, above)
+
+
+@pytest.mark.long
+@settings(deadline=None, max_examples=100)
+@given(**TOKENS_AND_ABOVE)
+def test_callers_who_always_wait_get_at_least_95_percent_of_the_tokens_whatever_they_take(
+    tokens: int, above: int
+) -> None:
+    all_tokens_are_used(tokens, above)
+
+
+def all_tokens_are_used(tokens: int, above: int) -> None:
     tpm, paced, now, n = 20_000, a_pace(tpm=20_000), START, 0
     while now < START + 300:
         now = ask(paced, tokens + above, now)

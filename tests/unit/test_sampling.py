@@ -163,7 +163,7 @@ def _estimates(world: World, drawn: Drawn, *, by_author: bool) -> dict[str, Shar
 @pytest.mark.parametrize(
     ("unit", "repeats", "tolerance"),
     [
-        ("post", 250, 0.04),
+        ("post", 120, 0.04),
         ("author", 200, 0.045),
         pytest.param("post", 1000, 0.02, marks=pytest.mark.long),
         pytest.param("author", 300, 0.035, marks=pytest.mark.long),

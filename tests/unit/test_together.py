@@ -1,6 +1,7 @@
 """What comes while something is under way is done together in the next turn."""
 
 import asyncio
+import gc
 from collections.abc import Sequence
 
 import pytest
@@ -67,18 +68,35 @@ async def test_a_failure_is_that_of_all_who_share_the_turn_and_of_nobody_else() 
     assert await together(5) == 10
 
 
-async def test_who_is_cancelled_at_its_turn_leaves_the_others_items_to_the_next() -> None:
+async def test_who_is_cancelled_at_its_turn_ends_after_it_and_nothing_is_done_twice() -> None:
     doing = Doing()
     tasks = await behind_another(doing, Together(doing), 3)
     doing.go.release()
     await doing.begun.acquire()  # the turn of 1, for all three
-    tasks[1].cancel()
-    await doing.begun.acquire()
+    for _ in range(2):
+        tasks[1].cancel()
+        await asyncio.sleep(0)
+    assert not tasks[1].done()
     doing.go.release()
     assert await asyncio.gather(tasks[0], *tasks[2:]) == [0, 4, 6]
-    assert doing.turns == [[0], [1, 2, 3], [2, 3]]
+    assert doing.turns == [[0], [1, 2, 3]]
     with pytest.raises(asyncio.CancelledError):
         await tasks[1]
+
+
+async def test_who_is_cancelled_while_its_turn_fails_leaves_no_complaint() -> None:
+    doing, unheard = Doing(), []
+    doing.fails = True
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, told: unheard.append(told))
+    tasks = await behind_another(doing, Together(doing), 0)
+    tasks[0].cancel()
+    await asyncio.sleep(0)
+    doing.go.release()
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[0]
+    tasks.clear()
+    gc.collect()
+    assert not unheard
 
 
 async def test_who_is_cancelled_while_it_waits_has_nothing_done() -> None:

@@ -10,7 +10,7 @@ from civicsky.errors import EXIT_FAILED, FULL, CivicskyError
 
 # Each adds its commands, in this order.
 # isort: off
-from civicsky.cli import starting, looking, changing, reporting, tools  # noqa: F401
+from civicsky.cli import starting, looking, changing, reporting, annotating, tools  # noqa: F401
 # isort: on
 
 _INTERRUPTED = 130

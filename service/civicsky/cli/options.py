@@ -65,7 +65,9 @@ Tasks = Annotated[list[str] | None, typer.Option("--task", metavar="NAME|FILE", 
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 HttpAt = Annotated[
     str | None,
-    typer.Option("--http", metavar="[HOST:]PORT", help="Answer /livez, /readyz and /metrics there; host: 127.0.0.1."),
+    typer.Option(
+        "--http", metavar="[HOST:]PORT", help="Serve the page, /livez, /readyz, /metrics there; host: 127.0.0.1."
+    ),
 ]
 IfNotRunning = Annotated[
     bool, typer.Option("--if-not-running", help="End well at once if it runs already: for cron and Slurm.")

@@ -1,13 +1,27 @@
 """Commands around it: the demo, the settings, what the machine starts, and tools to try things out."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from civicsky import log
-from civicsky.cli.options import AsJson, Config, DataDir, app, dev, finished, load, service
+from civicsky.cli.options import (
+    AsJson,
+    Config,
+    DataDir,
+    ModelName,
+    ModelUrl,
+    StoreKind,
+    app,
+    dev,
+    finished,
+    label_flags,
+    load,
+    service,
+)
 from civicsky.errors import Usage
 
 
@@ -215,3 +229,62 @@ def train_gate(
         print(json.dumps({"version": gate.version, **shown, "notes": notes}, indent=2))
         return
     print("\n".join([*notes, as_text(gate, out)]))
+
+
+@dev.command()
+def tune(
+    task: Annotated[str, typer.Argument(help="A task that ships, or the path of a task file (.toml).")],
+    gold: Annotated[Path, typer.Argument(metavar="GOLD", help="CSV or JSONL: posts and what people judged of them.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="NEW.toml", help="The new task file.")],
+    field: Annotated[
+        str, typer.Option("--field", metavar="NAME", help="The one that decides; default: the first.")
+    ] = "",
+    by: Annotated[Literal["f1", "accuracy"], typer.Option("--by", help="What decides; f1: macro F1.")] = "f1",
+    way: Annotated[
+        Literal["auto", "schema", "json", "plain", "words"] | None, typer.Option("--way", help="How it is asked.")
+    ] = None,
+    search: Annotated[
+        Literal["random", "tpe"], typer.Option("--search", help="By chance; or by what helped (the extra `tune`).")
+    ] = "random",
+    tries: Annotated[int, typer.Option("--candidates", metavar="N", help="Sets of examples to try.", min=1)] = 24,
+    examples: Annotated[
+        str, typer.Option("--examples", metavar="N[,N]...", help="How many examples a set may have.")
+    ] = "4,8,12",
+    wordings: Annotated[
+        Path | None, typer.Option("--wordings", metavar="FILE|DIR", help="Task files whose words are tried, too.")
+    ] = None,
+    write: Annotated[
+        int, typer.Option("--write", metavar="N", help="Wordings that the model is to write.", min=0, max=20)
+    ] = 0,
+    replace: Annotated[bool, typer.Option("--replace", help="Sets may take the place of the old examples.")] = False,
+    no_texts: Annotated[bool, typer.Option("--no-texts", help="No post of GOLD comes into the new file.")] = False,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of split and search.")] = 1,
+    max_calls: Annotated[
+        int | None, typer.Option("--max-calls", metavar="N", help="In all runs together.", min=1)
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="The same.", min=1)] = None,
+    max_money: Annotated[
+        float | None, typer.Option("--max-money", metavar="X", help="The same, by label.prices.")
+    ] = None,
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+    data_dir: DataDir = None,
+    store: StoreKind = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Make a task's examples and wording better on judged posts, and tell by others whether it is."""
+    from civicsky.tuning.asked import Budget  # noqa: PLC0415
+    from civicsky.tuning.tune import tune as tuned  # noqa: PLC0415
+    from civicsky.tuning.wanted import Wanted  # noqa: PLC0415
+
+    settings = load(config, {"data_dir": data_dir, "label.way": way, **label_flags(store, model_url, model)})
+    log.configure(settings.log)
+    try:
+        sizes = tuple(int(size) for size in examples.split(",") if size.strip())
+    except ValueError:
+        raise Usage(f"--examples {examples}: give numbers of 1 or more, such as 4,8,12") from None
+    budget = Budget(max_calls, max_tokens or settings.label.budget_tokens, max_money or settings.label.budget_money)
+    wanted = Wanted(task, gold, out, field, by, search, tries, sizes, wordings, write, replace, no_texts, seed, budget)
+    done = tuned(settings, wanted, lambda text: print(f"civicsky: {text}", file=sys.stderr))
+    print(json.dumps(done.found, indent=1) if as_json else done.text)

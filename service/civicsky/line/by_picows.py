@@ -68,7 +68,7 @@ class PicowsLine(WSListener):
         self._is_text = False
         self._reader: asyncio.Future[None] | None = None
         self._pong: tuple[bytes, asyncio.Future[None]] | None = None
-        self._over = self._stuck = self._held = False
+        self._over = self._stuck = self._held = self._unwanted = False
         self._error: LineClosed | None = None
         self._seen_off: asyncio.Task[None]
 
@@ -107,9 +107,17 @@ class PicowsLine(WSListener):
             self._end()
             self._transport.send_close(WSCloseCode(NORMAL))
             self._transport.disconnect()
-        await asyncio.wait([self._seen_off], timeout=CLOSE_SECONDS)
-        self._transport.disconnect(graceful=False)
+        try:
+            await asyncio.wait([self._seen_off], timeout=CLOSE_SECONDS)
+        finally:
+            self._transport.disconnect(graceful=False)
         await self._seen_off
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more; its handshake may still be answered, and then it ends at once."""
+        self._unwanted = True
+        if hasattr(self, "_transport"):
+            self.abort()
 
     # ---- called by picows --------------------------------------------------------------------------------------------
 
@@ -118,6 +126,8 @@ class PicowsLine(WSListener):
         self._transport = transport
         self.date = transport.response.headers.get("Date", "")
         self._seen_off = self._loop.create_task(_until_gone(transport), name="source-socket")
+        if self._unwanted:
+            self.abort()
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """A frame that is whole, and not above the bound."""
@@ -278,6 +288,15 @@ class _Alarm(logging.Handler):
 async def open_line(url: str, seconds: float, max_bytes: int) -> PicowsLine:
     """Open one, straight. Raises `LineError`, `OSError` or `TimeoutError`, and nothing else."""
     line = PicowsLine(max_bytes)
+    try:
+        await _connect(line, url, seconds, max_bytes)
+    except BaseException:
+        line.abandon()
+        raise
+    return line
+
+
+async def _connect(line: PicowsLine, url: str, seconds: float, max_bytes: int) -> None:
     logger = logging.Logger("picows", logging.ERROR)  # noqa: LOG001  (its own: nothing of picows gets into our log)
     logger.addHandler(_Alarm(line))
     try:
@@ -301,7 +320,6 @@ async def open_line(url: str, seconds: float, max_bytes: int) -> PicowsLine:
         raise NoWebsocket("InvalidURI") from error
     if listener is None:  # it hung up before it answered
         raise NoWebsocket("InvalidMessage")
-    return line
 
 
 def _translated(error: WSHandshakeError) -> LineError:

@@ -1,7 +1,6 @@
 """A line by the library websockets; its client's one home. The only one that knows proxies."""
 
 import asyncio
-from contextlib import suppress
 from typing import Final, Literal
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -75,9 +74,12 @@ class WebsocketsLine:
     async def aclose(self) -> None:
         """See `shape.Line`."""
         self._filling.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._filling
-        await self._socket.close()
+        try:
+            await asyncio.wait([self._filling])
+        finally:
+            self._error = self._error or LineClosed()
+            self._news.set()
+            await self._socket.close()
 
     async def _fill(self) -> None:
         """Until the connection ends."""

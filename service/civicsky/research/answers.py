@@ -75,7 +75,7 @@ class Kept:
             self._read()
         except BlockingIOError:
             self._stream.close()
-            raise Usage(f"{self._file} is in use by another `civicsky evaluate`; wait, or name another --out") from None
+            raise Usage(f"{self._file} is in use by another run; wait, or name another --out") from None
         except BaseException:
             self._stream.close()
             raise

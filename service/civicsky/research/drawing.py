@@ -7,7 +7,6 @@ the page's colours, light and dark. matplotlib's settings are set here, for the 
 
 import logging
 import re
-import unicodedata
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -16,6 +15,7 @@ from io import StringIO
 from typing import Any, Final
 
 from civicsky.errors import Usage
+from civicsky.shown import visible
 
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its font cache
 
@@ -33,12 +33,8 @@ except ModuleNotFoundError as error:  # pragma: no cover
         "pip install --require-hashes -r requirements/research.txt in the folder with civicsky's source"
     ) from None
 
-__all__ = ["Axes", "Figure", "Markup"]
+__all__ = ["Axes", "Figure", "Markup", "visible"]
 
-MAX_SHOWN: Final = 1_000
-"""Characters shown of a text."""
-MAX_MARKS: Final = 4
-"""Accents on one letter; more of them would paint over the lines around."""
 WIDE: Final = 8.0
 """Inches of a plot across a desk's screen, or paper."""
 NARROW: Final = 4.0
@@ -52,8 +48,6 @@ SERIES: Final = tuple(f"#01f0{n:02d}" for n in range(1, 9))
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 SIGNS: Final = "\u25cf\u25a0\u25b2\u25c6\u25bc\u271a\u2716\u2605"
 """The same markers, for legends in a page."""
-_JOINERS: Final = frozenset("\u200d\u200c")
-"""They make emoji, and letters of some scripts, out of several characters."""
 _COLOURS: Final = {
     INK: "currentColor", PAPER: "var(--paper)", MAIN: "var(--main)", SOFT: "var(--soft)", ACCENT: "var(--accent)",
     **{colour: f"var(--c{n})" for n, colour in enumerate(SERIES, 1)},
@@ -86,22 +80,6 @@ def page(template: str, **values: Any) -> str:
     )
     environment.filters |= {"figure": figure_markup, "visible": visible, "thousands": "{:,}".format}
     return environment.get_template(template).render(**values)
-
-
-def visible(text: str, most: int = MAX_SHOWN) -> str:
-    """A text of others for a page: what would move, hide or turn other text is named instead; bounded."""
-    shown: list[str] = []
-    marks = 0
-    for char in text[:most]:
-        kind = unicodedata.category(char)
-        marks = marks + 1 if kind in {"Mn", "Me"} else 0
-        if marks > MAX_MARKS:
-            continue
-        if kind in {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"} and char not in _JOINERS and char != "\n":
-            shown.append(f"\u2039U+{ord(char):04X}\u203a")
-        else:
-            shown.append(char)
-    return "".join(shown) + ("\u2026" if len(text) > most else "")
 
 
 def figure_text(figure: Mapping[str, Any] | None) -> str:

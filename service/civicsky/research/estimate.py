@@ -15,7 +15,7 @@ from civicsky import datadir, log
 from civicsky.document import Document
 from civicsky.errors import Usage
 from civicsky.model import parse_moment, parse_time
-from civicsky.research.gold import MAX_BYTES, Gold, Item, read_gold
+from civicsky.research.gold import MAX_BYTES, UNIFORM, Gold, Item, read_gold
 from civicsky.research.measure import Corrected, Figure, Share, corrected_share, passed_share, weighted_share
 from civicsky.settings import Settings
 from civicsky.store import Store, open_existing as open_existing_store
@@ -141,7 +141,7 @@ async def estimate(settings: Settings, wanted: Wanted) -> list[Table]:
         if name not in known:
             raise Usage(f"--field {name}: no task asked for has it; they have {', '.join(known)}")
     reading = Reading(tasks, settings.sample.unit, wanted.origin)
-    gold = {task.name: by_uri(gold_of(wanted.gold, task)) for task in tasks} if wanted.gold else {}
+    gold = {task.name: gold_of(wanted.gold, task) for task in tasks} if wanted.gold else {}
     store = await open_existing(settings)
     try:
         async for document in store.documents("posts"):
@@ -149,7 +149,8 @@ async def estimate(settings: Settings, wanted: Wanted) -> list[Table]:
                 reading.take(document)
     finally:
         await store.close()
-    return tables(reading, wanted.by, gold, wanted.fields)
+    want_drawn_from(gold, reading)
+    return tables(reading, wanted.by, {name: by_uri(one) for name, one in gold.items()}, wanted.fields)
 
 
 class Reading:
@@ -166,6 +167,8 @@ class Reading:
         """Those that were drawn, by task."""
         self.gated: dict[str, Counter[str]] = {task.name: Counter() for task in tasks}
         """Those that a gate kept from the model, by task and day."""
+        self.first = self.last = ""
+        """Times of the first and last of those that have a label."""
         self._unit = unit
 
     def take(self, document: Document) -> bool:
@@ -179,6 +182,9 @@ class Reading:
             if post is not None:
                 found.append(post)
             self.gated[name][day] += name in (document.get("gated") or {})
+            if post is not None and post.fields is not None:
+                self.first = min(self.first or document["event_at"], document["event_at"])
+                self.last = max(self.last, document["event_at"])
         return True
 
 
@@ -331,7 +337,28 @@ def gold_of(file: Path, task: Task) -> Gold:
         data = file.read_bytes()
     except OSError as error:
         raise Usage(f"{file}: {error.strerror}; name a CSV or JSONL file of judged posts") from None
-    return read_gold(file.name, data, {field.name: field.values for field in task.fields})
+    gold = read_gold(file.name, data, {field.name: field.values for field in task.fields})
+    if skewed := sorted({frame.kind for frame in gold.frames} - {UNIFORM}):
+        raise Usage(
+            f"{file}: posts drawn by {log.harmless(skewed[0])}, not uniformly, correct nothing; "
+            "leave --gold out, or label a uniform draw"
+        )
+    return gold
+
+
+def want_drawn_from(gold: Mapping[str, Gold], reading: Reading) -> None:
+    """Raises `Usage` when gold that says what it was drawn from was drawn from other posts than those that count."""
+    for frame in dict.fromkeys(frame for one in gold.values() for frame in one.frames):
+        if frame.origin != reading.origin:
+            raise Usage(
+                f"--gold: drawn from posts of the origin {log.harmless(frame.origin)}, and this is about those of "
+                f"{reading.origin}; give --origin {log.harmless(frame.origin)}, or gold of the same origin"
+            )
+        if reading.first and not (frame.since <= reading.first and reading.last < frame.until):
+            raise Usage(
+                f"--gold: drawn from posts from {log.harmless(frame.since)} to {log.harmless(frame.until)}, and others "
+                "count here; give that period with --since and --until, or label a draw from this one"
+            )
 
 
 def by_uri(gold: Gold) -> dict[str, Item]:

@@ -16,10 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from civicsky import __version__, datadir
+from civicsky import __version__, datadir, log
 from civicsky.app import model_slots
 from civicsky.appview import AppView
 from civicsky.context import Contexts, records_of, texts_of
@@ -29,7 +26,8 @@ from civicsky.model import Asked, Spend, format_time, now_us
 from civicsky.prompt import Way
 from civicsky.research import evaluation_report, figures
 from civicsky.research.answers import Asking, Kept
-from civicsky.research.gold import MAX_BYTES, Gold, Item, read_gold, without_shown
+from civicsky.research.files import Progress, progress_bars, read_file, shown_in, write_whole
+from civicsky.research.gold import UNIFORM, Gold, Item, read_gold, without_shown
 from civicsky.settings import Label, Settings
 from civicsky.store import Store, open_store
 from civicsky.task import Field, Task, load_task
@@ -87,13 +85,17 @@ async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None
         raise Usage(
             f"{wanted.gold}: nobody judged anything: the columns {', '.join(gold.fields)} are blank; fill them in"
         )
+    if skewed := sorted({frame.kind for frame in gold.frames} - {UNIFORM}):
+        say(f"{wanted.gold}: drawn by {log.harmless(skewed[0])}: the figures are of such posts, and not of all")
     variants = _variants(settings, loaded, wanted)
     out = wanted.out or Path(f"evaluation-{datetime.now(UTC):%Y-%m-%d}")
     os.umask(0o077)  # texts and answers: their authors may delete them
     _prepare(out, gold.sha256, say)
     appview = AppView(settings.appview)
     try:
-        items, dropped = without_shown(await _with_texts(gold.items, settings, appview), _shown(loaded))
+        items, dropped = without_shown(
+            await with_texts(gold.items, settings, appview), shown_in(one.task for one in loaded)
+        )
         known = [item for item in items if item.text is not None]
         contexts = await _contexts(known, loaded, settings, appview)
     except BadInput as error:
@@ -102,7 +104,7 @@ async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None
         await appview.close()
     said: list[tuple[figures.Said, dict[str, Any]]] = []
     unreached = 0
-    with Kept(out / ANSWERS) as kept, _progress() as progress:
+    with Kept(out / ANSWERS) as kept, progress_bars() as progress:
         for variant in variants:
             one, row = await _ask(variant, known, contexts, kept, progress)
             said.append((one, row))
@@ -111,8 +113,8 @@ async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None
     found["gold"] |= {"shown": len(dropped), "without_text": len(items) - len(known), "asked": len(known)}
     texts = {item.key: item.text or "" for item in known}
     page = evaluation_report.html_page(found, texts)
-    _write(out / FIGURES, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    _write(out / REPORT, page)
+    write_whole(out / FIGURES, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_whole(out / REPORT, page)
     if unreached:
         say(f"{unreached:,} question{'s' * (unreached > 1)} could not be put; run the same command again to put them")
     return Done(found, evaluation_report.text_table(found) + f"\n\nreport: {out / REPORT}", not unreached)
@@ -149,13 +151,7 @@ def _fields(loaded: Sequence[Loaded]) -> dict[str, Field]:
 
 
 def _gold(file: Path, fields: Mapping[str, Field]) -> Gold:
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise Usage(f"{file}: more than {MAX_BYTES:,} bytes; split the file")
-        data = file.read_bytes()
-    except OSError as error:
-        raise Usage(f"{file}: {error.strerror}; name a CSV or JSONL file of judged posts") from None
-    return read_gold(file.name, data, {name: field.values for name, field in fields.items()})
+    return read_gold(file.name, read_file(file), {name: field.values for name, field in fields.items()})
 
 
 def _variants(settings: Settings, loaded: Sequence[Loaded], wanted: Wanted) -> list[Variant]:
@@ -177,17 +173,7 @@ def _variants(settings: Settings, loaded: Sequence[Loaded], wanted: Wanted) -> l
     return variants
 
 
-def _shown(loaded: Sequence[Loaded]) -> list[str]:
-    """The texts that some variant's model is shown with their answers: to score these would be to score a copy."""
-    shown: list[str] = []
-    for one in loaded:
-        shown += [case.post for case in one.task.boundaries]
-        shown += [example.post for example in one.task.examples]
-        shown += [text for words in one.task.words for text, _ in words.examples]
-    return shown
-
-
-async def _with_texts(items: Sequence[Item], settings: Settings, appview: AppView) -> list[Item]:
+async def with_texts(items: Sequence[Item], settings: Settings, appview: AppView) -> list[Item]:
     """Items that have only an address get their post's text, where it is still there: from the store, or the API."""
     uris = [item.uri for item in items if item.text is None and item.uri]
     if not uris:
@@ -373,24 +359,3 @@ def _prepare(out: Path, sha256: str, say: Callable[[str], None]) -> None:
             aside = file.with_name(f"{file.stem}-{mark}{file.suffix}")
             file.rename(aside)
             say(f"{file} was made from another GOLD; it is now {aside}")
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole, or not at all."""
-    part = file.with_suffix(".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(file)
-    except OSError as error:
-        raise Usage(f"{file}: {error.strerror}; name another folder with --out") from None
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(30),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -35,6 +35,9 @@ _CANNOT_TELL: Final = frozenset({"?", "can't tell", "can\u2019t tell", "cant tel
 _FIRST: Final = frozenset({"true", "1", "yes"})
 _SECOND: Final = frozenset({"false", "0", "no"})
 _OWN: Final = ("text", "uri", "author", "annotator", "id")
+_ABOUT: Final = ("draw_", "vote_")
+"""What begins the names of columns about draws and votes, which `civicsky annotate` writes."""
+UNIFORM: Final = "uniform"
 _POST: Final = r"app\.bsky\.feed\.post"
 _URI: Final = re.compile(
     rf"(?:at://(?P<a>[^/\s]+)/{_POST}/(?P<r>[\w.~:-]{{1,512}})"
@@ -82,6 +85,18 @@ class Item:
         return Truth("cannot_tell", None) if first == CANNOT_TELL else Truth("judged", first)
 
 
+class Frame(NamedTuple):
+    """How posts were drawn to be judged, as far as the file says so."""
+
+    kind: str
+    """`uniform`, or what they were drawn by."""
+    origin: str
+    """How the posts came that could be drawn: `firehose`, `feed:NAME`, `any`."""
+    since: str
+    until: str
+    """Their times, RFC 3339; `until` is not included."""
+
+
 class Gold(NamedTuple):
     """A whole file."""
 
@@ -94,6 +109,8 @@ class Gold(NamedTuple):
     sha256: str
     ignored: tuple[str, ...]
     """Columns that are none of ours."""
+    frames: tuple[Frame, ...] = ()
+    """All different ones; empty when nobody said how the posts were drawn."""
 
 
 def read_gold(name: str, data: bytes, fields: Mapping[str, tuple[str, ...]]) -> Gold:
@@ -164,6 +181,7 @@ class _Reading:
         self._name, self._fields = name, fields
         self._items: dict[str, Item] = {}
         self._columns: dict[str, None] = {}
+        self._frames: dict[Frame, None] = {}
         self._rows = 0
 
     def take(self, line: int, row: Mapping[str, Any]) -> None:
@@ -173,6 +191,9 @@ class _Reading:
         self._columns.update(dict.fromkeys(row))
         text, given, author, annotator, own = (self._cell(line, name, row.get(name)) for name in _OWN)
         uri, did = self._uri(line, given) if given else (None, None)
+        if kind := self._cell(line, "draw_kind", row.get("draw_kind")):
+            told = [self._cell(line, name, row.get(name)) for name in ("draw_origin", "draw_since", "draw_until")]
+            self._frames[Frame(kind, *told)] = None
         if not text.strip() and uri is None:
             raise self._bad(line, "text", "neither a text nor a uri; give one of them")
         if author and did and author.startswith("did:") and author != did:
@@ -202,8 +223,13 @@ class _Reading:
                 f"its columns are {', '.join(map(repr, list(self._columns)[:20]))}"
             )
         names = {who for item in self._items.values() for who in item.judgements} - {ADJUDICATED}
-        ignored = tuple(name for name in self._columns if name not in self._fields and name not in _OWN)
-        return Gold(tuple(self._items.values()), present, tuple(sorted(names)), self._rows, sha256, ignored)
+        ignored = tuple(
+            name
+            for name in self._columns
+            if name not in self._fields and name not in _OWN and name != "draw" and not name.startswith(_ABOUT)
+        )
+        frames = tuple(self._frames)
+        return Gold(tuple(self._items.values()), present, tuple(sorted(names)), self._rows, sha256, ignored, frames)
 
     def _merged(self, line: int, item: Item, new: Item) -> Item:
         for name in ("text", "author"):

@@ -34,6 +34,7 @@ from civicsky.research.estimate import (
     open_existing,
     origins_of,
     tables,
+    want_drawn_from,
     window_of,
 )
 from civicsky.research.figures import cluster, plain, truths
@@ -99,6 +100,7 @@ async def gather(settings: Settings, wanted: Wanted) -> Facts:
         fetches = await _fetches(store, window)
     finally:
         await store.close()
+    want_drawn_from(gold, reading)
     stretches = _stretches(coverage)
     span = _span(window, stretches, hours, posts.times, None if wanted.origin == FIREHOSE else posts.counted)
     # What goes by our clock may lie elsewhere: a recording's events are older than the run that took them in.

@@ -3,12 +3,15 @@
 `listen` takes the address, `serving` answers there until the end of its context. Clients are not trusted: each
 connection carries one request, has `CONNECTION_SECONDS` in all and `HEADER_BYTES` for its head; of more than
 `CONNECTIONS` the oldest is hung up on. It answers under loopback's names, its own address and `http.names` only: a web
-page that has a name of its own point here (DNS rebinding) is refused. Only GET and HEAD; nothing is read from a disk.
+page that has a name of its own point here (DNS rebinding) is refused, and so is what another site's page asks. Only GET
+and HEAD, and a POST to sign in or out; nothing is read from a disk.
+
+With a token every request must bring it, or the cookie that a browser gets for it. Whoever watches the page holds a
+connection of their own; see `paged.py`.
 """
 
 import asyncio
 import errno
-import hmac
 import logging
 import re
 import socket
@@ -28,7 +31,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from civicsky import log
 from civicsky.errors import Usage
+from civicsky.page.door import Door
 from civicsky.settings import Http, listening_at
+from civicsky.watch import paged
 
 CONNECTIONS: Final = 64
 """Open at once; some 10 kB each. A probe needs one for some milliseconds."""
@@ -91,15 +96,24 @@ def listen(settings: Http) -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(listener: socket.socket, settings: Http, answers: Answers) -> AsyncIterator[asyncio.Task[None]]:
+async def serving(
+    listener: socket.socket, settings: Http, answers: Answers, page: paged.PageShape | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
     """Answer on a socket of `listen`; at the end hang up on everybody, and close it. Ends within a moment.
 
     Gives the task that does it, which ends before only by a defect.
     """
+    async with answering(listener, _app(settings, answers, page)) as task:
+        log.event("http_up", url=f"http://{_shown(*listener.getsockname()[:2])}")
+        yield task
+
+
+@asynccontextmanager
+async def answering(listener: socket.socket, app: ASGIApp) -> AsyncIterator[asyncio.Task[None]]:
+    """The same for any application, which guards itself."""
     _silence()
-    server = _Server(_config(_app(settings, answers)))
+    server = _Server(_config(app))
     task = asyncio.create_task(server.serve(sockets=[listener]), name="http-server")
-    log.event("http_up", url=f"http://{_shown(*listener.getsockname()[:2])}")
     try:
         yield task
     finally:
@@ -110,7 +124,7 @@ async def serving(listener: socket.socket, settings: Http, answers: Answers) -> 
             listener.close()
 
 
-def _app(settings: Http, answers: Answers) -> ASGIApp:
+def _app(settings: Http, answers: Answers, page: paged.PageShape | None) -> ASGIApp:
     async def livez(_request: Request) -> Response:
         why = answers.stuck()
         return PlainTextResponse(f"stuck: {why}\n" if why else "alive\n", 503 if why else 200)
@@ -123,41 +137,58 @@ def _app(settings: Http, answers: Answers) -> ASGIApp:
         text, kind = answers.metrics()
         return Response(text, media_type=kind)
 
+    door = Door(settings.token.get_secret_value())
     # As coroutines, not functions: those would be run in threads.
-    app = Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])
+    routes = [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
+    app = Starlette(routes=routes + (paged.routes(page, door) if page else []))
     app.router.redirect_slashes = False
-    return _Guard(app, settings)
+    return _Guard(app, settings, door, page)
 
 
 class _Guard:
     """Stands before the pages: whom we answer at all, and what every answer carries."""
 
-    def __init__(self, app: ASGIApp, settings: Http) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, settings: Http, door: Door, page: paged.PageShape | None) -> None:
+        self._app, self._door, self._page = app, door, page
         self._address = ip_address(listening_at(settings.listen)[0])
         self._names = {"localhost", *settings.names}
-        self._token = settings.token.get_secret_value().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update({name: value for name, value in _HEADERS.items() if name not in headers})
             await send(message)
 
         try:
-            answer = self._refusal(Headers(scope=scope)) or self._app
+            answer = self._refusal(scope, Headers(scope=scope)) or self._app
             await answer(scope, receive, send_with_headers)
         except Exception as error:  # noqa: BLE001  (a defect here must not end the service; it was answered with 500)
             log.event("http_failed", path=scope["path"], why=repr(error))
 
-    def _refusal(self, headers: Headers) -> Response | None:
-        if not self._is_ours(headers.getlist("host")):
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        hosts = headers.getlist("host")
+        if not self._is_ours(hosts):
             return PlainTextResponse("this name is not served here; see http.names\n", 421)
+        origins = headers.getlist("origin")
+        if any(origin.lower() not in _origins(hosts[0]) for origin in origins) or (
+            scope["method"] == "POST" and scope["path"] in {paged.LOGIN, paged.LOGOUT} and not origins
+        ):
+            return PlainTextResponse("pages of other sites may not ask here\n", 403)
         if sum(len(name) + len(value) for name, value in headers.raw) > HEADER_BYTES:
             return PlainTextResponse("too many words\n", 431)
-        if self._token and not self._is_allowed(headers.getlist("authorization")):
-            return PlainTextResponse("a token is needed\n", 401, {"WWW-Authenticate": "Bearer"})
-        return None
+        if self._door.is_open or self._is_allowed(headers):
+            return None
+        return self._for_strangers(scope)
+
+    def _for_strangers(self, scope: Scope) -> Response | None:
+        """What is answered to somebody without token or cookie; None: what everybody is."""
+        path = scope["path"]
+        if self._page and path == "/":
+            return paged.file_of(self._page, "login.html", 401)
+        if self._page and (path == paged.LOGIN or path.removeprefix("/page/") in paged.OPEN_FILES):
+            return None
+        return PlainTextResponse("a token is needed\n", 401, {"WWW-Authenticate": "Bearer"})
 
     def _is_ours(self, hosts: list[str]) -> bool:
         found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
@@ -174,10 +205,16 @@ class _Guard:
         # Listening everywhere we do not know our addresses; but an address, unlike a name, cannot be pointed elsewhere.
         return address.is_loopback or address == self._address or self._address.is_unspecified
 
-    def _is_allowed(self, given: list[str]) -> bool:
+    def _is_allowed(self, headers: Headers) -> bool:
+        given, cookies = headers.getlist("authorization"), headers.getlist("cookie")
         scheme, _, token = (given[0] if len(given) == 1 else "").partition(" ")
-        same = hmac.compare_digest(token.strip().encode(), self._token)
-        return same and scheme.lower() == "bearer"
+        same = self._door.is_token(token.strip())
+        return (same and scheme.lower() == "bearer") or (len(cookies) == 1 and self._door.knows(cookies[0]))
+
+
+def _origins(host: str) -> set[str]:
+    """What a browser says of a page of ours, whether a proxy before us speaks TLS or not."""
+    return {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}
 
 
 class _Server(Server):
@@ -200,11 +237,17 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.began = self.loop.time()
+        self.app_state = {"connection": self}
+        self.began, self.stays = self.loop.time(), False
         self._deadline = self.loop.call_later(CONNECTION_SECONDS, self.hang_up)
-        if len(self.connections) > CONNECTIONS:
-            oldest = min((one for one in self.connections if isinstance(one, _Connection)), key=lambda one: one.began)
-            oldest.hang_up()
+        brief = [one for one in self.connections if isinstance(one, _Connection) and not one.stays]
+        if len(brief) > CONNECTIONS:
+            min(brief, key=lambda one: one.began).hang_up()
+
+    def stay(self) -> None:
+        """Whoever answers it says when it ends."""
+        self.stays = True
+        self._deadline.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()

@@ -1,9 +1,9 @@
-"""As the seed did it: one thread, the SDK's models, the cursor saved every 500 numbers before the write, row by row.
+"""A plain script: one thread, the SDK's models, the cursor saved every 500 numbers before the write, row by row.
 
-That is the program which civicsky replaces. In the callback of the SDK's client it turned each message into models,
-kept the posts that their client had tagged as English, and inserted them into SQLite one at a time, a transaction each.
-Here frames come from memory, so nothing of the network is in the figures. With SQLite's own defaults each transaction
-waits for the disk; the same without waiting says what the program itself takes.
+That is what one writes first. In the callback of the SDK's client it turns each message into models, keeps the posts
+that their client tagged as English, and inserts them into SQLite one at a time, a transaction each. Here frames come
+from memory, so nothing of the network is in the figures. With SQLite's own defaults each transaction waits for the
+disk; the same without waiting says what the script itself takes.
 
 Ours is the service's decode, worker and journal over the same frames, in this one process, with a transaction for each
 500 frames, as safe as the service's own. It does more: language, counts, order, quarantine. Wall time, because waiting
@@ -32,7 +32,7 @@ from civicsky.model import Arrival, Batch, Event, Frame, now_us
 from civicsky.settings import Journal as JournalSettings
 from civicsky.worker import judge_record
 
-PART: Final = Part("seed", "As the seed did it", "one thread, the SDK's models and row-by-row SQLite, against ours")
+PART: Final = Part("script", "A plain script", "one thread, the SDK's models and row-by-row SQLite, against ours")
 FRAMES: Final = 20_000
 SAVE_EVERY: Final = 500
 BATCH: Final = 500
@@ -44,7 +44,7 @@ INSERT INTO state VALUES ('bsky.network', 0);
 HOST: Final = "wss://bsky.network"
 
 
-class Seed:
+class Script:
     """The callback and its database."""
 
     def __init__(self, path: Path, *, waits: bool) -> None:
@@ -79,15 +79,15 @@ class Took(NamedTuple):
     """That are kept in the end."""
 
 
-def as_the_seed(frames: Sequence[bytes], folder: Path, *, waits: bool) -> Took:
-    seed = Seed(folder / "seed.db", waits=waits)
-    with closing(seed.db):
+def plain(frames: Sequence[bytes], folder: Path, *, waits: bool) -> Took:
+    script = Script(folder / "script.db", waits=waits)
+    with closing(script.db):
         begin = time.perf_counter()
         for data in frames:
-            with suppress(Exception):  # what it could not read was lost
-                seed.on_message(data)
+            with suppress(Exception):  # what it cannot read is lost
+                script.on_message(data)
         seconds = time.perf_counter() - begin
-        return Took(seconds, int(seed.db.execute("SELECT count(*) FROM post").fetchone()[0]))
+        return Took(seconds, int(script.db.execute("SELECT count(*) FROM post").fetchone()[0]))
 
 
 def ours(frames: Sequence[bytes], folder: Path) -> Took:
@@ -122,8 +122,8 @@ def _frame(n: int, data: bytes) -> Frame:
 OURS: Final = "ours in one process"
 WAYS: Final[dict[str, Callable[[Sequence[bytes], Path], Took]]] = {
     OURS: ours,
-    "as the seed did it": partial(as_the_seed, waits=True),
-    "the seed's way, without waiting for the disk": partial(as_the_seed, waits=False),
+    "a plain script": partial(plain, waits=True),
+    "a plain script that does not wait for the disk": partial(plain, waits=False),
 }
 
 
