@@ -1,6 +1,7 @@
 """Posts put to a gate over a real ledger: who is asked about, what is kept of it, and that it is decided once."""
 
 import json
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
@@ -89,9 +90,9 @@ class Gated(World):
 
 @pytest.fixture
 async def world(tmp_path: Path, embedding: Embedding) -> AsyncIterator[Gated]:
-    ledger = await Ledger.open(tmp_path / "ledger.db")
-    yield Gated(ledger, tmp_path, embedding)
-    await ledger.close()
+    opened = Gated(await Ledger.open(tmp_path / "ledger.db"), tmp_path, embedding)
+    yield opened
+    await opened.ledger.close()
 
 
 def content(file: Path, *tables: str) -> str:
@@ -293,12 +294,13 @@ async def test_without_a_gate_of_its_task_no_request_row_or_document_changes_by_
 ) -> None:
     seen = []
     (tmp_path / "other").mkdir()
-    other = Gated(await Ledger.open(tmp_path / "other" / "ledger.db"), tmp_path / "other", embedding)
+    opened = await Ledger.open(tmp_path / "other" / "ledger.db")
+    other = Gated(opened, tmp_path / "other", embedding)
     for one, asking in ((world, world.asking()), (other, await other.gated(task="toxicity"))):
         await one.write(*CIVIC, *OTHER)
         slot = Slot()
         await one.ask(asking, slot)
-        documents = json.dumps(list((await one.documents()).values()))
+        documents = re.sub(r'"at": "[^"]+"', "", json.dumps(list((await one.documents()).values())))
         seen.append((slot.asked, content(one.file, "job", "label", "doc", "gate", "hour", "spend"), documents))
     await other.ledger.close()
     assert seen[0] == seen[1]
