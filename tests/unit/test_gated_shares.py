@@ -1,7 +1,7 @@
 """Shares estimated behind a gate hold what is true, though it misses posts: by the product's own lots and estimates.
 
-10,000 posts of 4,000 authors are drawn, put to a gate that misses one civic post in twenty, and asked about; a tenth are
-copies of earlier texts, and take the answer to these if there is one.
+10,000 posts of 4,000 authors are drawn, put to a gate that misses one civic post in twenty, and asked about. A tenth
+are copies of earlier texts, and take the answer to these if there is one.
 """
 
 from typing import NamedTuple
