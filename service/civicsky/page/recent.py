@@ -1,14 +1,15 @@
 """The newest labelled posts, as the page lists them: which came, and which are gone. Bounded, and read turn by turn.
 
 A turn looks at the jobs around where labelling is, takes on the newest that it has not seen, goes some way back into
-the past until the list is full, and looks again at a part of what it holds: whatever was deleted, hidden or edited is
-told as gone, and its text forgotten, within a turn while there are `CHECKED` posts or fewer, else within ten.
+the past until the list is full, and looks again at what it holds: at the `NEWEST` in every turn, at `CHECKED` of all by
+turns. Whatever was deleted, hidden or edited is told as gone, and its text forgotten, at once or within ten turns.
 """
 
 import asyncio
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import nlargest
 from typing import Any, Final, NamedTuple
 
 from civicsky.model import STREAM, Key
@@ -26,8 +27,10 @@ FRESH: Final = 200
 """New posts in a turn; when more are labelled, the newest are shown."""
 BACK: Final = 500
 """Jobs of the past that are looked at in a turn, until the list is full."""
+NEWEST: Final = 500
+"""Posts that are looked at again in every turn: those that somebody has before their eyes."""
 CHECKED: Final = 1_000
-"""Posts that are looked at again in a turn."""
+"""Posts of all that are looked at again in a turn, one part after the other."""
 BEHIND: Final = 1_000
 """Jobs before the newest one seen that may still be under way when it is done."""
 AHEAD: Final = 4_000
@@ -178,7 +181,8 @@ class Recent:
     async def _check(self, ledger: Database, journal: Database) -> tuple[list[str], list[str]]:
         """Look at some of the list again; gives what is another now, and the names of what is gone."""
         self._todo = self._todo or list(self._entries)
-        keys = [key for key in self._todo[:CHECKED] if key in self._entries]
+        newest = nlargest(NEWEST, self._entries, key=lambda key: self._entries[key].number)
+        keys = list({*newest, *(key for key in self._todo[:CHECKED] if key in self._entries)})
         del self._todo[:CHECKED]
         if not keys:
             return [], []

@@ -273,8 +273,8 @@ def compare_f1(
     k, n = len(classes), len(truth)
     if not n:
         return _nothing(-1)
-    given = _indices(first, classes) * (k + 1) + _indices(second, classes)
-    cells = _summed(authors, [_indices(truth, classes) * (k + 1) ** 2 + given], [np.ones(n)], k * (k + 1) ** 2)
+    kinds = (_indices(truth, classes) * (k + 1) + _indices(first, classes)) * (k + 1) + _indices(second, classes)
+    cells = _summed(authors, [kinds], [np.ones(n)], k * (k + 1) ** 2)
 
     def macro(tables: Floats) -> Floats:
         right, true, said = tables.diagonal(axis1=1, axis2=2), tables.sum(axis=2), tables.sum(axis=1)[:, :k]
