@@ -58,6 +58,10 @@ def test_a_gate_is_made_keeps_posts_from_the_model_and_every_page_tells_what_it_
     assert f"{len(gated)} calls saved by the gate" in run("estimate", "--data-dir", collected).out
     report = json.loads(run("report", "--data-dir", collected, "--json").out)
     assert next(one["gated"] for one in report["estimates"] if one["field"] == "civic") == len(gated)
+    page = tmp_path / "report.html"
+    assert run("report", "--data-dir", collected, "--out", page).code == 0
+    assert f"{len(gated)} calls saved by the gate" in page.read_text()
+    assert "<th>passed the gate</th>" in page.read_text()
     exported(collected, tmp_path, gated, labelled)
 
 
