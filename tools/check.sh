@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 types=$(mktemp)
 .venv/bin/mypy >"$types" 2>&1 &
 mypy=$!
-trap 'kill "$mypy" 2>/dev/null; rm -f "$types"' EXIT
+trap 'kill "$mypy" 2>/dev/null || :; rm -f "$types"' EXIT
 
 failed=''
 check() {
