@@ -595,11 +595,14 @@ class Ledger:
         if not self._has_judged and self._gate is None:
             return
         await _many(db, "UPDATE gate SET p_asked = 1 WHERE rkey = ? AND did = ? AND p_asked < 1", list(posts))
-        await _many(db, "UPDATE job SET state = 'pending' WHERE rkey = ? AND did = ? AND state = 'gated'", list(posts))
+        texts = [(*key, cid) for key, (cid, _) in posts.items()]
+        await _many(
+            db, "UPDATE job SET state = 'pending' WHERE rkey = ? AND did = ? AND cid = ? AND state = 'gated'", texts
+        )
         if self._gate is not None:
             task, version = self._gate
-            rows_ = [(*key, cid, task, version, None, None, 1.0, now_us()) for key, (cid, _) in posts.items()]
-            await _many(db, "INSERT OR IGNORE INTO gate VALUES (?,?,?,?,?,?,?,?,?)", rows_)
+            passed = [(*text, task, version, None, None, 1.0, now_us()) for text in texts]
+            await _many(db, "INSERT OR IGNORE INTO gate VALUES (?,?,?,?,?,?,?,?,?)", passed)
             self._has_judged = True
 
     async def _want(self, db: Connection, posts: Mapping[Key, tuple[str, float]], tasks: Sequence[str]) -> None:
