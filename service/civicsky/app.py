@@ -27,6 +27,7 @@ from civicsky.endpoint import open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, Failed, Held, Refused, Transient, Usage, first_of
 from civicsky.events.events import Events
 from civicsky.feeds import Feeds, watch
+from civicsky.gate import Gatekeeper, open_gate
 from civicsky.health import Health, Look
 from civicsky.journal import Journal, JournalReader, Numbered
 from civicsky.label import Slot, ways_of
@@ -395,6 +396,7 @@ async def open_labelling(
     *,
     strict: bool,
     asks: bool = False,
+    gate: Gatekeeper | None = None,
 ) -> Parts:
     """Open what the labelling half needs besides a model; `stack` closes it. The caller holds the lock `label`.
 
@@ -416,9 +418,12 @@ async def open_labelling(
         contexts = Contexts(settings.context, settings.label.max_chars, appview, ledger)
         stack.push_async_callback(contexts.close)
     rounds = Rounds(ledger.database)
+    if gate is not None:
+        await ledger.register_gate(gate.task, gate.gate.version, gate.gate.text())
+        log.event("label_gate", stage="label", task=gate.task, gate=gate.gate.version, threshold=gate.gate.threshold)
     events = await _open_events(stack, folder, settings, ledger, metrics) if asks else None
     labelling = Labelling(
-        reader, ledger, rounds, contexts, tasks, settings, metrics, stop, strict=strict, events=events
+        reader, ledger, rounds, contexts, tasks, settings, metrics, stop, strict=strict, gate=gate, events=events
     )
     return Parts(labelling, reader, ledger, store, tasks, events)
 
@@ -446,8 +451,9 @@ async def _prepare_label(
     stack: AsyncExitStack, folder: Path, settings: Settings, metrics: Metrics, stop: Stop, *, strict: bool
 ) -> tuple[Labelling, Callable[[], Coroutine[Any, Any, None]]]:
     weights = find_weights(settings.label.gguf) if settings.label.model == "local" else None
+    gate = open_gate(settings.gate, load_tasks(settings.label.tasks))
     labelling, reader, ledger, store, tasks, events = await open_labelling(
-        stack, folder, settings, metrics, stop, strict=strict, asks=True
+        stack, folder, settings, metrics, stop, strict=strict, asks=True, gate=gate
     )
     authors = await _prepare_authors(stack, settings, ledger, store, metrics)
     abilities = await ledger.abilities(weights.name if weights else settings.label.model)

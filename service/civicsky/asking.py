@@ -15,7 +15,7 @@ from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient
 from civicsky.events.giving import EventsShape, First, Writer, is_unclear
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
-from civicsky.model import Answer, Asked, Attempts, Job, LabelRow, Question, Spend, now_us, post_uri
+from civicsky.model import STREAM, Answer, Asked, Attempts, Job, Judged, LabelRow, Question, Spend, now_us, post_uri
 from civicsky.prompt import Message, Way
 from civicsky.pulse import Work
 from civicsky.record import readable
@@ -53,6 +53,7 @@ class LedgerShape(Protocol):
         self, job: Job, reason: str, seconds: float, attempts: Attempts,
         *, dead: bool = False, spend: Spend | None = None, raw: str = "",
     ) -> bool: ...  # fmt: skip
+    async def admit(self, judged: Sequence[tuple[Job, Judged]]) -> set[int]: ...
     async def spent(self) -> Spend: ...
     async def remember(self, endpoint: str, model: str, ability: str) -> None: ...
 
@@ -72,6 +73,14 @@ class ContextsShape(Protocol):
     async def of(self, task: Task, fields: dict[str, Any]) -> str: ...
     def forget(self, did: str, rkey: str = "") -> None: ...
     def recall(self, did: str) -> None: ...
+
+
+class GateShape(Protocol):
+    """See `gate.Gatekeeper`."""
+
+    @property
+    def task(self) -> str: ...
+    async def judge(self, texts: Sequence[str]) -> list[Judged]: ...
 
 
 class Item(NamedTuple):
@@ -109,9 +118,11 @@ class Asking:
         settings: LabelSettings,
         metrics: Metrics,
         stop: Stop,
+        gate: GateShape | None = None,
         events: EventsShape | None = None,
     ) -> None:
-        self._ledger, self._rounds, self._contexts, self._events = ledger, rounds, contexts, events
+        self._ledger, self._rounds, self._contexts, self._gate = ledger, rounds, contexts, gate
+        self._events = events
         self._tasks, self._settings, self._metrics, self._stop = tasks, settings, metrics, stop
         self.answers = 0
         """That the model gave."""
@@ -119,7 +130,7 @@ class Asking:
         self._was_spent = False
         self._remembered: dict[str, str] = {}
         self._longest = longest(settings)
-        metrics.labels.update({(task, what): 0 for task in tasks for what in ("labelled", "failed")})
+        metrics.labels.update({(task, what): 0 for task in tasks for what in ("labelled", "failed", "gated")})
 
     @property
     def has_answers(self) -> bool:
@@ -171,6 +182,9 @@ class Asking:
         Gives those whose answer is kept and may not be the last one.
         """
         left, firsts = await self._from_cache(slot.question(task), asked, after)
+        # A second question is about a post that was let pass, or whose first answer was there.
+        if left and not after and self._gate is not None and self._gate.task == task:
+            left = await self._admitted(self._gate, task, left)
         waits = slot.delay() > 0
         if not left or not await self.is_free(slot):
             return firsts
@@ -293,6 +307,22 @@ class Asking:
             elif job.id in due:
                 left.append((job, text))
         return left, firsts
+
+    async def _admitted(
+        self, gate: GateShape, task: str, asked: Sequence[tuple[Job, Asked]]
+    ) -> list[tuple[Job, Asked]]:
+        """Those about which the gate has the model asked. A round and a probe ask again, so it is not asked."""
+        fresh = [(job, text) for job, text in asked if job.run == STREAM]
+        if not fresh:
+            return list(asked)
+        with self.at_work():
+            judged = await gate.judge([text.text for _, text in fresh])
+            jobs = [job for job, _ in fresh]
+            admitted = await self._ledger.admit(list(zip(jobs, judged, strict=True)))
+        gated = len(fresh) - len(admitted)
+        self._metrics.add("gated", gated)
+        self._metrics.labels[task, "gated"] += gated
+        return [(job, text) for job, text in asked if job.run != STREAM or job.id in admitted]
 
     async def _keep(self, job: Job, text: Asked, answer: Answer, after: Mapping[int, int]) -> list[First]:
         """Keep an answer; gives it when articles may tell what the post means, and it had none."""

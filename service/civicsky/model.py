@@ -574,6 +574,19 @@ class Attempts(NamedTuple):
     """Calls turned away while others succeeded."""
 
 
+class Judged(NamedTuple):
+    """What the gate said of one text under one task. It is kept: a replay or another gate changes nothing."""
+
+    version: str
+    """The gate's, see `gate.Gate.version`."""
+    probability: float | None
+    """The gate's own, that the text has the value it looks for; None: it was not looked at, since a feed showed it."""
+    passed: bool | None
+    """Whether that is not below the gate's threshold; None without a probability."""
+    p_asked: float
+    """Probability with which the model was asked: 1 for what passed, above 0 for the others."""
+
+
 class LabelRow(NamedTuple):
     """A label as the ledger holds it; `answer` is None once it was erased."""
 
@@ -588,6 +601,8 @@ class LabelRow(NamedTuple):
     at: int
     attempts: int
     answer: Answer | None
+    judged: Judged | None = None
+    """By the gate; None: there was none, or the answer was there before it was asked."""
 
 
 class Unlabelled(NamedTuple):
@@ -599,6 +614,19 @@ class Unlabelled(NamedTuple):
     task: str
     reason: str
     p_sampled: float
+    judged: Judged | None = None
+    """As of a label."""
+
+
+class Gated(NamedTuple):
+    """A post that was drawn, and about which the gate let nobody be asked. It stands for no others in estimates."""
+
+    did: str
+    rkey: str
+    cid: str
+    task: str
+    p_sampled: float
+    judged: Judged
 
 
 class Outgoing(NamedTuple):

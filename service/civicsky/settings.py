@@ -301,6 +301,16 @@ class Sample(Group):
     """What is drawn: single posts, or all posts of an author or of a thread together."""
 
 
+class Gate(Group):
+    """A small model that keeps posts from the model that is paid for; see `civicsky dev train-gate`."""
+
+    file: Path | None = None
+    """Gate's file. Posts under its threshold are not asked about, but for a share. Off without one."""
+    ask_anyway: float = Field(0.05, ge=0.01, le=1)
+    """Share of the posts under the threshold that is asked about all the same, by lot: each stands for 1 / this many,
+    so a smaller one saves more and makes estimates less precise. Never 0: what the gate misses would be unknown."""
+
+
 class Context(Group):
     """What of a post's surroundings the model is given besides. It is fetched from the public API."""
 
@@ -746,6 +756,7 @@ class Settings(BaseSettings):
     queue: Queue = Queue()
     label: Label = Label()
     sample: Sample = Sample()
+    gate: Gate = Gate()
     context: Context = Context()
     events: Events = Events()
     ledger: Ledger = Ledger()
