@@ -6,8 +6,8 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-MOST: Final = 256
-"""Items done at once: as many as there can be slots, so nobody waits for more than two turns."""
+MOST: Final = 16
+"""Items done at once: enough that few wait for the disk, and too few for all calls to keep step from then on."""
 
 
 class Together(Generic[T, R]):

