@@ -14,7 +14,8 @@ from civicsky.embedding import Embedding, load
 from civicsky.errors import Usage
 from civicsky.gate import Gate, Measured
 from civicsky.model import format_time, now_us
-from civicsky.research.gold import MAX_BYTES, Gold, Item, normalised, read_gold
+from civicsky.research.files import read_file
+from civicsky.research.gold import Gold, Item, normalised, read_gold
 from civicsky.task import Task, file_hash, load_task
 
 LEAST_AUTHORS = 20
@@ -182,13 +183,7 @@ def _looked_for(task: Task, wanted: Wanted) -> tuple[str, str]:
 
 
 def _read(file: Path, task: Task) -> Gold:
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise Usage(f"{file}: more than {MAX_BYTES:,} bytes; split the file")
-        data = file.read_bytes()
-    except OSError as error:
-        raise Usage(f"{file}: {error.strerror}; name a CSV or JSONL file of judged posts") from None
-    return read_gold(file.name, data, {field.name: field.values for field in task.fields})
+    return read_gold(file.name, read_file(file), {field.name: field.values for field in task.fields})
 
 
 def as_text(gate: Gate, out: Path) -> str:
