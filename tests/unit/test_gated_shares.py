@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from civicsky.document import Document
+from civicsky.document import FIREHOSE, Document
 from civicsky.gate import Gate, Measured
-from civicsky.research.estimate import FIREHOSE, Reading, Table, tables
+from civicsky.research.estimate import Reading, Table, tables
 from civicsky.sample import is_asked, is_drawn
 from civicsky.task import load_task
 
