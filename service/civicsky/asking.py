@@ -53,7 +53,7 @@ class LedgerShape(Protocol):
         self, job: Job, reason: str, seconds: float, attempts: Attempts,
         *, dead: bool = False, spend: Spend | None = None, raw: str = "",
     ) -> bool: ...  # fmt: skip
-    async def admit(self, judged: Sequence[tuple[Job, Judged]]) -> set[int]: ...
+    async def admit(self, judged: Sequence[tuple[Job, Judged]]) -> tuple[set[int], set[int]]: ...
     async def spent(self) -> Spend: ...
     async def remember(self, endpoint: str, model: str, ability: str) -> None: ...
 
@@ -318,10 +318,9 @@ class Asking:
         with self.at_work():
             judged = await gate.judge([text.text for _, text in fresh])
             jobs = [job for job, _ in fresh]
-            admitted = await self._ledger.admit(list(zip(jobs, judged, strict=True)))
-        gated = len(fresh) - len(admitted)
-        self._metrics.add("gated", gated)
-        self._metrics.labels[task, "gated"] += gated
+            admitted, kept_back = await self._ledger.admit(list(zip(jobs, judged, strict=True)))
+        self._metrics.add("gated", len(kept_back))
+        self._metrics.labels[task, "gated"] += len(kept_back)
         return [(job, text) for job, text in asked if job.run != STREAM or job.id in admitted]
 
     async def _keep(self, job: Job, text: Asked, answer: Answer, after: Mapping[int, int]) -> list[First]:

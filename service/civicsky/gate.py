@@ -155,10 +155,10 @@ class Gatekeeper:
         return [[self.gate.judge(next(found), self._ask_anyway) for _ in texts] for texts in wanted]
 
 
-def open_gate(settings: GateSettings, tasks: Sequence[tuple[Task, str]]) -> Gatekeeper | None:
-    """The gate of the settings, ready to work; None without one. `tasks` with their files' texts.
+def chosen(settings: GateSettings, tasks: Sequence[tuple[Task, str]]) -> Gate | None:
+    """The gate's file of the settings; None without one. `tasks` with their files' texts. It loads no model.
 
-    Raises `Usage` for a gate that is not about one of these tasks as it is now, or that cannot be used here.
+    Raises `Usage` for a gate that is not about one of these tasks as it is now.
     """
     if settings.file is None:
         return None
@@ -173,4 +173,10 @@ def open_gate(settings: GateSettings, tasks: Sequence[tuple[Task, str]]) -> Gate
             f"({gate.task_sha256[:8]}), and its file has changed since ({file_hash(text)[:8]}); "
             "train it again with `civicsky dev train-gate`"
         )
-    return Gatekeeper(gate, load(), settings.ask_anyway)
+    return gate
+
+
+def open_gate(settings: GateSettings, tasks: Sequence[tuple[Task, str]]) -> Gatekeeper | None:
+    """The gate of the settings, ready to work; None without one. Raises `Usage`, also when it cannot be used here."""
+    gate = chosen(settings, tasks)
+    return None if gate is None else Gatekeeper(gate, load(), settings.ask_anyway)

@@ -154,7 +154,7 @@ class Ledger:
         # With many calls in flight these come at once, and each would be a wait for the disk or its thread.
         self._looked_up: Together[_Lookup, _Found] = Together(self._looked_up_all)
         self._answered: Together[_Answered, bool] = Together(self._answered_all)
-        self._admit: Together[Sequence[tuple[Job, Judged]], set[int]] = Together(self._admit_all)
+        self._admit: Together[Sequence[tuple[Job, Judged]], tuple[set[int], set[int]]] = Together(self._admit_all)
 
     @classmethod
     async def open(cls, path: Path) -> "Ledger":
@@ -358,15 +358,16 @@ class Ledger:
 
     # ---- the gate ----
 
-    async def admit(self, judged: Sequence[tuple[Job, Judged]]) -> set[int]:
-        """Keep what the gate says of jobs' texts; the jobs about which the model is to be asked.
+    async def admit(self, judged: Sequence[tuple[Job, Judged]]) -> tuple[set[int], set[int]]:
+        """Keep what the gate says of jobs' texts; (jobs about which the model is to be asked, those it is kept from).
 
         A text about which something was decided before keeps that: another gate, a cache that has filled since, or an
-        attempt in vain change no probability. The others are done with, without a label.
+        attempt in vain change no probability. Those it is kept from are done with, without a label. What was deleted
+        or edited meanwhile is among neither.
         """
         return await self._admit(judged)
 
-    async def _admit_all(self, wanted: Sequence[Sequence[tuple[Job, Judged]]]) -> list[set[int]]:
+    async def _admit_all(self, wanted: Sequence[Sequence[tuple[Job, Judged]]]) -> list[tuple[set[int], set[int]]]:
         async with self._db.transaction("ledger") as db:
             flat = [one for some in wanted for one in some]
             numbers = [job.id for job, _ in flat]
@@ -388,8 +389,9 @@ class Ledger:
             ):
                 await _many(db, sql, values)
         self._has_judged |= bool(fresh)
-        admitted = pending - {job.id for job in skipped}
-        return [{job.id for job, _ in some} & admitted for some in wanted]
+        kept_back = {job.id for job in skipped}
+        found = [{job.id for job, _ in some} & pending for some in wanted]
+        return [(numbers - kept_back, numbers & kept_back) for numbers in found]
 
     def _is_asked(self, job: Job, judged: Judged) -> bool:
         return judged.p_asked >= 1 or is_asked(self._sample_key, post_uri(job.did, job.rkey), judged.p_asked)
@@ -957,6 +959,14 @@ class LedgerReader:
             f"SELECT {', '.join(names)} FROM spend WHERE day BETWEEN ? AND ? ORDER BY day, model", (first, last)
         )
         return [dict(zip(names, row, strict=True)) for row in found]
+
+    async def looked_at(self, task: str, version: str) -> tuple[int, int]:
+        """(texts of which this gate said how likely they are, those of them under its threshold)."""
+        ((n, under),) = await self._db.rows(
+            "SELECT count(passed), coalesce(sum(NOT passed), 0) FROM gate WHERE task = ? AND version = ?",
+            (task, version),
+        )
+        return int(n), int(under)
 
     async def seconds_a_call(self, labels: int = 1000) -> tuple[int, float]:
         """(calls, seconds that one took on average) of so many labels at most, those that were paid for.

@@ -83,12 +83,26 @@ def exported(collected: Path, tmp_path: Path, gated: list[dict[str, Any]], label
 
 
 def test_a_gate_that_cannot_be_used_ends_the_start_and_hinders_no_erasure(collected: Path, tmp_path: Path) -> None:
-    file = tmp_path / "gate.json"
-    file.write_text("{}")
-    ended = run(
-        "label", "--data-dir", collected, "--model-url", "http://127.0.0.1:9/v1", "--model", "m", gate__file=file
-    )
-    assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert "is no gate's file" in ended.err
+    whole, gold = tmp_path / "whole.json", tmp_path / "gold.jsonl"
+    assert run("dev", "sample-gold", gold).code == 0
+    assert run("dev", "train-gate", "civic", gold, "-o", whole).code == 0
+    good, file = json.loads(whole.read_text()), tmp_path / "gate.json"
+    for text, told in (
+        (None, "No such file"),
+        ("{}", "is no gate's file"),
+        (whole.read_text()[:-100], "is no gate's file"),
+        (json.dumps({**good, "task": "lean"}), "is about the task 'lean'"),
+        (json.dumps({**good, "task_sha256": "0" * 64}), "its file has changed since"),
+        (json.dumps({**good, "model_sha256": "0" * 64}), "was made with the model"),
+    ):
+        if text is not None:
+            file.write_text(text)
+        ended = run(
+            "label", "--data-dir", collected, "--model-url", "http://127.0.0.1:9/v1", "--model", "m", gate__file=file
+        )
+        assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
+        assert "gate.file" in ended.err
+        assert told in ended.err
+        assert not (collected / "ledger.db").exists(), "nothing was begun"
     ended = run("erase", "did:plc:5mdzmwsnhinpnrcudbu4m7rs", "--data-dir", collected, gate__file=file)
     assert ended.code == 0, ended.err

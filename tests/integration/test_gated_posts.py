@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from civicsky.asking import Asking
+from civicsky.asking import Asking, GateShape
 from civicsky.document import Document, post_changes, post_document
 from civicsky.embedding import Embedding, load
 from civicsky.errors import BadInput
@@ -18,7 +18,7 @@ from civicsky.gate import Gate, Gatekeeper, Measured
 from civicsky.ledger import Ledger, LedgerReader
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
-from civicsky.model import Asked, Change, Outgoing, PostRow, post_uri
+from civicsky.model import Asked, Change, Judged, Outgoing, PostRow, post_uri
 from civicsky.rounds import Wish
 from civicsky.sample import Drawing, is_asked
 from civicsky.settings import Label
@@ -56,8 +56,10 @@ class Gated(World):
     async def gated(self, ask_anyway: float = 0.3, task: str = "civic", seed: int = 0, **settings: Any) -> Asking:
         made = gate(self.embedding, task, seed)
         await self.ledger.register_gate(task, made.version, made.text())
+        return self.asking_behind(Gatekeeper(made, self.embedding, ask_anyway), **settings)
+
+    def asking_behind(self, keeper: GateShape, **settings: Any) -> Asking:
         chosen = Label(**{"model": "m", "pause_seconds": 1e-6, "pause_max_seconds": 1e-6, **settings})
-        keeper = Gatekeeper(made, self.embedding, ask_anyway)
         return Asking(self.ledger, self.rounds, None, TASKS, chosen, self.metrics, Stop(), keeper)
 
     async def ask(self, asking: Asking, slot: Slot) -> None:
@@ -158,6 +160,43 @@ async def test_with_every_post_asked_about_the_gate_only_says_what_it_would_have
     assert sorted(slot.asked) == sorted([*CIVIC, *OTHER])
     passed = {text for text, one in (await world.documents()).items() if one["labels"]["civic"]["gate"]["passed"]}
     assert passed == set(CIVIC)
+
+
+async def test_posts_that_share_a_request_are_looked_at_one_by_one_and_each_gets_its_own_answer(world: Gated) -> None:
+    await world.write(*CIVIC, *OTHER)
+    requests: list[list[str]] = []
+
+    async def by_text(posts: Sequence[Asked]) -> list[Result]:
+        requests.append([post.text for post in posts])
+        return [slot.answer(post, "civic" if post.text in CIVIC else "not civic") for post in posts]
+
+    slot, asking, items = Slot(by_text), await world.gated(posts_per_request=7), await world.items()
+    for at in range(0, len(items), 7):
+        await asking.ask(slot, "civic", items[at : at + 7])
+    lot = world.lots(0.3)
+    assert sorted(text for request in requests for text in request) == sorted([*CIVIC, *lot])
+    assert all(requests), "a request of posts that were all kept back is not sent"
+    assert max(map(len, requests)) > 1
+    for text, document in (await world.documents()).items():
+        said = document["labels"].get("civic", {}).get("fields", {}).get("civic", {}).get("value")
+        assert said == ("civic" if text in CIVIC else "not civic" if text in lot else None)
+
+
+async def test_what_is_deleted_while_the_gate_looks_at_it_counts_as_saved_for_nobody(world: Gated) -> None:
+    await world.write(OTHER[0], OTHER[1])
+    first, second = await world.items()
+
+    class Late(Gatekeeper):
+        async def judge(self, texts: Sequence[str]) -> list[Judged]:
+            found = await super().judge(texts)
+            await world.change(world.posts[first.job.rkey, DID], "delete")
+            return found
+
+    asking = world.asking_behind(Late(gate(world.embedding), world.embedding, 0.01))
+    await asking.ask(Slot(), "civic", [first, second])
+    assert world.rows("SELECT state FROM job ORDER BY id") == [("cancelled",), ("gated",)]
+    assert world.metrics.counts["gated"] == world.metrics.labels["civic", "gated"] == 1
+    assert world.rows("SELECT count(*) FROM gate") == [(1,)]
 
 
 # ---- it is decided once ----------------------------------------------------------------------------------------------
@@ -283,9 +322,11 @@ async def test_the_ledgers_summary_counts_what_was_saved_and_what_was_asked_abou
     await world.write(*CIVIC, *OTHER)
     await world.ask(await world.gated(), Slot())
     reader = await LedgerReader.open(world.file)
-    found = await reader.summary()
+    found, version = await reader.summary(), gate(world.embedding).version
+    looked_at = [await reader.looked_at(*of) for of in (("civic", version), ("civic", "other"), ("other", version))]
     await reader.close()
     lot = len(world.lots(0.3))
+    assert looked_at == [(len(CIVIC) + len(OTHER), len(OTHER)), (0, 0), (0, 0)], "what the plan reckons by"
     assert found["gate"] == {"skipped": len(OTHER) - lot, "asked_anyway": lot, "passed": len(CIVIC)}
 
 
