@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import uvloop
 
 from civicsky import __version__, backups, datadir, filter as filters, log
+from civicsky.annotate.votes import Forgetting
 from civicsky.appview import AppView
 from civicsky.authors import Authors, Work as AuthorsWork, read_lists
 from civicsky.collecting import collect, housekeep
@@ -404,7 +405,9 @@ async def open_labelling(
         contexts = Contexts(settings.context, settings.label.max_chars, appview, ledger)
         stack.push_async_callback(contexts.close)
     rounds = Rounds(ledger.database)
-    labelling = Labelling(reader, ledger, rounds, contexts, tasks, settings, metrics, stop, strict=strict)
+    labelling = Labelling(
+        reader, ledger, rounds, contexts, tasks, settings, metrics, stop, strict=strict, by_hand=Forgetting(folder)
+    )
     return Parts(labelling, reader, ledger, store, tasks)
 
 
