@@ -302,6 +302,7 @@ def test_where_nothing_is_better_no_file_is_written_and_the_held_out_posts_stay_
     assert "Keep the old task. No file was written, and the held-out posts were not opened." in ended.out
     assert not out.exists()
     assert not (folder_of(out) / "choice.json").exists()
+    assert (folder_of(out) / "report.txt").read_text() == ended.out
     assert not markers(log.read_text()) & markers(json.dumps(rows_of(out, "held-out")))
 
 
