@@ -116,7 +116,8 @@ class Tuned:
         self.opened = folder / "opened"
         (folder / "hook").mkdir()
         (folder / "hook" / "sitecustomize.py").write_text(WATCH)
-        watched = {"PYTHONPATH": str(folder / "hook"), "OPENED": str(self.opened), "ASKED": str(self.log)}
+        beside = filter(None, (str(folder / "hook"), os.environ.get("PYTHONPATH")))  # a mutant's package stands there
+        watched = {"PYTHONPATH": os.pathsep.join(beside), "OPENED": str(self.opened), "ASKED": str(self.log)}
         with learner(self.log) as self.url, pytest.MonkeyPatch.context() as patch:
             for name, value in watched.items():
                 patch.setenv(name, value)
