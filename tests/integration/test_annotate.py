@@ -395,6 +395,21 @@ def test_what_is_erased_is_emptied_at_once_and_cannot_be_voted_on_late(three: Pa
     sitting.end()
 
 
+def test_export_says_what_ties_need_and_what_is_not_defined(three: Path, tmp_path: Path) -> None:
+    vote_on_all(three, "anna", {f"text {n}": NO for n in (1, 2, 3)})
+    vote_on_all(three, "ben", {f"text {n}": NO for n in (1, 2, 3)})
+    done, _ = hand.exported(three, tmp_path / "agreed.jsonl")
+    assert "Cohen's kappa        not defined  n = 3  anna, ben" in done.text, "all said the same"
+    assert "nowhere" not in done.text
+    sitting = Sitting(three, "--annotator", "ben")
+    caller = Caller(sitting.address).enter()
+    caller.json("/api/begin")
+    caller.json("/api/vote", said(0, {"civic": "civic", "lean": "unclear", "us_politics": "unclear"}))
+    sitting.end()
+    done, _ = hand.exported(three, tmp_path / "tied.jsonl")
+    assert "! 1 tie counts nowhere: `civicsky annotate --adjudicate NAME` decides" in done.text
+
+
 SECRET = "quoted: secret words of the post"
 
 

@@ -198,7 +198,7 @@ def _beginning(found: Row) -> list[str]:
 
 def _figure(figure: Row) -> str:
     if figure["value"] is None:
-        return f"no data n = {figure['n']:,}"
+        return f"{'not defined' if figure['n'] else 'no data'} n = {figure['n']:,}"
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] n = {figure['n']:,}"
 
 
