@@ -31,7 +31,8 @@ class JobRow(NamedTuple):
     cid: str
     task: str
     state: str
-    p_sampled: float
+    p: float
+    """Probability with which it was drawn, and let through by a gate: p_sampled * p_asked."""
     reason: str | None
     post_state: str
     post_cid: str
@@ -73,7 +74,9 @@ class Written(NamedTuple):
 
 
 _JOB: Final = (
-    "SELECT job.id, job.rkey, job.did, job.cid, task, job.state, p_sampled, reason, doc.state, doc.cid, event_at, v "
+    "SELECT job.id, job.rkey, job.did, job.cid, task, job.state, p_sampled * coalesce((SELECT p_asked FROM gate "
+    "WHERE (gate.rkey, gate.did, gate.cid, gate.task) = (job.rkey, job.did, job.cid, job.task)), 1), "
+    "reason, doc.state, doc.cid, event_at, v "
     "FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
 )
 
@@ -102,7 +105,7 @@ async def last_settled(ledger: Database, last: int) -> int:
 
     async def none_settled(at: int) -> bool | None:
         found = await _near(ledger, at, last)
-        return None if not found else not any(state in {"done", "dead", "erased"} for state, _ in found)
+        return None if not found else not any(state in {"done", "dead", "gated", "erased"} for state, _ in found)
 
     return min(last, await _search(none_settled, last) + LOOK_JOBS - 1)
 
