@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import uvloop
 
 from civicsky import __version__, backups, datadir, filter as filters, log
+from civicsky.annotate.votes import Forgetting
 from civicsky.appview import AppView
 from civicsky.authors import Authors, Work as AuthorsWork, read_lists
 from civicsky.collecting import collect, housekeep
@@ -423,8 +424,9 @@ async def open_labelling(
         log.event("label_gate", stage="label", task=gate.task, gate=gate.gate.version, threshold=gate.gate.threshold)
     events = await _open_events(stack, folder, settings, ledger, metrics) if asks else None
     labelling = Labelling(
-        reader, ledger, rounds, contexts, tasks, settings, metrics, stop, strict=strict, gate=gate, events=events
-    )
+        reader, ledger, rounds, contexts, tasks, settings, metrics, stop, strict=strict, gate=gate, events=events,
+        by_hand=Forgetting(folder),
+    )  # fmt: skip
     return Parts(labelling, reader, ledger, store, tasks, events)
 
 

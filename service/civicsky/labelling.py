@@ -5,7 +5,7 @@ It knows the stages only by the small shapes declared here and in `asking`.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
@@ -95,6 +95,14 @@ class RoundsShape(asking.RoundsShape, Protocol):
     async def plan_probes(self, questions: Sequence[tuple[str, str, str]]) -> int: ...
 
 
+class ForgettingShape(Protocol):
+    """See `annotate.votes.Forgetting`."""
+
+    async def heed(
+        self, changes: Iterable[Change], journal: Callable[[Iterable[Key]], Awaitable[Mapping[Key, PostRow]]]
+    ) -> None: ...
+
+
 Loop = Literal["ledger", "queue", "store"]
 """Who may be told that there is work."""
 Told = Literal["posts", "labels", "snapshots"]
@@ -146,10 +154,12 @@ class Labelling:
         strict: bool,
         gate: GateShape | None = None,
         events: EventsShape | None = None,
+        by_hand: ForgettingShape | None = None,
     ) -> None:
+        """`by_hand`: what people said of posts, which must be forgotten with them."""
         self._reader, self._ledger, self._rounds, self._tasks = reader, ledger, rounds, tuple(tasks)
         self._settings, self._metrics, self._stop, self._strict = settings, metrics, stop, strict
-        self._contexts = contexts
+        self._contexts, self._by_hand = contexts, by_hand
         self._asking = Asking(ledger, rounds, contexts, tasks, settings.label, metrics, stop, gate, events)
         self._queue: Queue[Item] = Queue(settings.queue.items, settings.queue.bytes)
         self._held: set[int] = set()
@@ -223,6 +233,8 @@ class Labelling:
                     self._contexts.forget(change.did, change.rkey)
                 elif self._contexts and change.kind == "show":
                     self._contexts.recall(change.did)
+            if self._by_hand:  # before the ledger is past them: after a crash they are told again
+                await self._by_hand.heed(changes, self._reader.posts)
             await self._ledger.follow(changes, rows.values(), self._tasks, self._drawing, certain)
         return len(changes)
 

@@ -46,7 +46,7 @@ class Figure(NamedTuple):
 
     def __str__(self) -> str:
         if self.value is None:
-            return f"no data  n = {self.n:,}"
+            return f"{'not defined' if self.n else 'no data'}  n = {self.n:,}"
         return f"{self.value:.3f}  [{self.low:.3f}, {self.high:.3f}]  n = {self.n:,} ({self.clusters:,} authors)"
 
 
