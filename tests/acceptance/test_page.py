@@ -145,7 +145,7 @@ def test_it_loads_without_a_word_in_the_console_and_asks_nobody_else(page: Page,
     assert {address for address in page.requests if not address.startswith(service.url + "/")} == set()
 
 
-def test_every_section_says_something_of_its_own(page: Page) -> None:
+def test_every_section_says_something_of_its_own(page: Page, service: Watched) -> None:
     for selector, words in {
         "#tiles": "Waiting for a label", "#stages-collect": "source", "#stages-label": "store",
         "#shares-hero": "n = ", "#shares-tables": "lean, where civic is civic", "#days": "2 h outdated cursor",

@@ -39,7 +39,7 @@ def register() -> None:
 
 def lots() -> Random:
     """For what a test marked `drawn` draws by itself, the same each time or other; `SEED=7` repeats what failed."""
-    seed = int(os.environ.get("SEED") or (1 if settings.default.derandomize else SystemRandom().randrange(10**6)))
+    seed = int(os.environ.get("SEED") or (1 if settings().derandomize else SystemRandom().randrange(10**6)))
     print("seed", seed)
     return Random(seed)
 
@@ -50,5 +50,5 @@ def tried(n: int, *fine: HealthCheck) -> settings:
     `fine`: what hypothesis would warn of, and is meant.
     """
     return settings(
-        max_examples=n * settings.default.max_examples // _AS_USUAL, suppress_health_check=[*_NEVER_WRONG, *fine]
+        max_examples=n * settings().max_examples // _AS_USUAL, suppress_health_check=[*_NEVER_WRONG, *fine]
     )
