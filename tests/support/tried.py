@@ -49,6 +49,4 @@ def tried(n: int, *fine: HealthCheck) -> settings:
 
     `fine`: what hypothesis would warn of, and is meant.
     """
-    return settings(
-        max_examples=n * settings().max_examples // _AS_USUAL, suppress_health_check=[*_NEVER_WRONG, *fine]
-    )
+    return settings(max_examples=n * settings().max_examples // _AS_USUAL, suppress_health_check=[*_NEVER_WRONG, *fine])

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.errors import BadInput
 from civicsky.events.articles import MAX_TEXT, MAX_TITLE, beginning, read_line
@@ -15,6 +15,7 @@ from civicsky.model import Asked, format_time
 from civicsky.prompt import messages, word_messages
 from civicsky.task import load_task
 from support.events import EVENTS, article
+from support.tried import tried
 
 CIVIC = load_task("civic")[0]
 HOSTILE = st.text(st.characters() | st.sampled_from('<>[]|"\\\u202e\uff1c/\n{}'), max_size=200)
@@ -148,7 +149,7 @@ def test_whatever_is_found_the_bounds_hold(found: list[tuple[str, float, int]], 
 # ---- how it is written ----
 
 
-@settings(max_examples=300)
+@tried(300)
 @given(st.lists(st.tuples(HOSTILE, HOSTILE, HOSTILE), min_size=1, max_size=4), st.integers(300, 3_000))
 def test_hostile_articles_stay_quoted_and_bounded_in_every_way_of_asking(
     said: list[tuple[str, str, str]], room: int
