@@ -113,7 +113,7 @@ class Browser:
         self.call("Tracing.end")
         while (got := self.read()).get("method") != "Tracing.tracingComplete":
             pass
-        parts = []
+        parts: list[dict[str, Any]] = []
         while not parts or not parts[-1].get("eof"):
             parts.append(self.call("IO.read", handle=got["params"]["stream"], size=1 << 20))
         found += _tasks(json.loads("".join(part["data"] for part in parts))["traceEvents"])
