@@ -102,9 +102,18 @@ async def last_settled(ledger: Database, last: int) -> int:
 
     async def none_settled(at: int) -> bool | None:
         found = await _near(ledger, at, last)
-        return None if not found else not any(state in {"done", "dead", "erased"} for state, _ in found)
+        return None if not found else not _any_settled(found)
 
     return min(last, await _search(none_settled, last) + LOOK_JOBS - 1)
+
+
+async def goes_on(ledger: Database, at: int, last: int) -> bool:
+    """Whether labelling is beyond this number: of the next jobs of the stream from there on some are settled."""
+    return _any_settled(await _near(ledger, at, last))
+
+
+def _any_settled(found: Iterable[tuple[str, int]]) -> bool:
+    return any(state in {"done", "dead", "erased"} for state, _ in found)
 
 
 async def _near(ledger: Database, at: int, last: int) -> list[tuple[str, int]]:
