@@ -458,18 +458,6 @@ async def test_what_cannot_be_read_is_told_and_tried_again(tmp_path: Path, monke
         await heard(listener, b"event: posts\ndata: [{")
 
 
-async def test_a_data_directory_in_a_home_folder_is_found_as_the_service_finds_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Readers(monkeypatch)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    seed(tmp_path / "data", some(3, now=NOW))
-    async with gathering(Path("~/data")) as page:
-        listener = page.join()
-        assert listener
-        await heard(listener, b"event: posts\ndata: [{")
-
-
 async def test_a_defect_in_telling_the_state_ends_neither_the_page_nor_the_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

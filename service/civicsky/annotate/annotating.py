@@ -25,7 +25,7 @@ from civicsky.document import ANY, FEED, FIREHOSE
 from civicsky.errors import Failed, Usage
 from civicsky.model import format_time, now_us, parse_moment, parse_time
 from civicsky.research.files import write_whole
-from civicsky.settings import Settings, expanded
+from civicsky.settings import Settings
 from civicsky.task import Task, file_hash, load_task
 from civicsky.typed import moment_of
 from civicsky.watch.web import answering
@@ -117,7 +117,7 @@ def _ended() -> Iterator[asyncio.Event]:
 
 def _place(settings: Settings, wanted: Wanted) -> tuple[Path, Task, str]:
     """The data directory, the task, and the SHA-256 of its file."""
-    datadir.refuse_network(expanded(settings.data_dir))
+    datadir.refuse_network(settings.data_dir.absolute())
     folder = datadir.existing(settings.data_dir)
     task, text = load_task(wanted.task or settings.label.tasks[0])
     keys_of(task)

@@ -19,7 +19,7 @@ from civicsky.page import facts, live
 from civicsky.page.hub import Hub, Listener
 from civicsky.page.live import Rates
 from civicsky.page.recent import Recent, packed_event
-from civicsky.settings import Settings, expanded
+from civicsky.settings import Settings
 from civicsky.sqlite import Database, open_reader
 from civicsky.task import Task, load_tasks
 
@@ -142,7 +142,7 @@ class Page:
         self._hub.forget()
 
     async def _opened(self, stack: AsyncExitStack, name: str, schema: Any) -> Database | None:
-        path = expanded(self._settings.data_dir) / name
+        path = self._settings.data_dir / name
         if not path.is_file():
             return None
         database = await open_reader(path, schema)
