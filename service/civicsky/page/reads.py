@@ -117,8 +117,11 @@ def _any_settled(found: Iterable[tuple[str, int]]) -> bool:
 
 
 async def _near(ledger: Database, at: int, last: int) -> list[tuple[str, int]]:
-    """(state, event_at) of jobs of the stream from this number on, the nearest that there are; empty: none are left."""
-    step = LOOK_JOBS
+    """(state, event_at) of jobs of the stream from this number on, about the nearest; empty: none was seen up to `last`.
+
+    However wide the steps become, the last jobs of all are looked at.
+    """
+    step, end = LOOK_JOBS, last - LOOK_JOBS + 1
     for _ in range(GALLOPS):
         if at > last:
             break
@@ -129,7 +132,7 @@ async def _near(ledger: Database, at: int, last: int) -> list[tuple[str, int]]:
         )
         if found:
             return [(str(state), int(event_at)) for state, event_at in found]
-        at, step = at + step, step * 2
+        at, step = min(at + step, max(end, at + LOOK_JOBS)), step * 2
     return []
 
 

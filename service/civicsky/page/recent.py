@@ -121,7 +121,7 @@ class Recent:
         elif fresh:
             self._high = max(self._high, fresh[0])
         elif high < last and await reads.goes_on(ledger, high + 1, last):  # rounds and probes lie between
-            self._high = await reads.last_settled(ledger, last)
+            self._high = max(self._high, await reads.last_settled(ledger, last))
         rows: list[JobRow] = []
         for at in range(0, len(fresh), reads.KEYS_AT_ONCE):
             rows += await reads.jobs(ledger, fresh[at : at + reads.KEYS_AT_ONCE])
