@@ -17,7 +17,10 @@ from civicsky import datadir
 from civicsky.annotate import annotating
 from civicsky.annotate.draw import Pick, order_for
 from civicsky.annotate.votes import Draw, Votes
+from civicsky.app import catch_up
 from civicsky.errors import Usage
+from civicsky.ledger import Ledger
+from civicsky.metrics import Metrics
 from civicsky.research.estimate import Table, Wanted as Estimate, estimate
 from civicsky.research.gold import read_gold
 from civicsky.research.measure import weighted_share
@@ -455,6 +458,86 @@ def test_what_is_erased_is_emptied_at_once_and_cannot_be_voted_on_late(three: Pa
     assert caller.vote(said(view["at"], NO))["told"] == "gone"
     assert len(hand.votes(three)) == 1
     sitting.end()
+
+
+def test_export_says_what_ties_need_and_what_is_not_defined(three: Path, tmp_path: Path) -> None:
+    vote_on_all(three, "anna", {f"text {n}": NO for n in (1, 2, 3)})
+    vote_on_all(three, "ben", {f"text {n}": NO for n in (1, 2, 3)})
+    done, _ = hand.exported(three, tmp_path / "agreed.jsonl")
+    assert "Cohen's kappa        not defined  n = 3  anna, ben" in done.text, "all said the same"
+    assert "nowhere" not in done.text
+    sitting = Sitting(three, "--annotator", "ben")
+    caller = Caller(sitting.address).enter()
+    caller.json("/api/begin")
+    caller.vote(said(0, {"civic": "civic", "lean": "unclear", "us_politics": "unclear"}))
+    sitting.end()
+    done, _ = hand.exported(three, tmp_path / "tied.jsonl")
+    assert "! 1 tie counts nowhere: `civicsky annotate --adjudicate NAME` decides" in done.text
+
+
+SECRET = "quoted: secret words of the post"
+
+
+def noted(folder: Path, who: str, *ns: int) -> None:
+    """One person's votes on all posts, each with a note that quotes it."""
+    sitting = Sitting(folder, "--annotator", who, "--posts", len(ns))
+    caller = Caller(sitting.address).enter()
+    view = caller.json("/api/begin")["view"]
+    while not view["over"]:
+        view = caller.vote(said(view["at"], NO, note=SECRET))
+    sitting.end()
+
+
+def followed(folder: Path) -> None:
+    """The labelling half takes over what the journal tells, as it does all the time while it runs."""
+    asyncio.run(catch_up(folder, hand.settings_of(folder), Metrics()))
+
+
+def kept(folder: Path) -> set[int]:
+    """The posts of which something is still said."""
+    return {int(uri.partition("author")[2].partition("/")[0]) for _, uri, *_, note in hand.votes(folder) if note}
+
+
+def test_what_its_author_deletes_is_emptied_by_the_service_though_nobody_labels_any_more(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "data", [post(n, f"text {n}") for n in range(1, 7)])
+    noted(folder, "anna", *range(1, 7))
+    followed(folder)
+    assert kept(folder) == {1, 2, 3, 4, 5, 6}
+    told = "INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,?,'3s',1)"
+    hand.deleted(folder, 1)
+    hand.journal(folder, told, [("delete", hand.key(2)[1], hand.key(2)[0])])  # the journal pruned the post long ago
+    hand.journal(folder, told, [("remove", "did:plc:author3", "")])  # an account's end
+    hand.journal(folder, told, [("hide", "did:plc:author4", "")])
+    hand.deleted(folder, 5)  # and made again under the same address, before the labelling half came to it
+    hand.journal(folder, "UPDATE post SET state = ? WHERE did = ?", [("live", "did:plc:author5")])
+    ended = hand.labelled_all(folder)
+    assert ended.code == 0, ended.err
+    assert kept(folder) == {4, 5, 6}
+    raw = b"".join(file.read_bytes() for file in folder.glob("annotations.db*"))
+    assert raw.count(SECRET.encode()) == 3
+
+
+def test_what_was_deleted_is_emptied_before_the_ledger_is_past_it(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash between the two only makes it be told once more."""
+    noted(three, "anna", 1, 2, 3)
+    hand.deleted(three, 1)
+
+    async def crash(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "follow", crash)
+        with pytest.raises(KeyboardInterrupt):
+            followed(three)
+    assert kept(three) == {2, 3}
+    followed(three)
+    assert kept(three) == {2, 3}
+
+
+def test_where_nobody_labelled_by_hand_no_file_is_made(three: Path) -> None:
+    hand.deleted(three, 1)
+    followed(three)
+    assert not (three / datadir.ANNOTATIONS).exists()
 
 
 def test_a_backup_has_the_votes_and_a_restore_brings_them_back(three: Path, tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ class Tuned:
         self.opened = folder / "opened"
         (folder / "hook").mkdir()
         (folder / "hook" / "sitecustomize.py").write_text(WATCH)
-        watched = {"PYTHONPATH": str(folder / "hook"), "OPENED": str(self.opened), "ASKED": str(self.log)}
+        beside = filter(None, (str(folder / "hook"), os.environ.get("PYTHONPATH")))  # a mutant's package stands there
+        watched = {"PYTHONPATH": os.pathsep.join(beside), "OPENED": str(self.opened), "ASKED": str(self.log)}
         with learner(self.log) as self.url, pytest.MonkeyPatch.context() as patch:
             for name, value in watched.items():
                 patch.setenv(name, value)
@@ -303,6 +304,7 @@ def test_where_nothing_is_better_no_file_is_written_and_the_held_out_posts_stay_
     assert "Keep the old task. No file was written, and the held-out posts were not opened." in ended.out
     assert not out.exists()
     assert not (folder_of(out) / "choice.json").exists()
+    assert (folder_of(out) / "report.txt").read_text() == ended.out
     assert not markers(log.read_text()) & markers(json.dumps(rows_of(out, "held-out")))
 
 

@@ -305,3 +305,9 @@ def exported(folder: Path, out: Path, *, with_text: bool = False, **wanted: Any)
 
 def run(folder: Path, *args: str | int | Path, **settings: Any) -> command.Ended:
     return command.run("annotate", *args, "--data-dir", folder, **settings)
+
+
+def labelled_all(folder: Path) -> command.Ended:
+    """Run `civicsky label --drain`: it follows the journal, and asks nobody where nothing waits."""
+    nobody = "http://127.0.0.1:9/v1"
+    return command.run("label", "--drain", "--data-dir", folder, "--model-url", nobody, "--model", "nobody")

@@ -8,12 +8,13 @@ import warnings
 import krippendorff
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 from civicsky.research import measure
 from civicsky.research.measure import Figure
+from support.tried import tried
 
 Floats = np.typing.NDArray[np.float64]
 
@@ -200,7 +201,7 @@ answers = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["a", "b", 
 
 
 @given(answers)
-@settings(max_examples=60, deadline=None)
+@tried(60)
 def test_every_interval_holds_its_value_and_stays_in_bounds(posts: list[tuple[str, str | None, str]]) -> None:
     truth, said, authors = [list(column) for column in zip(*posts, strict=True)] if posts else ([], [], [])
     found = measure.scores(truth, said, authors, ["a", "b", "c"])
@@ -218,7 +219,7 @@ def test_every_interval_holds_its_value_and_stays_in_bounds(posts: list[tuple[st
 
 
 @given(answers.filter(bool), st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@tried(40)
 def test_neither_order_nor_the_names_of_authors_matter(
     posts: list[tuple[str, str | None, str]], random: object
 ) -> None:
@@ -235,7 +236,7 @@ def test_neither_order_nor_the_names_of_authors_matter(
         st.tuples(st.booleans(), st.floats(0.01, 1), st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=40
     )
 )
-@settings(max_examples=200, deadline=None)
+@tried(200)
 def test_a_share_and_its_complement_mirror_each_other(posts: list[tuple[bool, float, int, int]]) -> None:
     weights, authors, units = (
         [1 / p for _, p, _, _ in posts],
@@ -477,7 +478,7 @@ def test_a_model_that_is_no_use_is_not_relied_on() -> None:
         max_size=30,
     )
 )
-@settings(max_examples=200, deadline=None)
+@tried(200)
 def test_a_corrected_share_stays_in_bounds_whatever_it_is_given(
     posts: list[tuple[bool, bool | None, float, int, bool, bool | None]],
 ) -> None:

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.errors import Usage
 from civicsky.model import Asked
@@ -21,6 +21,7 @@ from civicsky.tuning.new_file import new_text
 from civicsky.tuning.search import FIRST, Judged, Spent, halve, rungs, score, spread
 from civicsky.tuning.split import ALIKE, FEWEST, SHARES, alike, parts
 from civicsky.tuning.tpe import tpe
+from support.tried import tried
 
 CIVIC, CIVIC_TEXT = load_task("civic")
 
@@ -38,7 +39,7 @@ posts = st.lists(
 
 
 @given(posts, st.integers(0, 5))
-@settings(max_examples=100, deadline=None)
+@tried(100)
 def test_every_post_is_in_one_part_and_no_author_or_text_in_two(
     made: list[tuple[int, str | None, str]], seed: int
 ) -> None:
@@ -163,7 +164,6 @@ def test_each_beginning_has_about_the_shares_of_the_whole(values: list[str], see
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["a", "b", "c", None])), min_size=1, max_size=40))
-@settings(deadline=None)
 def test_a_candidates_score_is_the_reports_without_intervals(rows: list[tuple[str, str | None]]) -> None:
     gold, given_ = [one for one, _ in rows], [other for _, other in rows]
     told = measure.scores(gold, given_, [str(n) for n in range(len(rows))], ["a", "b", "c"])
@@ -288,7 +288,7 @@ anything = st.text(st.characters(codec="utf-8"), max_size=60).filter(str.strip)
 
 
 @given(anything, anything, st.booleans(), st.sampled_from(["json", "words"]))
-@settings(max_examples=150, deadline=None)
+@tried(150)
 def test_whatever_a_post_holds_the_file_is_read_as_the_task_that_was_tuned(
     text: str, definition: str, keep: bool, kind: candidates.Kind
 ) -> None:

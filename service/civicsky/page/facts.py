@@ -116,7 +116,7 @@ def _drawn(
     _, p_kept, root = known.get(row.key, ("", 1.0, ""))
     uri = post_uri(row.did, row.rkey)
     lot = {"author": row.did, "thread": root or uri}.get(unit, uri)
-    return Drawn(row.did, lot, 1 / (p_kept * row.p_sampled), fields if row.state == "done" else None)
+    return Drawn(row.did, lot, 1 / (p_kept * row.p), fields if row.state == "done" else None)
 
 
 def _figure(figure: Figure | None) -> dict[str, Any] | None:

@@ -31,7 +31,8 @@ class JobRow(NamedTuple):
     cid: str
     task: str
     state: str
-    p_sampled: float
+    p: float
+    """Probability with which it was drawn, and let through by a gate: p_sampled * p_asked."""
     reason: str | None
     post_state: str
     post_cid: str
@@ -73,7 +74,9 @@ class Written(NamedTuple):
 
 
 _JOB: Final = (
-    "SELECT job.id, job.rkey, job.did, job.cid, task, job.state, p_sampled, reason, doc.state, doc.cid, event_at, v "
+    "SELECT job.id, job.rkey, job.did, job.cid, task, job.state, p_sampled * coalesce((SELECT p_asked FROM gate "
+    "WHERE (gate.rkey, gate.did, gate.cid, gate.task) = (job.rkey, job.did, job.cid, job.task)), 1), "
+    "reason, doc.state, doc.cid, event_at, v "
     "FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
 )
 
@@ -113,7 +116,7 @@ async def goes_on(ledger: Database, at: int, last: int) -> bool:
 
 
 def _any_settled(found: Iterable[tuple[str, int]]) -> bool:
-    return any(state in {"done", "dead", "erased"} for state, _ in found)
+    return any(state in {"done", "dead", "gated", "erased"} for state, _ in found)
 
 
 async def _near(ledger: Database, at: int, last: int) -> list[tuple[str, int]]:
