@@ -82,7 +82,7 @@ words = st.lists(st.integers(0, 14).map("w{}".format), max_size=14).map(" ".join
 
 
 @given(st.lists(words, max_size=25))
-@settings(max_examples=300, deadline=None)
+@tried(300)
 def test_texts_that_are_nearly_one_are_found_as_by_comparing_all(texts: list[str]) -> None:
     sets = [frozenset(text.split()) for text in texts]
     near = [

@@ -120,7 +120,7 @@ def _any_settled(found: Iterable[tuple[str, int]]) -> bool:
 
 
 async def _near(ledger: Database, at: int, last: int) -> list[tuple[str, int]]:
-    """(state, event_at) of jobs of the stream from this number on, about the nearest; empty: none was seen up to `last`.
+    """(state, event_at) of jobs of the stream from this number on, about the nearest; empty: none up to `last`.
 
     However wide the steps become, the last jobs of all are looked at.
     """
