@@ -160,7 +160,8 @@ export function coverage(told) {
     say(byId("coverage-note"), "Nothing was held yet.");
     return;
   }
-  say(byId("coverage-note"), `What was held of the stream, a cell for each quarter of an hour, by the times of the events. As of ${clock(told.at)}.`);
+  const part = told.whole ? "" : ` Of the newest ${whole(told.connections)} connections only; civicsky status has all.`;
+  say(byId("coverage-note"), `What was held of the stream, a cell for each quarter of an hour, by the times of the events. As of ${clock(told.at)}.${part}`);
   byId("days").replaceChildren(...told.days.map(day));
   byId("days-legend").hidden = false;
   byId("gaps-box").hidden = !told.gaps.length;
