@@ -16,8 +16,8 @@ from civicsky import datadir
 from civicsky.coverage import cover
 from civicsky.decode import decode
 from civicsky.errors import BadInput, Usage
-from civicsky.frames import read_frames, sample_file
 from civicsky.events.writing import SUMMARY_ARTICLES, SUMMARY_CHARS, SUMMARY_TOKENS
+from civicsky.frames import read_frames, sample_file
 from civicsky.gate import Gate, chosen
 from civicsky.journal import JournalReader
 from civicsky.ledger import LedgerReader

@@ -237,7 +237,7 @@ def test_which_articles_were_given_with_a_post_is_in_its_export(tmp_path: Path) 
 
 def exported(folder: Path, out: Path, *options: str) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
     """Rows of the labels, the manifest, the methods' text on one line."""
-    ended = run("export", "--data-dir", folder, "--format", "jsonl", "--tables", "posts,labels", "--out", out, *options)
+    ended = run("export", "--data-dir", folder, "--format", "jsonl", "--out", out, *options)
     assert ended.code == 0, ended.err
     rows = [json.loads(line) for line in (out / "labels.jsonl").read_text().splitlines()]
     return rows, json.loads((out / "manifest.json").read_text()), " ".join((out / "methods.md").read_text().split())
