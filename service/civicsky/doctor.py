@@ -610,8 +610,8 @@ NETWORK: Final[tuple[Check, ...]] = (_relays, _model, _mongo, _public_api)
 
 _NAMES: Final[dict[Check, str]] = {
     _journal_file: datadir.JOURNAL, _ledger_file: datadir.LEDGER, _posts_file: datadir.POSTS,
-    _annotations_file: datadir.ANNOTATIONS, _events_file: datadir.EVENTS, _balances: "balance", _room: "disk", _event_times: "clock",
-    _relays: "relay", _mongo: "store", _public_api: "public API",
+    _annotations_file: datadir.ANNOTATIONS, _events_file: datadir.EVENTS, _balances: "balance", _room: "disk",
+    _event_times: "clock", _relays: "relay", _mongo: "store", _public_api: "public API",
 }  # fmt: skip
 
 

@@ -22,9 +22,17 @@ class ContextsShape(Protocol):
 
     why: str
 
-    async def of(self, task: Task, fields: dict[str, Any]) -> str: ...
-    def forget(self, did: str, rkey: str = "") -> None: ...
-    def recall(self, did: str) -> None: ...
+    async def of(self, task: Task, fields: dict[str, Any]) -> str:
+        """The posts around one, as the task wants them."""
+        ...
+
+    def forget(self, did: str, rkey: str = "") -> None:
+        """A post, or all of an account, is gone."""
+        ...
+
+    def recall(self, did: str) -> None:
+        """An account is there again."""
+        ...
 
 
 class Item(NamedTuple):

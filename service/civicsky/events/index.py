@@ -367,8 +367,8 @@ def _translated(path: Path) -> Iterator[None]:
         raise Failed(f"{path}: {error}; nothing is lost: make room on the disk and start again") from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise Failed(
-            f"{path} is damaged ({error}); take it from a backup, or move it away and start again: it is made anew from "
-            "events.folder, and summaries are asked for again"
+            f"{path} is damaged ({error}); take it from a backup, or move it away and start again: it is made anew "
+            "from events.folder, and summaries are asked for again"
         ) from error
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
         raise Usage(f"{path} cannot be opened ({error}); look at the folder and its permissions") from error

@@ -232,8 +232,9 @@ _POSTS: Final = (
 )  # fmt: skip
 
 _EVENTS_WHY: Final = Column(
-    "events_why", "text", "Why articles on current events were given with the post: `named`, it names an event; `unclear`, it was "
-    "asked about again. Null: none were given.", lambda row: (row.about.get("events") or {}).get("why"),
+    "events_why", "text", "Why articles on current events were given with the post: `named`, it names an event; "
+    "`unclear`, it was asked about again. Null: none were given.",
+    lambda row: (row.about.get("events") or {}).get("why"),
 )  # fmt: skip
 
 _LABELS: Final = (
@@ -256,8 +257,8 @@ _LABELS: Final = (
     _of("about", "input_hash", "text", "SHA-256 of what the model read."),
     _of("about", "context_hash", "text", "SHA-256 of the context that it read."),
     _EVENTS_WHY,
-    _of("about", "events", "json", "Which articles were given with the post, how far they are, and of which summaries: see `events` "
-        "of a label. Null: none."),
+    _of("about", "events", "json", "Which articles were given with the post, how far they are, and of which summaries: "
+        "see `events` of a label. Null: none."),
     _of("about", "reason", "text", "The model's sentence, if the task asks for one. It may quote the post."),
     _of("about", "p_sampled", "float", "Probability with which the post was drawn for labelling."),
     _of("about", "tokens_in", "int", "Tokens read."),
@@ -448,8 +449,8 @@ def _field_columns(tasks: Tasks, others: Iterable[Column], rounding: _Round = _p
 _HARMLESS: Final = ("current_text", "task", "task_version", "run", "prompt", "model", "model_asked", "fingerprint",
                     "server", "way", "parameters", "events_why")  # fmt: skip
 """Columns of labels that are about the instrument. Left out: ids and hashes, made from the text; tokens, cost and
-latency, which go with its length; `reason`, which may quote it; `cached_from`, which joins posts of the same text; `events`,
-whose articles and distances go with it; and `endpoint`, which is the researchers' own."""
+latency, which go with its length; `reason`, which may quote it; `cached_from`, which joins posts of the same text;
+`events`, whose articles and distances go with it; and `endpoint`, which is the researchers' own."""
 
 
 def _public_posts(tasks: Tasks, names: Pseudonyms, gated: Collection[str]) -> list[Column]:

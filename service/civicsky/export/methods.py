@@ -78,9 +78,9 @@ def _labels(found: Mapping[str, Any], name: str, task: Mapping[str, Any]) -> str
         )
     if informed := task.get("with_articles", 0):
         text += (
-            f" With {_posts(informed)} of those exported the model was given reports on current events that came out before "
-            "the post, because the post names the event or because a first answer left it open; `events` of a label "
-            "says which."
+            f" With {_posts(informed)} of those exported the model was given reports on current events that came out "
+            "before the post, because the post names the event or because a first answer left it open; "
+            "`events` of a label says which."
         )
     if task["unlabelled"]:
         missing = sum(task["unlabelled"].values())
