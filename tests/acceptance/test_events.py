@@ -151,7 +151,7 @@ def test_what_is_civic_and_unclear_is_asked_again_with_articles_and_the_second_a
 def test_what_is_not_civic_is_asked_once_though_articles_are_near_and_no_lean_is_told(tmp_path: Path) -> None:
     hints = [event["posts"][2] for event in EVENTS[:6]]
     folder, articles = collected(tmp_path / "data", hints), news(tmp_path / "news")
-    with news_model(lambda _: {"civic": "other", "lean": "unclear", "us_politics": "no"}) as model:
+    with news_model(lambda _: {"civic": "not civic", "lean": "unclear", "us_politics": "no"}) as model:
         label(folder, model, articles, events__max_distance=0.85, events__summarise=False)
     assert sorted(prompt.post for prompt in model.prompts) == sorted(hints)
 
