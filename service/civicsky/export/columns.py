@@ -257,8 +257,8 @@ _LABELS: Final = (
     _of("about", "input_hash", "text", "SHA-256 of what the model read."),
     _of("about", "context_hash", "text", "SHA-256 of the context that it read."),
     _EVENTS_WHY,
-    _of("about", "events", "json", "Which articles were given with the post, how far they are, and of which summaries: "
-        "see `events` of a label. Null: none."),
+    _of("about", "events", "json", "An object: which articles were given with the post, how far they are, which "
+        "summaries: see `events` of a label. Null: none."),
     _of("about", "reason", "text", "The model's sentence, if the task asks for one. It may quote the post."),
     _of("about", "p_sampled", "float", "Probability with which the post was drawn for labelling."),
     _of("about", "tokens_in", "int", "Tokens read."),
