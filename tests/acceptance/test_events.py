@@ -274,7 +274,8 @@ def test_summaries_count_in_the_budget_and_a_post_that_it_does_not_pay_for_waits
     folder = collected(tmp_path / "data", EVENTS[0]["posts"][:1])
     articles = write(tmp_path / "news" / "a.jsonl", both(0)).parent
     with news_model() as model:
-        label(folder, model, articles, label__budget_tokens=1)
+        ended = run(*command(folder, model), events__folder=articles, label__budget_tokens=1)
+        assert (ended.code, "today's budget is spent" in ended.err) == (1, True)
         assert (len(model.summaries), len(model.questions)) == (2, 0)
         assert query(folder / "ledger.db", "SELECT state FROM job") != [("done",)]
         label(folder, model, articles)
