@@ -262,12 +262,12 @@ def test_summaries_that_were_paid_for_are_in_the_backup_and_not_asked_for_again_
         shutil.rmtree(folder)
         ended = run("restore", json.loads(made.out)["path"], "--data-dir", folder)
         assert ended.code == 0, ended.err
-        assert (folder / "events.db").stat().st_mode & 0o777 == 0o600
         before = spent(folder)
         ended = run(*command(folder, model), "--again", events__folder=articles)
         assert ended.code == 0, ended.err
         assert len(model.prompts) == 3, "two summaries and a question, all before"
     assert spent(folder)[0] == before[0] == 3
+    assert (folder / "events.db").stat().st_mode & 0o777 == 0o600
 
 
 def test_summaries_count_in_the_budget_and_a_post_that_it_does_not_pay_for_waits(tmp_path: Path) -> None:
