@@ -8,7 +8,7 @@ demo:
 	@.venv/bin/civicsky demo
 
 # Side by side, then those that want the machine for themselves, if there are any (none may be among ARGS: exit code 5).
-JOBS ?= 3
+JOBS ?= 4
 test:
 	@tools/setup.sh test
 	@.venv/bin/pytest -n $(JOBS) --dist worksteal -m "not alone and not long" $(ARGS)

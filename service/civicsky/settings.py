@@ -198,10 +198,10 @@ class Queue(Group):
 class Price(Group):
     """What a million tokens cost, in `label.currency`."""
 
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
+    input: float = Field(ge=0, allow_inf_nan=False)
+    output: float = Field(ge=0, allow_inf_nan=False)
     """Reasoning tokens are output too."""
-    cached: float | None = Field(None, ge=0)
+    cached: float | None = Field(None, ge=0, allow_inf_nan=False)
     """Input that the server had in its cache; without it the price of input."""
 
 
@@ -237,7 +237,7 @@ class Label(Group):
     """Tokens that one server allows a day."""
     budget_tokens: int | None = Field(None, ge=1)
     """Tokens a day (UTC) of all servers, after which posts wait for the next day."""
-    budget_money: float | None = Field(None, gt=0)
+    budget_money: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Money a day (UTC), in `currency` and by `prices`, after which posts wait for the next day."""
     prices: dict[str, Price] = {}
     """Price table: the model's name to what a million tokens cost: {input = 0.05, output = 0.08}."""

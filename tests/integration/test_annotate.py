@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import re
+import resource
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from civicsky import datadir
+from civicsky.annotate import annotating
 from civicsky.annotate.draw import Pick, order_for
 from civicsky.annotate.votes import Draw, Votes
 from civicsky.app import catch_up
@@ -19,6 +22,7 @@ from civicsky.errors import Usage
 from civicsky.ledger import Ledger
 from civicsky.metrics import Metrics
 from civicsky.research.estimate import Table, Wanted as Estimate, estimate
+from civicsky.research.gold import read_gold
 from civicsky.research.measure import weighted_share
 from civicsky.research.period import Wanted as Period, gather
 from conftest import Mongod
@@ -45,7 +49,7 @@ def vote_on_all(folder: Path, who: str, answers: dict[str, Any], *args: str | in
     view, texts = caller.json("/api/begin")["view"], []
     while not view["over"]:
         texts.append(view["post"]["text"])
-        view = caller.json("/api/vote", said(view["at"], answers[texts[-1]]))
+        view = caller.vote(said(view["at"], answers[texts[-1]]))
     sitting.end()
     return texts
 
@@ -139,7 +143,8 @@ def test_it_listens_on_loopback_alone_and_every_answer_tells_browsers_what_they_
 
 
 NO_VOTE: list[dict[str, Any]] = [
-    {"at": 3}, {"at": -1}, {"at": True}, {"at": "0"}, {"kind": "adjudication"}, {"token": "short"}, {"token": 1},
+    {"at": 3}, {"at": -1}, {"at": True}, {"at": "0"}, {"kind": "adjudication"}, {"kind": []}, {"kind": None},
+    {"token": "short"}, {"token": 1},
     {"seconds": -1}, {"seconds": "x"}, {"note": 1}, {"note": "x" * 2001}, {"english": None},
     {"answers": {"civic": "x"}}, {"answers": {}}, {"answers": None}, {"answers": {"civic": "civic"}},
 ]  # fmt: skip
@@ -147,9 +152,10 @@ NO_VOTE: list[dict[str, Any]] = [
 
 def test_what_is_no_vote_is_refused_and_not_kept(caller: Caller, three: Path) -> None:
     for wrong in NO_VOTE:
-        assert caller.ask("/api/vote", {**said(0, NO), **wrong})[0] == 400, wrong
+        assert caller.ask("/api/vote", {**said(0, NO), "seen": caller.seen(0), **wrong})[0] == 400, wrong
     assert hand.votes(three) == []
-    assert caller.ask("/api/vote", said(0, NO))[0] == 200
+    caller.vote(said(0, NO))
+    assert len(hand.votes(three)) == 1
 
 
 def test_a_request_that_is_too_large_or_no_object_is_refused(caller: Caller) -> None:
@@ -173,7 +179,10 @@ def test_whatever_the_model_said_the_page_receives_the_same_to_the_byte(tmp_path
         view = json.loads(bodies[0])["view"]
         while not view["over"]:
             bodies.append(
-                caller.ask("/api/vote", {**said(view["at"], NO), "token": "the-same-token-" + str(len(bodies))})[1]
+                caller.ask(
+                    "/api/vote",
+                    {**said(view["at"], NO), "seen": view["seen"], "token": "the-same-token-" + str(len(bodies))},
+                )[1]
             )
             view = json.loads(bodies[-1])
         bodies += [caller.ask("/api/last")[1], caller.ask("/api/step", {"at": 2, "back": True})[1]]
@@ -309,7 +318,7 @@ def test_any_task_file_will_do_and_its_votes_tell_under_which_they_were_given(tm
     assert any("the task file changed since draw 1" in line for line in noted.said)
     caller = Caller(noted.address).enter()
     at = caller.json("/api/begin")["view"]["at"]
-    caller.json("/api/vote", said(at, {"mood": "glad"}))
+    caller.vote(said(at, {"mood": "glad"}))
     noted.end()
     hashes = hand.votes(folder, "annotator, task_sha256")
     assert len({sha for _, sha in hashes}) == 2
@@ -325,8 +334,8 @@ def test_any_task_file_will_do_and_its_votes_tell_under_which_they_were_given(tm
 
 def test_the_same_vote_sent_twice_is_one_and_a_changed_mind_is_another(caller: Caller, three: Path) -> None:
     first = said(0, NO)
-    assert caller.json("/api/vote", first) == caller.json("/api/vote", first)
-    caller.json("/api/vote", said(0, {"civic": "?"}, note="half a pair \ud800"))
+    assert caller.vote(first) == caller.vote(first)
+    caller.vote(said(0, {"civic": "?"}, note="half a pair \ud800"))
     assert [(row[4], row[5]) for row in hand.votes(three)] == [
         ('{"civic": "not civic"}', ""),
         ('{"civic": "?"}', "half a pair \ufffd"),
@@ -334,7 +343,7 @@ def test_the_same_vote_sent_twice_is_one_and_a_changed_mind_is_another(caller: C
 
 
 def test_a_vote_is_never_changed_or_deleted_whoever_tries(caller: Caller, three: Path) -> None:
-    caller.json("/api/vote", said(0, NO))
+    caller.vote(said(0, NO))
     with closing(sqlite3.connect(three / datadir.ANNOTATIONS)) as db:
         for sql in ("DELETE FROM vote", "UPDATE vote SET answers = '{}'", "UPDATE vote SET annotator = 'x', note = ''",
                     "UPDATE vote SET answers = NULL, english = NULL, note = '', at = 1"):  # fmt: skip
@@ -347,16 +356,72 @@ def test_an_edited_post_is_shown_again_and_asked_about_again(caller: Caller, thr
     view = caller.json("/api/begin")["view"]
     n = int(view["post"]["text"][-1])
     hand.change(three, post(n, f"edited {n}", cid="another", v=2))
-    told = caller.json("/api/vote", said(view["at"], NO))
+    told = caller.vote(said(view["at"], NO))
     assert (told["told"], told["at"], told["post"]["text"]) == ("edited", view["at"], f"edited {n}")
     assert hand.votes(three) == []
-    caller.json("/api/vote", said(view["at"], NO))
+    caller.vote(said(view["at"], NO))
     hand.change(three, post(n, f"edited again {n}", cid="a third", v=3))
     assert caller.json("/api/step", {"at": view["at"], "back": False})["progress"]["done"] == 1
     again = caller.json("/api/step", {"at": view["at"] + 1, "back": True})
     assert (again["post"]["text"], again["said"], again["progress"]["done"]) == (f"edited again {n}", None, 0)
     with pytest.raises(Usage, match="nobody voted on a post that is still there"):
         hand.exported(three, tmp_path / "gold.jsonl")
+
+
+def test_a_vote_is_on_the_text_that_its_tab_showed_whatever_another_tab_or_a_restart_has_looked_up(three: Path) -> None:
+    sitting = Sitting(three, "--annotator", "anna", "--seed", 5)
+    first = Caller(sitting.address).enter()
+    view = first.json("/api/begin")["view"]
+    n = int(view["post"]["text"][-1])
+    late = {**said(view["at"], NO), "seen": view["seen"]}
+    hand.change(three, post(n, f"edited {n}", cid="another", v=2))
+    second = Caller(sitting.invited()).enter()
+    assert second.json("/api/begin")["view"]["post"]["text"] == f"edited {n}"
+    assert first.vote(late)["told"] == "edited"
+    sitting.end()
+    sitting = Sitting(three, "--annotator", "anna")
+    after = Caller(sitting.address).enter()
+    assert after.json("/api/begin")["view"]["post"]["text"] == f"edited {n}"
+    assert after.vote(late)["told"] == "edited", "the page sends again what was not saved"
+    assert hand.votes(three) == []
+    sitting.end()
+
+
+def test_a_gold_file_is_whole_or_not_there_and_for_its_owner_alone(three: Path, tmp_path: Path) -> None:
+    vote_on_all(three, "anna", {f"text {n}": NO for n in (1, 2, 3)})
+    out, umask = tmp_path / "gold.jsonl", os.umask(0o022)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, before[1]))  # the disk is full in the midst of it
+        with pytest.raises(Usage, match="name another"):
+            annotating._write(out, [{"text": "x" * 300}] * 9)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert list(tmp_path.glob("gold*")) == []
+        hand.exported(three, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        os.umask(umask)
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in tmp_path.glob("gold*")] == ["gold.jsonl"]
+    with pytest.raises(Usage, match="is there already"):
+        hand.exported(three, out)
+
+
+def test_gold_with_the_longest_texts_that_posts_may_have_is_read_back(tmp_path: Path) -> None:
+    """What a model reads of a post has descriptions of many images, too, and is longer than any one text."""
+    alts = ["a" * 9_999] * 5
+    folder = fill(tmp_path / "data", [post(1, "x" * 9_999, alts=alts), post(2, "=cmd|'/c calc'!A0,\u202e\n\"")])
+    vote_on_all(folder, "anna", {"x" * 9_999: NO, "=cmd|'/c calc'!A0,\u2039U+202E\u203a\n\"": NO})
+    _, rows = hand.exported(folder, tmp_path / "gold.jsonl", with_text=True)
+    gold = read_gold("gold.jsonl", (tmp_path / "gold.jsonl").read_bytes(), {"civic": ("civic", "not civic")})
+    assert [item.text for item in gold.items] == [row["text"] for row in rows]
+    assert max(len(item.text or "") for item in gold.items) > 50_000
+
+
+def test_a_seed_or_a_draw_that_cannot_be_is_wrong_usage(three: Path) -> None:
+    for args in (("--seed", 2**63), ("--seed", -1), ("--draw", 0)):
+        assert hand.run(three, "--annotator", "anna", *args).code == 2
+    assert not (three / datadir.ANNOTATIONS).exists()
 
 
 def test_what_its_author_deletes_leaves_votes_gold_and_file_and_hidden_posts_wait(three: Path, tmp_path: Path) -> None:
@@ -383,14 +448,14 @@ def test_what_is_erased_is_emptied_at_once_and_cannot_be_voted_on_late(three: Pa
     caller = Caller(sitting.address).enter()
     view = caller.json("/api/begin")["view"]
     n = int(view["post"]["text"][-1])
-    caller.json("/api/vote", said(view["at"], NO, note="quoted: secret words of the post"))
+    caller.vote(said(view["at"], NO, note="quoted: secret words of the post"))
     raw = b"".join(file.read_bytes() for file in three.glob("annotations.db*"))
     assert b"secret words" in raw
     assert command.run("erase", f"did:plc:author{n}", "--data-dir", three).code == 0
     assert hand.votes(three) == [("anna", uri_of(n), "vote", None, None, "")]
     raw = b"".join(file.read_bytes() for file in three.glob("annotations.db*"))
     assert b"secret words" not in raw
-    assert caller.json("/api/vote", said(view["at"], NO))["told"] == "gone"
+    assert caller.vote(said(view["at"], NO))["told"] == "gone"
     assert len(hand.votes(three)) == 1
     sitting.end()
 
@@ -404,7 +469,7 @@ def test_export_says_what_ties_need_and_what_is_not_defined(three: Path, tmp_pat
     sitting = Sitting(three, "--annotator", "ben")
     caller = Caller(sitting.address).enter()
     caller.json("/api/begin")
-    caller.json("/api/vote", said(0, {"civic": "civic", "lean": "unclear", "us_politics": "unclear"}))
+    caller.vote(said(0, {"civic": "civic", "lean": "unclear", "us_politics": "unclear"}))
     sitting.end()
     done, _ = hand.exported(three, tmp_path / "tied.jsonl")
     assert "! 1 tie counts nowhere: `civicsky annotate --adjudicate NAME` decides" in done.text
@@ -419,7 +484,7 @@ def noted(folder: Path, who: str, *ns: int) -> None:
     caller = Caller(sitting.address).enter()
     view = caller.json("/api/begin")["view"]
     while not view["over"]:
-        view = caller.json("/api/vote", said(view["at"], NO, note=SECRET))
+        view = caller.vote(said(view["at"], NO, note=SECRET))
     sitting.end()
 
 
@@ -495,7 +560,7 @@ def test_posts_of_a_mongodb_are_labelled_as_well(mongod: Mongod, mongo_database:
     sitting = Sitting(folder, "--annotator", "anna", **where)
     caller = Caller(sitting.address).enter()
     assert caller.json("/api/begin")["view"]["post"]["text"] == "text 1"
-    assert caller.json("/api/vote", said(0, NO))["over"]
+    assert caller.vote(said(0, NO))["over"]
     sitting.end()
 
 

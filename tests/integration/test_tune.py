@@ -65,7 +65,8 @@ def gold_file(file: Path, n: int = 120, *, extra: str = "") -> Path:
     """Five posts an author, each on a topic of its own."""
     with file.open("w", encoding="utf-8") as out:
         for at in range(n):
-            row = {"text": text_of(at, extra=extra), "author": f"author {at // 5}", "civic": at % 8 < 4}
+            own = "".join(f" {at}w{n}" for n in range(15)) + " " if extra else ""  # or all would be nearly one text
+            row = {"text": text_of(at, extra=own + extra), "author": f"author {at // 5}", "civic": at % 8 < 4}
             out.write(json.dumps(row | {"uri": uri_of(at)} if at % 2 else row) + "\n")
     return file
 

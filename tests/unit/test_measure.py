@@ -9,8 +9,6 @@ import krippendorff
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from sklearn import metrics
-from sklearn.calibration import calibration_curve
 
 from civicsky.research import measure
 from civicsky.research.measure import Figure
@@ -102,6 +100,17 @@ def test_mcnemar_is_that_of_a_known_table() -> None:
     assert known.difference[1:3] == pytest.approx((0.0213, 0.0587), abs=2e-3)
 
 
+@pytest.mark.parametrize("one", [0, 1, 2, 7, 40, 400])
+@pytest.mark.parametrize("other", [0, 1, 3, 40, 393])
+def test_mcnemar_is_the_two_sided_binomial_test_of_scipy(one: int, other: int) -> None:
+    from scipy import stats  # noqa: PLC0415  (what the code under test does without)
+
+    first, second = ["a"] * one + ["b"] * other, ["b"] * one + ["a"] * other
+    found = measure.compare(["a"] * (one + other), first, second, [str(n) for n in range(one + other)])
+    wanted = stats.binomtest(one, one + other, 0.5).pvalue if one + other else 1.0
+    assert found.p_value == pytest.approx(float(wanted), rel=1e-9)
+
+
 # Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability", section C: nominal data of four
 # observers on twelve units. 0: not judged.
 OBSERVERS = [
@@ -131,6 +140,8 @@ def test_alpha_is_that_of_the_published_example() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_scores_are_those_of_scikit_learn(seed: int) -> None:
+    from sklearn import metrics  # noqa: PLC0415  (two seconds of each worker that collects this file)
+
     rng = np.random.default_rng(seed)
     k, n = int(rng.integers(2, 6)), int(rng.integers(20, 400))
     names = [f"class {i}" for i in range(k)]
@@ -172,11 +183,14 @@ def test_the_difference_of_macro_f1_is_that_of_both_raters_scores(seed: int) -> 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_calibration_is_that_of_scikit_learn(seed: int) -> None:
+    from sklearn.calibration import calibration_curve  # noqa: PLC0415  (as above)
+    from sklearn.metrics import brier_score_loss  # noqa: PLC0415
+
     rng = np.random.default_rng(seed)
     p = rng.random(300).round(2)  # many lie on the edge of a bin
     came = rng.random(300) < p**1.5
     found = measure.calibration(list(p), list(came), [str(i) for i in rng.integers(0, 80, 300)])
-    assert value(found.brier) == pytest.approx(metrics.brier_score_loss(came, p))
+    assert value(found.brier) == pytest.approx(brier_score_loss(came, p))
     shares, means = calibration_curve(came, p, n_bins=10)
     filled = [one for one in found.bins if one.share.n]
     assert [value(one.share) for one in filled] == pytest.approx(list(shares))

@@ -1,7 +1,7 @@
 """The pure parts of a tuning: who goes into which part, what is tried, on how many posts, and how it is written."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from random import Random
 from typing import Any
@@ -19,7 +19,7 @@ from civicsky.tuning import candidates
 from civicsky.tuning.candidates import LONGEST, POOL, Candidate, Shot, Space
 from civicsky.tuning.new_file import new_text
 from civicsky.tuning.search import FIRST, Judged, Spent, halve, rungs, score, spread
-from civicsky.tuning.split import SHARES, parts
+from civicsky.tuning.split import ALIKE, FEWEST, SHARES, alike, parts
 from civicsky.tuning.tpe import tpe
 from support.tried import tried
 
@@ -61,6 +61,46 @@ def test_parts_have_their_shares_of_each_value_and_another_seed_deals_otherwise(
         counts = [sum(of[one.key] == value for one in found[name]) for value in ("yes", "no")]
         assert counts == [pytest.approx(60 * share, abs=2), pytest.approx(240 * share, abs=3)]
     assert parts(made, 2) != found
+
+
+COPY = (
+    "@{who} please call your senator today at {n} about the housing bill, {word} they vote on it! https://x.example/{n}"
+)
+
+
+def test_copies_with_a_name_a_number_or_a_word_changed_are_in_one_part() -> None:
+    """A campaign's post, sent by many: as an example it would give the answer to its copies."""
+    copies = [COPY.format(who=f"user{n}.example", n=n, word=("before", "when", "as")[n % 3]) for n in range(30)]
+    made = [(item(n, text, author=f"c{n}"), "yes") for n, text in enumerate(copies)]
+    made += [(item(100 + n, f"words of my own {n}", author=f"o{n}"), ("yes", "no")[n % 2]) for n in range(200)]
+    for seed in range(5):
+        where = {name for name, part in parts(made, seed).items() for one in part if (one.author or "")[0] == "c"}
+        assert len(where) == 1
+
+
+words = st.lists(st.integers(0, 14).map("w{}".format), max_size=14).map(" ".join)
+
+
+@given(st.lists(words, max_size=25))
+@tried(300)
+def test_texts_that_are_nearly_one_are_found_as_by_comparing_all(texts: list[str]) -> None:
+    sets = [frozenset(text.split()) for text in texts]
+    near = [
+        (one, other)
+        for one, other in combinations(range(len(texts)), 2)
+        if min(len(sets[one]), len(sets[other])) >= FEWEST
+        and len(sets[one] & sets[other]) >= ALIKE * len(sets[one] | sets[other])
+    ]
+    assert _joined(len(texts), alike(texts)) == _joined(len(texts), near)
+
+
+def _joined(n: int, pairs: Iterable[tuple[int, int]]) -> list[set[int]]:
+    groups = [{at} for at in range(n)]
+    for one, other in pairs:
+        joined = groups[one] | groups[other]
+        for at in joined:
+            groups[at] = joined
+    return groups
 
 
 # ---- the search ------------------------------------------------------------------------------------------------------

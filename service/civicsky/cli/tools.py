@@ -258,7 +258,7 @@ def tune(
     ] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Sets may take the place of the old examples.")] = False,
     no_texts: Annotated[bool, typer.Option("--no-texts", help="No post of GOLD comes into the new file.")] = False,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of split and search.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of split and search.", min=0, max=2**32 - 1)] = 1,
     max_calls: Annotated[
         int | None, typer.Option("--max-calls", metavar="N", help="In all runs together.", min=1)
     ] = None,

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from civicsky.errors import Usage
 from civicsky.model import parse_time, post_uri
-from civicsky.record import MAX_TEXT, readable
+from civicsky.record import MAX_READABLE, MAX_TEXT, readable
 
 MAX_BYTES: Final = 64_000_000
 """Bytes of a file at most; it is read as a whole. 200,000 long posts."""
@@ -256,7 +256,7 @@ class _Reading:
             cell = str(cell)
         if not isinstance(cell, str):
             raise self._bad(line, column, f"{_shown(cell)} is no text; give a string")
-        longest = MAX_TEXT if column == "text" else MAX_NAME if column != "uri" else 2 * MAX_TEXT
+        longest = MAX_READABLE if column == "text" else MAX_NAME if column != "uri" else 2 * MAX_TEXT
         if len(cell) > longest:
             raise self._bad(line, column, f"{len(cell):,} characters are more than {longest:,}; no post has so many")
         # Half of a surrogate pair cannot be sent, hashed or written.
