@@ -8,19 +8,19 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, NamedTuple, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 from civicsky import faults, log
 from civicsky.endpoint import PATIENCE
-from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient
+from civicsky.errors import UNREACHABLE, BadInput, Transient
 from civicsky.events.giving import EventsShape, First, Writer, is_unclear
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.model import STREAM, Answer, Asked, Attempts, Job, Judged, LabelRow, Question, Spend, now_us, post_uri
 from civicsky.prompt import Message, Way
 from civicsky.pulse import Work
-from civicsky.record import readable
 from civicsky.settings import Label as LabelSettings
+from civicsky.surroundings import ContextsShape, Item, Surroundings, with_articles
 from civicsky.task import Task
 from civicsky.workers.wanted import Withdrawn, wanted_while
 
@@ -67,16 +67,6 @@ class RoundsShape(Protocol):
     async def probed(self, job: Job, answer: Answer | None, reason: str = "") -> bool: ...
 
 
-class ContextsShape(Protocol):
-    """See `context.Contexts`."""
-
-    why: str
-
-    async def of(self, task: Task, fields: dict[str, Any]) -> str: ...
-    def forget(self, did: str, rkey: str = "") -> None: ...
-    def recall(self, did: str) -> None: ...
-
-
 class GateShape(Protocol):
     """See `gate.Gatekeeper`."""
 
@@ -85,27 +75,9 @@ class GateShape(Protocol):
     async def judge(self, texts: Sequence[str]) -> list[Judged]: ...
 
 
-class Item(NamedTuple):
-    """What waits in the queue."""
-
-    job: Job
-    fields: dict[str, Any]
-    """Of the post, as `record.extract` or the store's document has them."""
-    at: int = 0
-    """When it was made, in microseconds since 1970 UTC, by the relay or the author's program: the earlier one."""
-
-
 def longest(settings: LabelSettings) -> float:
     """Seconds that a slot may wait for one call: its own, or another slot's that finds out how each server is asked."""
     return (1 + len(settings.more_urls)) * len(get_args(Way)) * (settings.request_seconds + PATIENCE)
-
-
-def requests_of(items: Sequence[Item]) -> list[list[Item]]:
-    """The posts that share a request: of one task. One that came back is asked alone: it may be what spoilt others'."""
-    shared: dict[tuple[str, int], list[Item]] = {}
-    for item in items:
-        shared.setdefault((item.job.task, item.job.id if any(item.job.attempts) else 0), []).append(item)
-    return list(shared.values())
 
 
 class Asking:
@@ -123,9 +95,9 @@ class Asking:
         gate: GateShape | None = None,
         events: EventsShape | None = None,
     ) -> None:
-        self._ledger, self._rounds, self._contexts, self._gate = ledger, rounds, contexts, gate
-        self._events = events
+        self._ledger, self._rounds, self._gate, self._events = ledger, rounds, gate, events
         self._tasks, self._settings, self._metrics, self._stop = tasks, settings, metrics, stop
+        self._surroundings = Surroundings(contexts, tasks, settings, metrics)
         self.answers = 0
         """That the model gave."""
         self._unusable = 0
@@ -133,11 +105,6 @@ class Asking:
         self._remembered: dict[str, str] = {}
         self._longest = longest(settings)
         metrics.labels.update({(task, what): 0 for task in tasks for what in ("labelled", "failed", "gated")})
-
-    @property
-    def has_answers(self) -> bool:
-        """Whether the model gave one: then it is known how it is asked."""
-        return self.answers > 0
 
     async def is_spent(self) -> bool:
         """Whether today's budget is spent. It can be passed by the calls that are in flight when it is reached."""
@@ -201,29 +168,34 @@ class Asking:
                 firsts += await self._ask_model(slot, task, left, after)
         return firsts
 
+    async def _asked(self, task: str, items: Sequence[Item]) -> list[tuple[Job, Asked]]:
+        """Each post as the model reads it, but for articles; without those that must wait for their surroundings."""
+        found = []
+        for item, asked in zip(items, await self._surroundings.of(task, items), strict=True):
+            if isinstance(asked, Asked):
+                found.append((item.job, asked))
+            else:
+                await self._wait(item.job, max(asked.retry_after or 0.0, self._settings.pause_max_seconds))
+        return found
+
     async def _with_articles(
         self, slot: SlotShape, asked: Sequence[tuple[Job, Asked]], made: Mapping[int, int], *, named: bool
     ) -> list[tuple[Job, Asked]]:
-        """The same with articles, where there are some; without those that must wait for them.
-
-        A probe is given none: anchors had none.
-        """
+        """The same with articles, where there are some; without those that must wait for them."""
         assert self._events is not None
         found = []
         for job, text in asked:
-            if job.is_probe:
-                found.append((job, text))
-                continue
             writer = None if await self.is_spent() else Writer(self, slot)
             try:
-                given = await self._events.of(text.text, made[job.id], writer, named=named)
+                found.append((job, await with_articles(self._events, job, text, made[job.id], writer, named=named)))
             except Transient as error:
                 self._note_down(error)
-                seconds = max(slot.delay(), self._settings.pause_seconds)
-                await self._give_back(job, "context_unreachable", seconds, job.attempts, dead=False, spend=None)
-                continue
-            found.append((job, given.to(text) if given else text))
+                await self._wait(job, max(slot.delay(), self._settings.pause_seconds))
         return found
+
+    async def _wait(self, job: Job, seconds: float) -> None:
+        """What it is asked with cannot be had now, which is no fault of the post."""
+        await self._give_back(job, "context_unreachable", seconds, job.attempts, dead=False, spend=None)
 
     async def _ask_model(
         self, slot: SlotShape, task: str, left: Sequence[tuple[Job, Asked]], after: Mapping[int, int]
@@ -240,7 +212,7 @@ class Asking:
             seconds = max(slot.delay(), self._settings.pause_seconds)
             at_fault = await self.is_at_fault(slot, error, before)
             for number, (job, _) in enumerate(left):
-                attempts = _one_more(job.attempts, error) if at_fault else job.attempts
+                attempts = job.attempts.one_more(busy=error.busy) if at_fault else job.attempts
                 dead = self._is_beyond(attempts)
                 await self._give_back(job, UNREACHABLE, seconds, attempts, dead=dead,
                                       spend=None if number else error.spend)  # fmt: skip
@@ -272,32 +244,6 @@ class Asking:
         is_well, cost = await slot.is_well()
         error.spend = error.spend.plus(cost)
         return is_well
-
-    async def _asked(self, task: str, items: Sequence[Item]) -> list[tuple[Job, Asked]]:
-        """Each post as the model reads it, but for articles; without those whose surroundings cannot be fetched now."""
-        asked: list[tuple[Job, Asked]] = []
-        contexts: list[str | Transient] = [""] * len(items)
-        if self._contexts is not None:
-            contexts = await asyncio.gather(*(self._context(self._contexts, task, item) for item in items))
-        self._note_contexts(self._contexts.why if self._contexts else "")
-        for item, context in zip(items, contexts, strict=True):
-            if isinstance(context, str):
-                self._metrics.appview_why = "" if context else self._metrics.appview_why
-                asked.append((item.job, Asked(readable(item.fields)[: self._settings.max_chars], context)))
-            else:
-                seconds = max(context.retry_after or 0.0, self._settings.pause_max_seconds)
-                await self._give_back(
-                    item.job, "context_unreachable", seconds, item.job.attempts, dead=False, spend=None
-                )
-        return asked
-
-    async def _context(self, contexts: ContextsShape, task: str, item: Item) -> str | Transient:
-        try:
-            return await contexts.of(self._tasks[task], item.fields)
-        except (Transient, Refused) as error:
-            return error if isinstance(error, Transient) else Transient(str(error))
-        except BadInput as bad:
-            return Transient(f"the public API's answer cannot be used ({bad.reason})")
 
     async def _from_cache(
         self, question: Question, asked: Sequence[tuple[Job, Asked]], after: Mapping[int, int]
@@ -441,11 +387,6 @@ class Asking:
             self._metrics.add(name, n)
         self._metrics.cost += cost
 
-    def _note_contexts(self, why: str) -> None:
-        if bool(why) != bool(self._metrics.context_why):
-            log.event("appview_down" if why else "appview_up", stage="label", **({"why": why} if why else {}))
-        self._metrics.context_why = why
-
     def _note_down(self, error: Transient) -> None:
         if not self._metrics.model_why:
             log.event("label_down", stage="label", why=str(error))
@@ -457,12 +398,6 @@ class Asking:
         if self._metrics.model_why or self.answers == 1:
             log.event("label_up", stage="label")
         self._metrics.model_why = ""
-
-
-def _one_more(attempts: Attempts, error: Transient) -> Attempts:
-    if error.busy:
-        return attempts._replace(overload=attempts.overload + 1)
-    return attempts._replace(transport=attempts.transport + 1)
 
 
 def _label_id(job: Job, answer: Answer) -> str:

@@ -21,6 +21,7 @@ from civicsky import __version__, backups, copies, datadir, faults, inbox, ledge
 from civicsky.annotate import votes
 from civicsky.beside import bars
 from civicsky.errors import Failed, Usage
+from civicsky.events import tables as events
 from civicsky.export.pseudonyms import KEY
 from civicsky.model import format_time, now_us
 from civicsky.settings import Settings, expanded
@@ -31,6 +32,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     datadir.LEDGER: ledger.SCHEMA,
     datadir.POSTS: store.SCHEMA,
     datadir.ANNOTATIONS: votes.SCHEMA,
+    datadir.EVENTS: events.SCHEMA,  # its summaries were paid for
 }
 """In the order in which they are copied: the log of the first grows fastest meanwhile."""
 LEFT_OUT: Final = (

@@ -27,7 +27,9 @@ ERASED: Final = "erased.txt"
 """In a backup: the DIDs and AT-URIs that were erased after it was made, one a line."""
 STAMP: Final = "%Y%m%dT%H%M%SZ"
 KIND: Final = "civicsky backup"
-_FILE: Final = re.compile(r"(?:journal|ledger|posts|annotations)\.db|pseudonyms\.key|inbox/[A-Za-z0-9_][A-Za-z0-9._-]*")
+_FILE: Final = re.compile(
+    r"(?:journal|ledger|posts|annotations|events)\.db|pseudonyms\.key|inbox/[A-Za-z0-9_][A-Za-z0-9._-]*"
+)
 """What may be in one: a name of anything else could lead out of the folder."""
 _NAME: Final = re.compile(r"civicsky-\d{8}T\d{6}Z")
 _HALF: Final = ".unfinished"

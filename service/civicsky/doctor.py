@@ -28,6 +28,7 @@ from civicsky.clock import SKEW_SECONDS, is_off, skew_seconds
 from civicsky.decode import decode
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import BadInput, CivicskyError
+from civicsky.events import tables as events
 from civicsky.journal import JournalReader
 from civicsky.label import Slot
 from civicsky.ledger import LedgerReader
@@ -182,7 +183,7 @@ async def _permissions(context: Context) -> list[Finding]:
     if not os.access(folder, os.W_OK):
         what = f"{folder} cannot be written by this user"
         found.append(Finding("permissions", "problem", what, "look at its owner, or run as the service's user"))
-    names = (datadir.JOURNAL, datadir.LEDGER, datadir.POSTS, datadir.ANNOTATIONS)
+    names = (datadir.JOURNAL, datadir.LEDGER, datadir.POSTS, datadir.ANNOTATIONS, datadir.EVENTS)
     files = [folder / (name + tail) for name in names for tail in ("", "-wal", "-shm")]
     for file in filter(Path.is_file, files):
         mode = file.stat().st_mode
@@ -249,6 +250,11 @@ async def _posts_file(context: Context) -> list[Finding]:
 async def _annotations_file(context: Context) -> list[Finding]:
     file = context.folder / datadir.ANNOTATIONS
     return await _database(file, votes.SCHEMA) if file.is_file() else []  # most never label by hand
+
+
+async def _events_file(context: Context) -> list[Finding]:
+    file = context.folder / datadir.EVENTS
+    return await _database(file, events.SCHEMA) if file.is_file() else []  # most give no articles
 
 
 async def _database(file: Path, schema: Schema) -> list[Finding]:
@@ -609,15 +615,15 @@ async def _public_api(context: Context) -> list[Finding]:
 # ---- all of them -----------------------------------------------------------------------------------------------------
 
 FOLDER: Final[tuple[Check, ...]] = (
-    _permissions, _locks, _journal_file, _ledger_file, _posts_file, _annotations_file, _balances, _room, _collecting,
-    _labelling, _quarantine, _gaps, _rechecks, _event_times,
+    _permissions, _locks, _journal_file, _ledger_file, _posts_file, _annotations_file, _events_file, _balances, _room,
+    _collecting, _labelling, _quarantine, _gaps, _rechecks, _event_times,
 )  # fmt: skip
 NETWORK: Final[tuple[Check, ...]] = (_relays, _model, _mongo, _public_api)
 
 _NAMES: Final[dict[Check, str]] = {
     _journal_file: datadir.JOURNAL, _ledger_file: datadir.LEDGER, _posts_file: datadir.POSTS,
-    _annotations_file: datadir.ANNOTATIONS, _balances: "balance", _room: "disk", _event_times: "clock",
-    _relays: "relay", _mongo: "store", _public_api: "public API",
+    _annotations_file: datadir.ANNOTATIONS, _events_file: datadir.EVENTS, _balances: "balance", _room: "disk",
+    _event_times: "clock", _relays: "relay", _mongo: "store", _public_api: "public API",
 }  # fmt: skip
 
 

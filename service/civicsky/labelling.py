@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Final, Literal, Protocol, get_args
 
 from civicsky import asking, faults, log
-from civicsky.asking import Asking, ContextsShape, GateShape, Item, SlotShape
+from civicsky.asking import Asking, GateShape, SlotShape
 from civicsky.document import Document, label_document, post_changes, post_document, snapshot_document
 from civicsky.errors import Refused, Transient
 from civicsky.events.giving import EventsShape
@@ -38,6 +38,7 @@ from civicsky.queue import Closed, Queue
 from civicsky.record import readable
 from civicsky.sample import Drawing, allowance
 from civicsky.settings import Settings
+from civicsky.surroundings import ContextsShape, Item, requests_of
 from civicsky.task import Task
 
 MINUTE: Final = 60.0
@@ -330,7 +331,7 @@ class Labelling:
                 except Closed:
                     return
                 try:
-                    for together in asking.requests_of(items):
+                    for together in requests_of(items):
                         await self._asking.ask(slot, together[0].job.task, together)
                 finally:
                     self._held -= {item.job.id for item in items}
@@ -355,7 +356,7 @@ class Labelling:
             if prune.is_due():
                 await self._ledger.prune(self._settings.context.cache_days, self._settings.label.raw_days)
             # Before it is known how the servers are asked, it is not known what was asked of them.
-            if self._settings.label.anchors and (slots[0].abilities() or self._asking.has_answers):
+            if self._settings.label.anchors and (slots[0].abilities() or self._asking.answers):
                 questions = [slots[0].question(task) for task in self._tasks]
                 now = (datetime.now(UTC).toordinal(), questions)
                 if now != planned and await self._rounds.plan_probes(

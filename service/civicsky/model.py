@@ -584,6 +584,12 @@ class Attempts(NamedTuple):
     overload: int = 0
     """Calls turned away while others succeeded."""
 
+    def one_more(self, *, busy: bool) -> "Attempts":
+        """After a call that was turned away (`busy`), or broke."""
+        if busy:
+            return self._replace(overload=self.overload + 1)
+        return self._replace(transport=self.transport + 1)
+
 
 class Judged(NamedTuple):
     """What the gate said of one text under one task. It is kept: a replay or another gate changes nothing."""

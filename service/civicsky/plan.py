@@ -16,6 +16,7 @@ from civicsky import datadir
 from civicsky.coverage import cover
 from civicsky.decode import decode
 from civicsky.errors import BadInput, Usage
+from civicsky.events.writing import SUMMARY_ARTICLES, SUMMARY_CHARS, SUMMARY_TOKENS
 from civicsky.frames import read_frames, sample_file
 from civicsky.gate import Gate, chosen
 from civicsky.journal import JournalReader
@@ -316,6 +317,7 @@ async def gather(settings: Settings, *, posts: int = POSTS, now: int | None = No
             "half_width_a_month": half_width(draw.posts * DAYS_A_MONTH),
         },
         **_gate(found.gate),
+        **_articles(settings),
         "requests_a_day": requests,
         "anchors_a_day": label.anchors * len(tasks),
         "tokens": {
@@ -355,6 +357,23 @@ def _gate(found: Behind | None) -> dict[str, Any]:
     basis = "gold" if found.posts is None else "measured"
     about = {"task": found.gate.task, "version": found.gate.version, "asked": found.asked}
     return {"gate": {**about, "basis": basis, "posts": found.posts or found.gate.gold_posts}}
+
+
+def _articles(settings: Settings) -> dict[str, Any]:
+    """At most what articles add to a question, and a summary takes; nothing without a folder.
+
+    How many posts name an event nobody knows before, so it is in no figure but those measured on labels that had some.
+    """
+    events = settings.events
+    if events.folder is None:
+        return {}
+    sums_up = events.summarise and settings.label.model != "local"
+    summary = {
+        "tokens_in_a_summary": SUMMARY_ARTICLES * SUMMARY_CHARS / CHARACTERS_A_TOKEN,
+        "tokens_out_a_summary": SUMMARY_TOKENS,
+    }
+    about = {"tokens_in_a_question": events.max_chars / CHARACTERS_A_TOKEN, "asked_again": list(events.unclear)}
+    return {"articles": {**about, **(summary if sums_up else {})}}
 
 
 def _reading(settings: Settings) -> Reading:

@@ -24,6 +24,7 @@ def as_text(plan: dict[str, Any]) -> str:
         f"drawn            {sample['posts_a_day']:,.0f} a day ({_why(sample)})",
         f"precision        {_precision(plan['precision'])}",
         *_gate(plan.get("gate")),
+        *_articles(plan.get("articles")),
         f"requests         {plan['requests_a_day']:,.0f} a day{probes}",
         f"tokens           {tokens['in_a_day']:,.0f} in, {tokens['out_a_day']:,.0f} out a day; "
         f"{tokens['in_a_label']:,.0f} and {tokens['out_a_label']:,.0f} a label ({_rule(plan)})",
@@ -120,6 +121,24 @@ def _gate(gate: dict[str, Any] | None) -> list[str]:
         f"gate             {harmless(gate['task'])}: the model is asked about {gate['asked']:.0%} of the drawn "
         f"({basis} {gate['posts']:,} posts); the precision above is without what the gate costs, and budgets bound the "
         "draw as if there were none"
+    ]
+
+
+def _articles(articles: dict[str, Any] | None) -> list[str]:
+    if articles is None:
+        return []
+    again = ", ".join(map(harmless, articles["asked_again"]))
+    return [
+        "articles         NOT RECKONED WITH below, but as far as labels that had some were measured: up to "
+        f"{articles['tokens_in_a_question']:,.0f} tokens in more for a post that names an event"
+        + (f"; the same and one question more for one that leaves {again} open" if again else "")
+        + (
+            f"; up to {articles['tokens_in_a_summary']:,.0f} in and {articles['tokens_out_a_summary']:,.0f} out for a "
+            "summary of each event and side, once"
+            if "tokens_in_a_summary" in articles
+            else ""
+        )
+        + ". Budgets count all of it"
     ]
 
 

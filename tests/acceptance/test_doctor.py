@@ -25,6 +25,9 @@ import pytest
 from websockets.sync.server import serve
 
 from civicsky.annotate.votes import Votes
+from civicsky.embedding import load
+from civicsky.events.folder import sync
+from civicsky.events.index import Index
 from conftest import Client, Mongod, skip
 from support.appview_server import Trouble, appview_server
 from support.command import (
@@ -42,6 +45,7 @@ from support.command import (
     start,
     until,
 )
+from support.events import both, write
 from support.misbehave import TOO_SLOW
 
 WINDOW: dict[str, Any] = {"source__start": "window", "limits__drain_seconds": 20}
@@ -72,6 +76,12 @@ def labelled_by_hand(folder: Path) -> None:
         await (await Votes.open(folder)).close()
 
     asyncio.run(make())
+
+
+def given_articles(folder: Path) -> None:
+    index = Index.opened(folder / "events.db", load())
+    sync(write(folder.with_name("news") / "a.jsonl", both(0)).parent, index)
+    index.close()
 
 
 def doctor(folder: Path, *args: str | Path, offline: bool = True, **settings: Any) -> Ended:
@@ -264,11 +274,13 @@ def test_a_balance_that_does_not_close(folder: Path) -> None:
     assert "report it" in line
 
 
-@pytest.mark.parametrize("name", ["journal.db", "ledger.db", "posts.db", "annotations.db"])
+@pytest.mark.parametrize("name", ["journal.db", "ledger.db", "posts.db", "annotations.db", "events.db"])
 def test_a_damaged_database(folder: Path, name: str) -> None:
     file = folder / name
     if name == "annotations.db":
         labelled_by_hand(folder)
+    if name == "events.db":
+        given_articles(folder)
     with closing(sqlite3.connect(file)) as db:
         ((page,),) = db.execute("SELECT rootpage FROM sqlite_schema WHERE type = 'index' ORDER BY rootpage LIMIT 1")
         ((size,),) = db.execute("PRAGMA page_size")
@@ -288,6 +300,17 @@ def test_what_people_said_by_hand_is_looked_over_too(folder: Path) -> None:
     (folder / "annotations.db").chmod(0o600)
     change(folder / "annotations.db", "PRAGMA user_version = 99")
     assert "annotations.db was written by a newer civicsky (format 99)" in the_problem(doctor(folder))
+
+
+def test_the_articles_and_what_was_paid_for_them_are_looked_over_too(folder: Path) -> None:
+    assert "events.db" not in doctor(folder, "--verbose").out
+    given_articles(folder)
+    assert "ok       events.db" in doctor(folder, "--verbose").out
+    (folder / "events.db").chmod(0o640)
+    assert f"chmod 600 {folder}/events.db" in the_problem(doctor(folder))
+    (folder / "events.db").chmod(0o600)
+    change(folder / "events.db", "PRAGMA user_version = 99")
+    assert "events.db was written by a newer civicsky (format 99)" in the_problem(doctor(folder))
 
 
 def test_an_index_that_does_not_fit_its_table(folder: Path) -> None:

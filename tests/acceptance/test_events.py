@@ -1,6 +1,7 @@
 """Articles on current events, with the installed command: which of them are in a prompt, seen by the model's server."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from civicsky.embedding import load
+from civicsky.events.articles import read_line
 from civicsky.research.gold import sample_rows
 from support.command import end_when, finish, query, run, start, until
 from support.events import EVENTS, article, both, write
@@ -146,6 +148,14 @@ def test_what_is_civic_and_unclear_is_asked_again_with_articles_and_the_second_a
             assert second["context_hash"] == second["events"]["sha256"]
 
 
+def test_what_is_not_civic_is_asked_once_though_articles_are_near_and_no_lean_is_told(tmp_path: Path) -> None:
+    hints = [event["posts"][2] for event in EVENTS[:6]]
+    folder, articles = collected(tmp_path / "data", hints), news(tmp_path / "news")
+    with news_model(lambda _: {"civic": "not civic", "lean": "unclear", "us_politics": "no"}) as model:
+        label(folder, model, articles, events__max_distance=0.85, events__summarise=False)
+    assert sorted(prompt.post for prompt in model.prompts) == sorted(hints)
+
+
 def test_a_kill_between_two_answers_loses_none_and_nothing_answered_is_asked_twice(tmp_path: Path) -> None:
     (hint,) = hints = [EVENTS[1]["posts"][2]]
     folder, articles = collected(tmp_path / "data", hints), news(tmp_path / "news")
@@ -210,7 +220,67 @@ def test_with_a_folder_in_which_nothing_fits_prompts_are_those_without_one(tmp_p
         with news_model() as model:
             label(folder, model, articles)
             sent.append(sorted(model.prompts, key=str))
+        assert (folder / "events.db").exists() == (name == "on")
     assert sent[0] == sent[1]
+
+
+def test_which_articles_were_given_with_a_post_is_in_its_export(tmp_path: Path) -> None:
+    posts = [EVENTS[0]["posts"][0], OTHERS[0]]
+    folder, articles = collected(tmp_path / "data", posts), write(tmp_path / "news" / "a.jsonl", both(0)).parent
+    with news_model() as model:
+        label(folder, model, articles)
+    told = {one["uri"]: one.get("events") for one in documents(folder)}
+    assert sorted(map(bool, told.values())) == [False, True]
+    rows, manifest, methods = exported(folder, tmp_path / "internal")
+    assert {row["uri"]: json.loads(row["events"]) if row["events"] else None for row in rows} == told
+    (given,) = (json.loads(row["events"]) for row in rows if row["events"])
+    ids = [read_line(json.dumps(one).encode()).id for one in both(0)]
+    assert sorted(one["id"] for one in given["articles"]) == sorted(ids), "so whoever has the folder knows which"
+    assert manifest["tasks"]["civic"]["with_articles"] == 1
+    assert "With 1 post of those exported the model was given reports on current events" in methods
+    public, _, methods = exported(folder, tmp_path / "public", "--level", "public")
+    assert sorted(row["events_why"] or "" for row in public) == ["", "named"]
+    assert all("events" not in row for row in public), "distances go with the text"
+
+
+def exported(folder: Path, out: Path, *options: str) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
+    """Rows of the labels, the manifest, the methods' text on one line."""
+    ended = run("export", "--data-dir", folder, "--format", "jsonl", "--out", out, *options)
+    assert ended.code == 0, ended.err
+    rows = [json.loads(line) for line in (out / "labels.jsonl").read_text().splitlines()]
+    return rows, json.loads((out / "manifest.json").read_text()), " ".join((out / "methods.md").read_text().split())
+
+
+def test_summaries_that_were_paid_for_are_in_the_backup_and_not_asked_for_again_after_a_restore(tmp_path: Path) -> None:
+    folder = collected(tmp_path / "data", EVENTS[0]["posts"][:1])
+    articles = write(tmp_path / "news" / "a.jsonl", both(0)).parent
+    with news_model() as model:
+        label(folder, model, articles)
+        assert len(model.summaries) == 2
+        made = run("backup", tmp_path / "backups", "--data-dir", folder, "--json")
+        assert made.code == 0, made.err
+        shutil.rmtree(folder)
+        ended = run("restore", json.loads(made.out)["path"], "--data-dir", folder)
+        assert ended.code == 0, ended.err
+        before = spent(folder)
+        ended = run(*command(folder, model), "--again", events__folder=articles)
+        assert ended.code == 0, ended.err
+        assert len(model.prompts) == 3, "two summaries and a question, all before"
+    assert spent(folder)[0] == before[0] == 3
+    assert (folder / "events.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_summaries_count_in_the_budget_and_a_post_that_it_does_not_pay_for_waits(tmp_path: Path) -> None:
+    folder = collected(tmp_path / "data", EVENTS[0]["posts"][:1])
+    articles = write(tmp_path / "news" / "a.jsonl", both(0)).parent
+    with news_model() as model:
+        ended = run(*command(folder, model), events__folder=articles, label__budget_tokens=1)
+        assert (ended.code, "today's budget is spent" in ended.err) == (1, True)
+        assert (len(model.summaries), len(model.questions)) == (2, 0)
+        assert query(folder / "ledger.db", "SELECT state FROM job") != [("done",)]
+        label(folder, model, articles)
+        assert (len(model.summaries), len(model.questions)) == (2, 1)
+    assert query(folder / "ledger.db", "SELECT state FROM job") == [("done",)]
 
 
 def test_a_folder_that_is_none_ends_with_one_line(tmp_path: Path) -> None:

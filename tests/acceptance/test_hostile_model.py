@@ -131,12 +131,20 @@ TRIES = 3
 """A machine that had other things to do may have kept us from the rate; nothing may make us exceed it."""
 
 
+def test_600_posts_at_6000_a_minute_never_exceed_it(tmp_path: Path) -> None:
+    """Without a pace they would: 16 at once, of 50 ms each, are 300 in a second."""
+    entries = labelled_at_the_limit(tmp_path / "0", 600)
+    assert not [entry for entry in entries if entry["excess"]]
+    assert len(entries) == 600
+
+
+@pytest.mark.long  # in the process itself: tests/integration/test_slot.py
 @pytest.mark.timeout(400)
 def test_2000_posts_at_6000_a_minute_use_95_percent_of_the_rate_and_never_exceed_it(tmp_path: Path) -> None:
     """The server turns away what is above 6,000 in any minute, and above two seconds' worth in any one."""
     used = 0.0
     for attempt in range(TRIES):
-        entries = labelled_at_the_limit(tmp_path / str(attempt))
+        entries = labelled_at_the_limit(tmp_path / str(attempt), 2000)
         assert not [entry for entry in entries if entry["excess"]]
         assert len(entries) == 2000
         came = sorted(entry["time"] for entry in entries)
@@ -148,16 +156,16 @@ def test_2000_posts_at_6000_a_minute_use_95_percent_of_the_rate_and_never_exceed
     assert used >= 0.95
 
 
-def labelled_at_the_limit(folder: Path) -> list[dict[str, Any]]:
-    """The requests of 2,000 posts that had been collected before."""
+def labelled_at_the_limit(folder: Path, posts: int) -> list[dict[str, Any]]:
+    """The requests of so many posts that had been collected before."""
     folder.mkdir()
     limits = "--limit", f"{PER_MINUTE}/60", "--limit", f"{PER_MINUTE // 30}/1"
     slots: dict[str, Any] = {"label__slots": 16, "label__request_seconds": 30}
     with led_relay() as relay, told_model(folder / "model", *limits, "--delay", "0.05") as model:
-        for n in range(2000):
+        for n in range(posts):
             relay.post(tid(n), f"The council's budget is a plain matter, number {n}", did=did_of(n))
         place = "--data-dir", folder / "data"
-        collecting = run("collect", "--relay", relay.url, *place, "--max-frames", "2000", **HURRIED)
+        collecting = run("collect", "--relay", relay.url, *place, "--max-frames", posts, **HURRIED)
         assert collecting.code == 0, collecting.err
         asks = "--model-url", model.url, "--model", "mock"
         ended = run("label", "--drain", *place, *asks, label__requests_per_minute=PER_MINUTE, **HURRIED | slots)

@@ -163,6 +163,8 @@ def test_every_section_says_something_of_its_own(page: Page, service: Watched) -
     began = query(service.folder / "journal.db", "SELECT min(first_at) FROM held")[0][0]
     dates = int(time.time() * SECOND) // DAY - began // DAY + 1  # 8, or 9 when a midnight has passed since
     assert page.evaluate("document.querySelectorAll('.days .strip').length") == dates
+    hidden = "((one) => { one.hidden = true; const seen = one.checkVisibility(); one.hidden = false; return seen; })"
+    assert page.evaluate(f"{hidden}(document.querySelector('#days-legend'))") is False, "nothing held, no legend"
 
 
 def test_hostile_texts_stay_text(page: Page) -> None:

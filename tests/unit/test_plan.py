@@ -24,7 +24,7 @@ from civicsky.plan import (
 )
 from civicsky.plan_text import as_text
 from civicsky.prompt import messages, word_messages
-from civicsky.settings import Gate as GateSettings, Label, Price, Sample, Settings
+from civicsky.settings import Events, Gate as GateSettings, Label, Price, Sample, Settings
 from civicsky.task import Task, file_hash, load_task
 
 CIVIC, _ = load_task("civic")
@@ -174,6 +174,26 @@ async def test_a_gate_that_the_service_would_refuse_is_refused_by_the_plan_too(t
     own = settings().model_copy(update={"data_dir": tmp_path, "gate": GateSettings(file=file)})
     with pytest.raises(Usage, match=r"gate\.file is about the task 'toxicity'"):
         await gather(own)
+
+
+async def test_what_articles_may_add_is_told_and_that_no_figure_reckons_with_it(tmp_path: Path) -> None:
+    own = settings().model_copy(update={"data_dir": tmp_path})
+    without = await gather(own)
+    plan = await gather(own.model_copy(update={"events": Events(folder=tmp_path)}))
+    assert plan.pop("articles") == {
+        "tokens_in_a_question": 500, "asked_again": ["lean"], "tokens_in_a_summary": 4_500, "tokens_out_a_summary": 300,
+    }  # fmt: skip
+    assert {name: plan[name] for name in plan if name != "time"} == {
+        name: without[name] for name in without if name != "time"
+    }
+    told = " ".join(as_text(await gather(own.model_copy(update={"events": Events(folder=tmp_path)}))).split())
+    assert "articles NOT RECKONED WITH below" in told
+    assert "up to 500 tokens in more for a post that names an event" in told
+    assert "Budgets count all of it" in told
+    assert "\narticles " not in as_text(without)
+    alone = Events(folder=tmp_path, unclear=[], summarise=False)
+    few = await gather(own.model_copy(update={"events": alone}))
+    assert few["articles"] == {"tokens_in_a_question": 500, "asked_again": []}
 
 
 def test_what_a_gate_did_counts_once_it_looked_at_enough() -> None:

@@ -191,7 +191,7 @@ BAD = [
     ("label.currency", '"EURO"', "three capital letters are needed, such as USD"),
     ("label.currency", '"usd"', "three capital letters are needed, such as USD"),
     ("label.more_urls", '["localhost:8000"]', "'localhost:8000' is not an http:// or https:// address"),
-    ("label.budget_money", "inf", "finite number"),
+    ("label.budget_money", "1e999", "finite number"),
     ("sample.unit", '"day"', "'post', 'author' or 'thread'"),
 ]
 
@@ -580,7 +580,7 @@ def test_a_command_that_names_no_program_is_refused(words: tuple[str, ...]) -> N
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
     groups = [type(group) for _, group in civicsky.loading._groups()]
-    assert len(groups) == 21
+    assert len(groups) == 23
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)
         assert (group.__doc__ or "").endswith(".")
@@ -619,6 +619,7 @@ def leaves(shown: dict[str, Any], *above: str) -> dict[str, Any]:
 
 OTHER_VALUES = {
     "alts": "False",
+    "ask_anyway": "0.125",
     "at": "16:15",
     "at_bound": "shed",
     "authors.lists": '{"news": "news.csv"}',
@@ -627,6 +628,11 @@ OTHER_VALUES = {
     "count_hours": "[6, 48]",
     "currency": "EUR",
     "daily": '["week"]',
+    "events.max_articles": "7",
+    "events.max_chars": "1070",
+    "events.max_distance": "0.125",
+    "events.summarise": "False",
+    "events.unclear": '["civic"]',
     "feeds.lists": json.dumps(dict.fromkeys(("today", "week"), "https://bsky.app/profile/one.example/feed/x")),
     "fetch": "True",
     "format": "json",

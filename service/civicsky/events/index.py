@@ -18,6 +18,7 @@ from civicsky.embedding import Embedding
 from civicsky.errors import Failed, Usage
 from civicsky.events.articles import Article
 from civicsky.events.finding import Bounds, Hit, Terms, is_named
+from civicsky.events.tables import SCHEMA, VECTORS
 from civicsky.model import Spend, now_us
 
 if TYPE_CHECKING:
@@ -37,31 +38,6 @@ MAX_TRIES: Final = 3
 INSTALL: Final = (
     "events.folder needs the extra `events`; in the folder with civicsky's source: "
     "pip install --require-hashes -r requirements/events.txt"
-)
-_ID: Final = 0x63737935  # "csy5"
-_FORMAT: Final = 1
-_TABLES: Final = """
-CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE file (
-  name TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime INTEGER NOT NULL, articles INTEGER NOT NULL,
-  doubled INTEGER NOT NULL, bad INTEGER NOT NULL, left_out INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE article (
-  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, text TEXT NOT NULL,
-  event INTEGER NOT NULL, outlet TEXT NOT NULL, side TEXT NOT NULL, at INTEGER NOT NULL, url TEXT);
-CREATE TABLE place (
-  file TEXT NOT NULL, line INTEGER NOT NULL, article INTEGER NOT NULL, outlet TEXT NOT NULL, side TEXT NOT NULL,
-  at INTEGER NOT NULL, url TEXT, PRIMARY KEY (file, line)) WITHOUT ROWID;
-CREATE INDEX place_of ON place (article, file, line);
-CREATE TABLE summary (
-  event INTEGER NOT NULL, side TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL, tries INTEGER NOT NULL,
-  text TEXT, articles TEXT, at INTEGER, PRIMARY KEY (event, side, model, prompt)) WITHOUT ROWID;
-CREATE TABLE paid (number INTEGER PRIMARY KEY, spend TEXT NOT NULL);
-CREATE VIRTUAL TABLE word USING fts5(
-  title, text, content='', contentless_delete=1, tokenize='porter unicode61 remove_diacritics 2');
-"""
-_VECTORS: Final = (
-    "CREATE VIRTUAL TABLE vector USING vec0("
-    "number INTEGER PRIMARY KEY, embedding FLOAT[{width}] distance_metric=cosine, at INTEGER)"
 )
 
 
@@ -292,23 +268,23 @@ class Index:
             ((version,),) = self._run("PRAGMA user_version")
             ((owner,),) = self._run("PRAGMA application_id")
             ((tables,),) = self._run("SELECT count(*) FROM sqlite_schema")
-            if owner != _ID and (owner or tables):
+            if owner != SCHEMA.application_id and (owner or tables):
                 raise Failed(f"{self._path} is not the civicsky database that its name says; move it away")
-            if version > _FORMAT:
+            if version > len(SCHEMA.steps):
                 raise Usage(f"{self._path} was written by a newer civicsky (format {version}); upgrade civicsky")
             if not version:
-                for statement in _TABLES.split(";\n"):
+                for statement in SCHEMA.steps[0].split(";\n"):
                     self._run(statement)
-                self._run(_VECTORS.format(width=self._embedding.width))
-                self._run(f"PRAGMA application_id={_ID}")
-                self._run(f"PRAGMA user_version={_FORMAT}")
+                self._run(VECTORS.format(width=self._embedding.width))
+                self._run(f"PRAGMA application_id={SCHEMA.application_id}")
+                self._run(f"PRAGMA user_version={len(SCHEMA.steps)}")
             model = json.dumps(self._embedding.identity)
             known = self._run("SELECT value FROM about WHERE name = 'model'")
             if known and known != [(model,)]:
                 for table in ("file", "article", "place", "word", "summary"):
                     self._run(f"DELETE FROM {table}")
                 self._run("DROP TABLE vector")
-                self._run(_VECTORS.format(width=self._embedding.width))
+                self._run(VECTORS.format(width=self._embedding.width))
             self._run("INSERT OR REPLACE INTO about VALUES ('model', ?)", (model,))
 
     def _add(self, article: Article) -> int:
@@ -391,7 +367,8 @@ def _translated(path: Path) -> Iterator[None]:
         raise Failed(f"{path}: {error}; nothing is lost: make room on the disk and start again") from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise Failed(
-            f"{path} is damaged ({error}); move it away and start again: it is made anew from events.folder"
+            f"{path} is damaged ({error}); take it from a backup, or move it away and start again: it is made anew "
+            "from events.folder, and summaries are asked for again"
         ) from error
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
         raise Usage(f"{path} cannot be opened ({error}); look at the folder and its permissions") from error

@@ -231,6 +231,12 @@ _POSTS: Final = (
     _of("post", "p_kept", "float", "Probability with which it was kept while the disk's bound was reached; else 1."),
 )  # fmt: skip
 
+_EVENTS_WHY: Final = Column(
+    "events_why", "text", "Why articles on current events were given with the post: `named`, it names an event; "
+    "`unclear`, it was asked about again. Null: none were given.",
+    lambda row: (row.about.get("events") or {}).get("why"),
+)  # fmt: skip
+
 _LABELS: Final = (
     _of("about", "label_id", "text", "Made from post, text, task, prompt, model and parameters.", "_id"),
     _of("about", "uri", "text", "The post."),
@@ -250,6 +256,9 @@ _LABELS: Final = (
     _of("about", "endpoint", "text", "The server's address, or `local`."),
     _of("about", "input_hash", "text", "SHA-256 of what the model read."),
     _of("about", "context_hash", "text", "SHA-256 of the context that it read."),
+    _EVENTS_WHY,
+    _of("about", "events", "json", "An object: which articles were given with the post, how far they are, which "
+        "summaries: see `events` of a label. Null: none."),
     _of("about", "reason", "text", "The model's sentence, if the task asks for one. It may quote the post."),
     _of("about", "p_sampled", "float", "Probability with which the post was drawn for labelling."),
     _of("about", "tokens_in", "int", "Tokens read."),
@@ -438,10 +447,10 @@ def _field_columns(tasks: Tasks, others: Iterable[Column], rounding: _Round = _p
 # ---- the level `public` ----------------------------------------------------------------------------------------------
 
 _HARMLESS: Final = ("current_text", "task", "task_version", "run", "prompt", "model", "model_asked", "fingerprint",
-                    "server", "way", "parameters")  # fmt: skip
+                    "server", "way", "parameters", "events_why")  # fmt: skip
 """Columns of labels that are about the instrument. Left out: ids and hashes, made from the text; tokens, cost and
-latency, which go with its length; `reason`, which may quote it; `cached_from`, which joins posts of the same text; and
-`endpoint`, which is the researchers' own."""
+latency, which go with its length; `reason`, which may quote it; `cached_from`, which joins posts of the same text;
+`events`, whose articles and distances go with it; and `endpoint`, which is the researchers' own."""
 
 
 def _public_posts(tasks: Tasks, names: Pseudonyms, gated: Collection[str]) -> list[Column]:

@@ -51,6 +51,8 @@ class Tally:
         self.gated: Counter[str] = Counter()
         """Drawn ones that a gate kept from the model."""
         self.neither: Counter[str] = Counter()
+        self.with_articles: Counter[str] = Counter()
+        """Of the posts exported: those whose label had articles on current events."""
         self.makers: Counter[Maker] = Counter()
         self.ranges: dict[str, tuple[float, float]] = {}
         self.first: int | None = None
@@ -88,6 +90,7 @@ class Tally:
 
     def made(self, task: str, label: Document) -> None:
         """A label that a post of the files shows."""
+        self.with_articles[task] += bool(label.get("events"))
         names = Maker._fields[1:]
         _count(self.makers, Maker(task, *(label.get(name) for name in names)), Maker("others", *[None] * len(names)))
 
@@ -180,13 +183,14 @@ def manifest(
 def _task_facts(name: str, found: tuple[Task, str] | None, tally: Tally) -> dict[str, Any]:
     labelled = tally.labelled[name]
     reasons = {reason: n for (task, reason), n in sorted(tally.unlabelled.items()) if task == name}
-    asked, gated = labelled + sum(reasons.values()), tally.gated[name]
+    asked, gated, informed = labelled + sum(reasons.values()), tally.gated[name], tally.with_articles[name]
     return {
         "version": found[0].version if found else None,
         "sha256": found[1] if found else None,
         "drawn": asked + gated,
         **({"gated": gated} if gated else {}),
         "labelled": labelled,
+        **({"with_articles": informed} if informed else {}),
         "unlabelled": reasons,
         "not_drawn_or_waiting": tally.neither[name],
         "share_labelled": labelled / asked if asked else None,

@@ -76,6 +76,12 @@ def _labels(found: Mapping[str, Any], name: str, task: Mapping[str, Any]) -> str
             f" A gate, a small model of its own, kept {_posts(gated)} from the labelling model; of the posts under its "
             "threshold a random share was labelled all the same and stands for the others."
         )
+    if informed := task.get("with_articles", 0):
+        text += (
+            f" With {_posts(informed)} of those exported the model was given reports on current events that came out "
+            "before the post, because the post names the event or because a first answer left it open; "
+            "`events` of a label says which."
+        )
     if task["unlabelled"]:
         missing = sum(task["unlabelled"].values())
         most = max(task["unlabelled"], key=lambda reason: task["unlabelled"][reason])

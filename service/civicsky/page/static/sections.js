@@ -157,7 +157,7 @@ const WORDS = { gap: "gap", unverified: "unverified", window: "outside of the wi
 
 export function coverage(told) {
   if (!told.days.length) {
-    say(byId("coverage-note"), "Nothing was held yet.");
+    say(byId("coverage-note"), `Nothing was held yet, as of ${clock(told.at)}.`);
     return;
   }
   const part = told.whole ? "" : ` Of the newest ${whole(told.connections)} connections only; civicsky status has all.`;
@@ -202,7 +202,7 @@ export function cost(told) {
   if (told.budget_money) parts.push(budget("money", today.cost, told.budget_money, money));
   if (told.budget_tokens) parts.push(budget("tokens", today.tokens, told.budget_tokens, short));
   if (!parts.length) parts.push(el("p", { class: "figure" }, told.priced ? `${money(today.cost)} today` : `${short(today.tokens)} tokens today`), el("p", { class: "note" }, told.priced ? "No budget is set." : "No budget and no price is set."));
-  const rows = told.days.map((one) => [one.day, short(one.posts), short(one.calls), short(one.tokens), money(one.cost)]);
+  const rows = told.days.map((one) => [one.day, short(one.posts), short(one.calls), short(one.tokens), told.priced || one.cost ? money(one.cost) : "–"]);
   parts.push(table("The last days (UTC)", ["day", "labels", "calls", "tokens", "cost"], rows.length ? rows : [["nothing yet", "", "", "", ""]]));
   byId("cost").replaceChildren(...parts.map((part) => (part.tagName === "TABLE" ? wrapped(part) : part)));
 }
