@@ -12,9 +12,10 @@ compile --extra research --constraint requirements/local.txt --output-file requi
 compile --extra tune --constraint requirements/research.txt --output-file requirements/tune.txt pyproject.toml
 compile --extra export --constraint requirements/base.txt --output-file requirements/export.txt pyproject.toml
 compile --extra fast --constraint requirements/base.txt --output-file requirements/fast.txt pyproject.toml
-compile --extra export --extra fast --extra local --extra research --extra tune --extra dev --constraint requirements/export.txt \
+compile --extra nats --constraint requirements/base.txt --output-file requirements/nats.txt pyproject.toml
+compile --extra export --extra fast --extra local --extra nats --extra research --extra tune --extra dev --constraint requirements/export.txt \
     --constraint requirements/fast.txt \
-    --constraint requirements/local.txt --constraint requirements/research.txt \
+    --constraint requirements/local.txt --constraint requirements/nats.txt --constraint requirements/research.txt \
     --constraint requirements/tune.txt --output-file requirements/dev.txt pyproject.toml
 compile --output-file requirements/build.txt requirements/build.in
 compile --output-file requirements/fuzz.txt requirements/fuzz.in

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import starmap
@@ -23,7 +23,7 @@ from civicsky.collecting import collect, housekeep
 from civicsky.context import Contexts
 from civicsky.decode import decode
 from civicsky.document import Document, hour_document
-from civicsky.endpoint import open_endpoints
+from civicsky.endpoint import Endpoints, open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, Failed, Held, Refused, Transient, Usage, first_of
 from civicsky.feeds import Feeds, watch
 from civicsky.health import Health, Look
@@ -110,7 +110,7 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
     """The same, in a loop that runs already."""
     gc.freeze()  # what was loaded stays: it need not be looked through again and again
     gc.set_threshold(GARBAGE_AFTER)
-    if halves != "collect" and not settings.label.chosen:
+    if halves != "collect" and not settings.asks:
         raise Usage(NO_MODEL)
     os.umask(0o077)  # what we write holds texts that their authors may delete: nobody else should have copied them
     if halves == "label":
@@ -420,7 +420,7 @@ async def _prepare_label(
     spent = await ledger.spent()
 
     async def work() -> None:
-        async with model_slots(settings.label, tasks, weights, abilities, spent) as slots:
+        async with _labelling_slots(settings, tasks, weights, abilities, spent, metrics, stop) as slots:
             try:
                 async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
                     arm = group.create_task(_arm(deadline, stop, settings, endless=strict), name="drain")
@@ -447,6 +447,15 @@ async def _prepare_authors(
     return AuthorsWork(Authors(ledger.database), appview, store, settings.authors, lists, metrics)
 
 
+def _labelling_slots(
+    settings: Settings, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str], spent: Spend,
+    metrics: Metrics, stop: Stop,
+) -> AbstractAsyncContextManager[list[Slot]]:  # fmt: skip
+    if settings.workers.url:
+        return worker_slots(settings, tasks, weights, abilities, spent, metrics, stop)
+    return model_slots(settings.label, tasks, weights, abilities, spent)
+
+
 @asynccontextmanager
 async def model_slots(
     label: Label, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str], spent: Spend
@@ -455,6 +464,42 @@ async def model_slots(
 
     `abilities` and `spent` are what is known of its servers, and of today's use of them.
     """
+    async with model_endpoints(label, tasks, weights, abilities, spent) as (endpoints, count), AsyncExitStack() as stack:
+        yield _slots(stack, endpoints, count, tasks, label)
+
+
+@asynccontextmanager
+async def worker_slots(
+    settings: Settings, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str], spent: Spend,
+    metrics: Metrics, stop: Stop,
+) -> AsyncIterator[list[Slot]]:  # fmt: skip
+    """The same by way of workers; `weights` tell which local model is theirs."""
+    from civicsky.workers.dispatch import NAME, dispatching  # noqa: PLC0415  (only with `workers.url`)
+
+    local = LocalServer(weights, 1, WORD_TOKENS) if weights else None  # it is not started
+    model, fingerprint = (local.name, local.fingerprint) if local else (settings.label.model, None)
+    async with (
+        dispatching(settings.workers, model, fingerprint, metrics, stop) as dispatcher,
+        AsyncExitStack() as stack,
+    ):
+        endpoints = open_endpoints(settings.label, local, abilities, spent, {NAME: dispatcher})
+        yield _slots(stack, endpoints, settings.label.slots, tasks, settings.label)
+
+
+def _slots(
+    stack: AsyncExitStack, endpoints: Endpoints, count: int, tasks: Mapping[str, Task], label: Label
+) -> list[Slot]:
+    slots = [Slot(endpoints, tasks, label) for _ in range(count)]
+    for slot in slots:
+        stack.push_async_callback(slot.close)
+    return slots
+
+
+@asynccontextmanager
+async def model_endpoints(
+    label: Label, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str], spent: Spend
+) -> AsyncIterator[tuple[Endpoints, int]]:
+    """The servers, and how many calls are to be in flight. See `model_slots`."""
     async with AsyncExitStack() as stack:
         local, count = None, label.slots
         if weights is not None:
@@ -468,11 +513,7 @@ async def model_slots(
             group = await stack.enter_async_context(asyncio.TaskGroup())
             watch = group.create_task(local.supervise(), name="model")
             stack.callback(watch.cancel)
-        endpoints = open_endpoints(label, local, abilities, spent)
-        slots = [Slot(endpoints, tasks, label) for _ in range(count)]
-        for slot in slots:
-            stack.push_async_callback(slot.close)
-        yield slots
+        yield open_endpoints(label, local, abilities, spent), count
 
 
 async def _arm(deadline: asyncio.Timeout, stop: Stop, settings: Settings, *, endless: bool) -> None:

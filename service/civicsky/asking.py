@@ -6,6 +6,7 @@ It knows model, ledger, rounds and contexts only by the small shapes declared he
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, get_args
 
 from civicsky import faults, log
@@ -18,6 +19,7 @@ from civicsky.prompt import Way
 from civicsky.record import readable
 from civicsky.settings import Label as LabelSettings
 from civicsky.task import Task
+from civicsky.workers.wanted import Withdrawn, wanted_while
 
 UNUSABLE_IN_A_ROW = 10
 
@@ -156,7 +158,10 @@ class Asking:
     async def _ask_model(self, slot: SlotShape, task: str, left: Sequence[tuple[Job, Asked]]) -> None:
         before = self._answers
         try:
-            answers = await slot.ask(task, [text for _, text in left])
+            with wanted_while(partial(self._are_wanted, [job for job, _ in left])):
+                answers = await slot.ask(task, [text for _, text in left])
+        except Withdrawn:
+            return  # the ledger knows
         except Transient as error:
             self._note_down(error)
             seconds = max(slot.delay(), self._settings.pause_seconds)
@@ -175,6 +180,11 @@ class Asking:
                 await faults.stage("label.answer")
                 await self._keep(job, answer)
         await self._remember(slot, slot.question(task).model)
+
+    async def _are_wanted(self, jobs: Sequence[Job]) -> bool:
+        """Whether any of them still is; an author may have taken back what waits to be sent."""
+        due, _ = await self._ledger.looked_up(jobs, ())
+        return bool(due)
 
     async def _is_at_fault(self, slot: SlotShape, error: Transient, before: int) -> bool:
         """Whether a call failed by its post: only when it was sent, and others succeed.

@@ -333,7 +333,7 @@ async def _labelling(context: Context) -> list[Finding]:
     async with context.journal() as reader, context.ledger() as follower:
         last = await reader.last_change()
         if follower is None:
-            chosen = context.settings.label.chosen
+            chosen = context.settings.asks
             return _judged(
                 "labelling", f"{last:,} changes wait; nothing was labelled yet", "start `civicsky label`",
                 bad=chosen and last > FAR_BEHIND and not datadir.holding(context.folder, "label").held,

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from civicsky import log, pace, pulse
-from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient, Usage
+from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient, Unsent, Usage
 from civicsky.exchange import Direct
 from civicsky.lean import without
 from civicsky.lifecycle import happened
@@ -64,6 +64,32 @@ class LocalShape(Protocol):
         ...
 
 
+class Came(NamedTuple):
+    """What came of one exchange with a server."""
+
+    status: int
+    headers: Mapping[str, str]
+    """By name in lower case."""
+    text: str
+    by: str = ""
+    """The server that answered, where it is not the one that was asked."""
+    calls: int = 1
+    """How often it was sent."""
+    failure: Transient | BadInput | None = None
+    """How it failed, where that is not raised: it was sent."""
+
+
+class Far(Protocol):
+    """A way to servers that others speak to. See `workers.dispatch.Dispatcher`."""
+
+    async def exchange(self, method: str, path: str, content: bytes, seconds: float) -> Came:
+        """One request, which may take so many seconds once it is sent.
+
+        Raises `Unsent`, and `Refused`: then nobody will take it.
+        """
+        ...
+
+
 class Tokens(NamedTuple):
     """The tokens of one request, as its answer says; 0 where it does not."""
 
@@ -98,15 +124,25 @@ class Reply(NamedTuple):
     """Parsed JSON."""
     text: str
     tokens: Tokens
+    by: str
+    """The server's name."""
 
 
 class Endpoint:
     """One server: its address, its pace, and what was found out about it. Shared by all slots."""
 
     def __init__(
-        self, name: str, base_url: Callable[[], str], its_pace: pace.Pace, settings: LabelSettings, ability: str | None
+        self,
+        name: str,
+        base_url: Callable[[], str],
+        its_pace: pace.Pace,
+        settings: LabelSettings,
+        ability: str | None,
+        far: Far | None = None,
     ) -> None:
         self.name, self.base_url, self._pace, self._settings = name, base_url, its_pace, settings
+        self.far = far
+        """Who speaks to it; None: we do, at its address."""
         self.ability = ability
         """What it can, as `label` names it; None until that is found out."""
         self.proven: set[str] = set()
@@ -331,14 +367,20 @@ class Line:
         tokens: int | None = None
         self.sent += 1
         try:
-            response, text = await self._sent(server, method, path, body)
-            headers = dict(response.headers.items())  # lower case; looked up ten times, which httpx's own are slow at
-            if response.status_code != httpx.codes.OK:
-                raise self._failure(server, response, text, has_body=body is not None)
-            reply = _reply(text)
+            came = await self._sent(server, method, path, body.content if body else b"")
+            headers = came.headers
+            self.sent += came.calls - 1
+            if came.failure:
+                raise came.failure
+            if came.status != httpx.codes.OK:
+                raise self._failure(came.by or server.name, came, has_body=body is not None)
+            reply = _reply(came.text, came.by or server.name)
             if reply.tokens.read:
                 tokens = sum(reply.tokens[:2])
                 server.learn_size(body.said if body else 0, reply.tokens.read)
+        except Unsent:
+            self.sent -= 1  # it says nothing of a server
+            raise
         except Transient as error:
             server.failed(call, error.retry_after, busy=error.busy)
             raise
@@ -368,24 +410,32 @@ class Line:
         """Ask vLLM, which hides behind its HTTP server's name, for its version; whatever goes wrong, it may."""
         root = server.base_url().removesuffix("/v1")
         with suppress(Transient, BadInput):
-            response, text = await self._sent(server, "GET", root + "/version", None)
-            told = _json(text) if response.status_code == httpx.codes.OK else None
+            came = await self._sent(server, "GET", "/version" if server.far else root + "/version", b"")
+            told = _json(came.text) if came.status == httpx.codes.OK else None
             if isinstance(told, dict) and set(told) == {"version"}:
                 version = str(told["version"])[:40]
                 if version.isascii() and version.isprintable():
                     server.program = f"vllm {version}"
 
-    async def _sent(self, server: Endpoint, method: str, path: str, body: Body | None) -> tuple[httpx.Response, str]:
-        """The response and its text, which is bounded. Raises `Transient`, `BadInput`, or `Refused` for our proxy."""
+    async def _sent(self, server: Endpoint, method: str, path: str, content: bytes) -> Came:
+        if server.far:
+            return await server.far.exchange(method, path, content, self._settings.request_seconds)
+        return await self.exchange(server, method, path, content, self._settings.request_seconds)
+
+    async def exchange(self, server: Endpoint, method: str, path: str, content: bytes, seconds: float) -> Came:
+        """One request out of turn, whose text is bounded; what its status means is the caller's business.
+
+        Raises `Transient`, `BadInput`, or `Refused` for our proxy.
+        """
         address = path if path.startswith("http") else server.base_url() + path
         try:
             url, near = self._parsed(address)
-            request = httpx.Request(method, url, headers=self._headers, content=body.content if body else None)
+            request = httpx.Request(method, url, headers=self._headers, content=content or None)
             # One bound for all of it: a server may drip for ever.
-            async with asyncio.timeout(self._settings.request_seconds):
+            async with asyncio.timeout(seconds):
                 response = await self._way(url, near=near).handle_async_request(request)
                 try:
-                    return response, await _read(response)
+                    text = await _read(response)
                 finally:
                     await response.aclose()
         except (httpx.TransportError, TimeoutError) as error:
@@ -393,6 +443,8 @@ class Line:
             raise Transient(why) from error
         except (httpx.InvalidURL, httpx.DecodingError) as error:
             raise BadInput("bad_response") from error
+        # Lower case; looked up ten times, which httpx's own are slow at.
+        return Came(response.status_code, dict(response.headers.items()), text)
 
     def _parsed(self, address: str) -> tuple[httpx.URL, bool]:
         """Raises `httpx.InvalidURL`."""
@@ -410,16 +462,16 @@ class Line:
                 raise Refused(f"label: {BAD_PROXY}") from None
         return self._ways[kind]
 
-    def _failure(self, server: Endpoint, response: httpx.Response, text: str, *, has_body: bool) -> Exception:
+    def _failure(self, name: str, came: Came, *, has_body: bool) -> Exception:
         """What a status code other than 200 means for the caller."""
-        code = response.status_code
+        code, text = came.status, came.text
         if code == httpx.codes.UNAUTHORIZED:
-            return Refused(self._refusal(server.name, code))
-        after = pace.retry_after(response.headers, clock())
+            return Refused(self._refusal(name, code))
+        after = pace.retry_after(came.headers, clock())
         if code in {402, 408, 409, 425, 429} or (code >= httpx.codes.INTERNAL_SERVER_ERROR and code != _NOT_BUILT):
             busy = code in {402, 425, 429, 503} or after is not None
             seconds = None if after is None else min(after, MAX_RETRY_AFTER)
-            return Transient(f"model at {server.name} answers HTTP {code}", seconds, busy=busy)
+            return Transient(f"model at {name} answers HTTP {code}", seconds, busy=busy)
         said = next((why for mark, why in _SAID.items() if mark in text[:MAX_RAW_CHARS]), None)
         bad = BadInput(said or "request_rejected")
         if has_body and code in {403, 404} and said is None:
@@ -485,8 +537,9 @@ def open_endpoints(
     local: LocalShape | None = None,
     abilities: Mapping[str, str] | None = None,
     used_today: Spend | None = None,
+    fars: Mapping[str, Far] | None = None,
 ) -> Endpoints:
-    """All servers by the settings, or the one local model.
+    """All servers by the settings, or the one local model; with `fars` those, by name, which others speak to.
 
     `abilities`: as `Endpoints.abilities` gave them before, of this model. `used_today`: what was spent since midnight
     UTC; the day's limits of several servers are counted as if each had borne its part. Raises `Usage`.
@@ -494,8 +547,10 @@ def open_endpoints(
     key = local.api_key if local else settings.api_key.get_secret_value()
     if not (key.isascii() and key.isprintable() and key == key.strip()):
         raise Usage("label.api_key: it has blanks around it, a line break, or characters that no key has; mend it")
-    if local is not None:
-        addresses: dict[str, Callable[[], str]] = {"local": local.base_url}
+    if fars:
+        addresses: dict[str, Callable[[], str]] = dict.fromkeys(fars, _always(""))
+    elif local is not None:
+        addresses = {"local": local.base_url}
     else:
         urls = (settings.model_url, *settings.more_urls)
         addresses = {url.split("/v1")[0]: _always(url) for url in reversed(urls)}
@@ -512,12 +567,13 @@ def open_endpoints(
     day: dict[pace.Unit, int | None] = {"requests": settings.requests_per_day, "tokens": settings.tokens_per_day}
     known = (abilities or {}) if settings.way == "auto" else {}
     servers = [
-        Endpoint(name, address, pace.pace(minute, day, each, clock()), settings, known.get(name))
+        Endpoint(name, address, pace.pace(minute, day, each, clock()), settings, known.get(name), (fars or {}).get(name))
         for name, address in addresses.items()
     ]
     if local is None:
         return Endpoints(servers, settings, settings.model, key, local=False)
-    servers[0].program = local.program
+    if not fars:
+        servers[0].program = local.program
     return Endpoints(servers, settings, local.name, key, local=True, fingerprint=local.fingerprint)
 
 
@@ -549,14 +605,14 @@ def clock() -> float:
     return _EPOCH + monotonic()
 
 
-def _reply(text: str) -> Reply:
+def _reply(text: str, by: str) -> Reply:
     body = _json(text)
     if body is None:
         bad = BadInput("bad_response")
         bad.raw = text
         raise bad
     usage = body.get("usage") if isinstance(body, dict) else None
-    return Reply(body, text, _usage(usage) if isinstance(usage, dict) else Tokens())
+    return Reply(body, text, _usage(usage) if isinstance(usage, dict) else Tokens(), by)
 
 
 def _usage(usage: dict[str, Any]) -> Tokens:

@@ -66,6 +66,10 @@ class Transient(CivicskyError):
         """What was paid in vain, if anything (`model.Spend`)."""
 
 
+class Unsent(Transient):
+    """As `Transient`, and nothing was sent: it says nothing of the far side, nor of what was to be sent."""
+
+
 class Doubtful(Transient):
     """As `Transient`, but what was sent may have arrived all the same: it is not to be sent again and again."""
 

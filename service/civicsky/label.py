@@ -537,7 +537,7 @@ def _said(server: Endpoint, way: Way, reply: Reply, content: str) -> _Said:
         way,
         _name(body.get("model")),
         _name(body.get("system_fingerprint")) or None,
-        server.name,
+        reply.by,
         server.program,
     )
 

@@ -23,6 +23,8 @@ from civicsky.settings import ENV_PREFIX, Group, Settings, expanded
 CONFIG_VARIABLE: Final = "CIVICSKY_CONFIG"
 SECRETS: Final = {
     "CIVICSKY_LABEL__API_KEY": "label.api_key",
+    "CIVICSKY_WORKERS__PASSWORD": "workers.password",
+    "CIVICSKY_WORKERS__TOKEN": "workers.token",
     "CIVICSKY_STORE__MONGO_URI": "store.mongo_uri",
     "CIVICSKY_APPVIEW__APP_PASSWORD": "appview.app_password",
     "CIVICSKY_NOTIFY__URL": "notify.url",

@@ -3,9 +3,53 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import NamedTuple
 
 from civicsky.model import now_us
 from civicsky.pulse import Pulse
+
+
+class WorkerSeen(NamedTuple):
+    """A label worker on another machine, as it last said."""
+
+    name: str
+    version: str
+    """Of civicsky."""
+    server: str
+    """Its model's server."""
+    slots: int
+    in_flight: int
+    done: int
+    """Calls since it began."""
+    why: str
+    """Why it takes nothing; empty while it does."""
+
+
+@dataclass
+class Workers:
+    """Label workers on other machines, and what is asked by way of them. Counts begin with the process."""
+
+    used: bool = False
+    """Whether the model is asked that way at all."""
+    why: str = ""
+    """Why NATS cannot be reached; empty when it can."""
+    there: tuple[WorkerSeen, ...] = ()
+    queued: int = 0
+    """Questions that no worker has taken yet."""
+    in_flight: int = 0
+    """Questions that a worker has taken."""
+    handed_out: int = 0
+    """Jobs that NATS says workers hold."""
+    dispatched: int = 0
+    claimed: int = 0
+    """Calls that workers were let make."""
+    results: int = 0
+    late: int = 0
+    """Results that nobody waited for any more."""
+    redelivered: int = 0
+    """Calls for a job that a worker took before and was silent about."""
+    dispatched_again: int = 0
+    """Jobs that NATS lost."""
 
 
 @dataclass
@@ -66,6 +110,7 @@ class Metrics:
     """Frames that were taken in and are not committed yet."""
     moved_at: float = 0.0
     """When frames were last committed, or the first was taken in hand: by `time.monotonic`."""
+    workers: Workers = field(default_factory=Workers)
     pulse: Pulse = field(default_factory=Pulse)
     """Whether the flow moves."""
     _began: float = field(default_factory=monotonic)

@@ -291,6 +291,61 @@ class Label(Group):
         return bool(self.model_url and self.model) or self.model == "local"
 
 
+class Workers(Group):
+    """Label workers on other machines, over NATS JetStream. Without `url` there are none, and the model is asked here."""
+
+    url: str = ""
+    """NATS server (2.9 or newer, with JetStream): nats://HOST:4222, or tls://HOST:4222 to insist on TLS. With it, `run`
+    and `label` ask the model through workers (`civicsky label --worker URL`), and not by `label.model_url`."""
+    name: str = "civicsky"
+    """Begins all names in NATS: letters, digits, - and _. Each home node with workers needs one of its own."""
+    user: str = ""
+    """User, if NATS wants one."""
+    password: SecretStr = SecretStr("")
+    """Its password: set CIVICSKY_WORKERS__PASSWORD."""
+    token: SecretStr = SecretStr("")
+    """Token, if NATS wants one instead: set CIVICSKY_WORKERS__TOKEN."""
+    credentials: Path | None = None
+    """Credentials file (.creds: a JWT and its key), if NATS wants that instead. Of mode 600."""
+    ca: Path | None = None
+    """Authorities (PEM) that the server's certificate is checked by, instead of the system's."""
+    certificate: Path | None = None
+    """Our own certificate (PEM), if NATS wants one."""
+    key: Path | None = None
+    """Its key (PEM)."""
+    in_hand: int = Field(1_024, ge=1, le=65_536)
+    """Jobs that all workers hold together at most; more wait in the queue."""
+    ack_seconds: float = Field(30, ge=1)
+    """Seconds of silence about a job after which another worker gets it. Workers speak up three times as often."""
+    deliveries: int = Field(5, ge=1, le=100)
+    """Deliveries of one job, after which it counts as a call that broke: it may be what ends workers."""
+    wait_seconds: float = Field(60, gt=0)
+    """Seconds that a question waits for a worker, after which its post goes back to those that wait on disk."""
+
+    @field_validator("url")
+    @classmethod
+    def _nats(cls, url: str) -> str:
+        return _nats_address(url) if url else ""
+
+    @field_validator("name")
+    @classmethod
+    def _token(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+            raise ValueError("a name is up to 40 letters, digits, - and _")
+        return name
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Workers":
+        ways = [bool(self.user), bool(self.token.get_secret_value()), self.credentials is not None]
+        if sum(ways) > 1:
+            raise ValueError("give one of user, token and credentials, not several")
+        if bool(self.user) != bool(self.password.get_secret_value()):
+            raise ValueError("user and password go together")
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("certificate and key go together")
+        return self
+
+
 class Sample(Group):
     """Which of the kept posts are labelled: a uniform sample, drawn by a keyed hash, with its probability stored."""
 
@@ -724,6 +779,7 @@ class Settings(BaseSettings):
     journal: Journal = Journal()
     queue: Queue = Queue()
     label: Label = Label()
+    workers: Workers = Workers()
     sample: Sample = Sample()
     context: Context = Context()
     ledger: Ledger = Ledger()
@@ -738,6 +794,11 @@ class Settings(BaseSettings):
     http: Http = Http()
     limits: Limits = Limits()
     _file: Path | None = PrivateAttr(None)
+
+    @property
+    def asks(self) -> bool:
+        """Whether the user said which model to ask: here, or by way of workers."""
+        return self.label.chosen or bool(self.workers.url and self.label.model)
 
     @property
     def file(self) -> Path | None:
@@ -795,6 +856,19 @@ def _model_address(url: str) -> str:
         raise ValueError("put the key into CIVICSKY_LABEL__API_KEY, not into the address")
     if parts.query or parts.fragment:
         raise ValueError(f"{_shown(url)!r} must end before its ? or #: civicsky adds the rest")
+    return url.rstrip("/")
+
+
+def _nats_address(url: str) -> str:
+    parts = _split(url)
+    try:
+        is_one = parts.scheme in {"nats", "tls"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_one = False
+    if not is_one or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(f"{_shown(url)!r} is not an address of NATS: write nats://HOST:4222 or tls://HOST:4222")
+    if "@" in parts.netloc:
+        raise ValueError("put user and password into CIVICSKY_WORKERS__USER and __PASSWORD, not into the address")
     return url.rstrip("/")
 
 

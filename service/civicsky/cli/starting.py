@@ -130,14 +130,22 @@ def label(
     where: Annotated[
         str, typer.Option("--where", metavar="FIELD=VALUE", help="With --again: where the label says so.")
     ] = "",
+    worker: Annotated[
+        str | None,
+        typer.Option("--worker", metavar="URL", help="Ask our model for a home node, by NATS at nats://HOST:4222."),
+    ] = None,
     http: HttpAt = None,
     if_not_running: IfNotRunning = False,
     log_file: LogFile = None,
     config: Config = None,
 ) -> None:
     """Label what was collected, and go on as more comes."""
-    flags = {"data_dir": data_dir, "http.listen": http, "log.file": log_file}
+    flags = {"data_dir": data_dir, "http.listen": http, "log.file": log_file, "workers.url": worker}
     settings = load(config, {**flags, **label_flags(store, model_url, model)})
+    if worker is not None:
+        if data_dir or store or drain or again or task or since or until or where or http or if_not_running:
+            raise Usage(ONLY_A_MODEL)
+        _work(settings)
     if not again and (task or since or until or where):
         raise Usage(
             "--task, --since, --until and --where choose what --again asks about: add --again, or leave them out"
@@ -172,6 +180,11 @@ def plan(
     print(json.dumps(found, indent=2) if as_json else as_text(found))
 
 
+ONLY_A_MODEL = (
+    "--worker goes with --model-url, --model, --log-file and --config alone: a worker has a model, and nothing of its own"
+)
+
+
 UNFINISHED = "not all is labelled: "
 
 
@@ -181,6 +194,14 @@ BUDGET_SPENT = (
 
 
 LOOK = "`civicsky status` shows what waits; start again to go on"
+
+
+def _work(settings: "Settings") -> NoReturn:
+    from civicsky.workers.serve import run_worker  # noqa: PLC0415
+
+    log.configure(settings.log)
+    print(run_worker(settings))
+    raise typer.Exit
 
 
 def _serve(

@@ -83,7 +83,7 @@ def cron_lines(place: Place, *, keep_alive: bool) -> dict[Kind, str | None]:
         minute = datetime.fromtimestamp(last_due(now_us(), at, zone) / 1e6).minute  # noqa: DTZ006  (cron's own clock)
         lines["fetch"] = line("fetch", f"{minute} * * * *", place.command("fetch", "--due"), place.data_dir, log)
     if keep_alive:
-        half = "run" if place.settings.label.chosen else "collect"
+        half = "run" if place.settings.asks else "collect"
         # What cron starts has no other log than a file; that of both outputs would grow for ever.
         to_file = [] if place.settings.log.file else ["--log-file", datadir.LOG]
         command = place.command(half, "--if-not-running", *to_file)
@@ -109,7 +109,7 @@ def install_cron(place: Place, say: Say, *, keep_alive: bool, only_print: bool) 
     _say_lines(lines, say)
     if lines["fetch"] is None:
         say("no daily fetch: feeds.at is not set")
-    if keep_alive and not place.settings.label.chosen:
+    if keep_alive and not place.settings.asks:
         say("no model is chosen, so posts are only collected")
     say(f"both outputs go to {folder / datadir.CRON_LOG}")
     if keep_alive:
@@ -231,7 +231,7 @@ def uninstall_timer(say: Say) -> None:
 
 def systemd_texts(place: Place, *, split: bool) -> dict[str, str]:
     """The service's units and drop-ins, by their files' names. Raises `Usage` when there is nothing to label with."""
-    chosen = place.settings.label.chosen
+    chosen = place.settings.asks
     if split and not chosen:
         raise Usage("--split needs a model for the half that labels: set label.model_url and label.model")
     halves: dict[str, unit.Half] = {unit.COLLECT: "collect", unit.LABEL: "label"}
@@ -278,7 +278,7 @@ def install_systemd(place: Place, say: Say, *, split: bool, only_print: bool) ->
     _take_out(others, place.data_dir, say)
     units.remove([file for name in names for file in _drop_ins(name) if file not in files], say)
     units.write(files, say)
-    if not place.settings.label.chosen:
+    if not place.settings.asks:
         say("no model is chosen, so posts are only collected")
     if not units.answers():
         for command in ("daemon-reload", f"enable --now {' '.join(names)}"):

@@ -65,6 +65,8 @@ _PLAIN_SECRET: Final = re.compile(r"[!-&(-\[\]-~]+( [!-&(-\[\]-~]+)*")
 """Printable ASCII without ' and backslash: between quotes a shell, systemd and we read it alike."""
 _WHY: Final = {
     "label.api_key": "The key of the model's server.",
+    "workers.password": "The password of `workers.user` in NATS.",
+    "workers.token": "NATS's token, if it wants one.",
     "store.mongo_uri": "MongoDB's connection string. A user with the role readWrite on the database is enough.",
     "appview.app_password": "The app password of the account that fetches feeds which want a login.",
     "notify.url": "The webhook's address; many hold a token.",

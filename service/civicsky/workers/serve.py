@@ -1,0 +1,314 @@
+"""A label worker: takes jobs, asks its own model's server, gives back what came. It keeps nothing.
+
+Each of its slots does one job after the other: pull, claim, call, result, ack. See `civicsky.workers` for what is said.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import civicsky
+from civicsky import log
+from civicsky.app import model_endpoints
+from civicsky.endpoint import MAX_ANSWER_BYTES, Endpoint, Endpoints, Line
+from civicsky.errors import BadInput, Failed, Refused, Transient, Usage, first_of
+from civicsky.lifecycle import Stop, happened, signals
+from civicsky.local import find_weights
+from civicsky.model import Spend
+from civicsky.settings import Settings
+from civicsky.task import load_tasks
+from civicsky.watch.systemd import Manager
+from civicsky.workers import messages
+from civicsky.workers.bus import Bus, Delivery, Nobody, Puller
+from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Result
+from civicsky.workers.roster import BEAT_SECONDS
+
+PULL_SECONDS: Final = 3.0
+"""For so long a free slot asks for a job, then anew: as long as the end of a worker may have to wait for it."""
+CLAIM_SECONDS: Final = 5.0
+RESULT_SECONDS: Final = 5.0
+KEEP_SECONDS: Final = 120.0
+"""A result is offered for so long: the home node, or NATS, may be away for a moment, and it was paid for."""
+AGAIN_SECONDS: Final = 0.5
+FOREIGN_SECONDS: Final = 1.0
+"""A job that is for others comes back after so many seconds."""
+NO_MODEL: Final = "--worker needs a model: give --model-url URL --model NAME, or --model local"
+
+
+def run_worker(settings: Settings) -> str:
+    """Work until a signal; gives a line for the user. Raises `CivicskyError` with one."""
+    if not settings.label.chosen:
+        raise Usage(NO_MODEL)
+    file = Path(settings.log.file)
+    if settings.log.file and not file.is_absolute():
+        raise Usage("--log-file: a worker has no data directory; give the file's whole path")
+    try:
+        return asyncio.run(_work(settings))
+    except BaseExceptionGroup as group:
+        error = first_of(group)
+        log.event("failed", why=str(error) or type(error).__name__)
+        raise error from group
+
+
+async def _work(settings: Settings) -> str:
+    os.umask(0o077)
+    stop = Stop()
+    tasks = {task.name: task for task, _ in load_tasks(settings.label.tasks)}
+    weights = find_weights(settings.label.gguf) if settings.label.model == "local" else None
+    unlimited = dict.fromkeys(("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day"))
+    label = settings.label.model_copy(update=unlimited)  # the home node heeds them
+    try:
+        with signals(stop):
+            async with model_endpoints(label, tasks, weights, {}, Spend("", 0, 0, 0)) as (endpoints, slots):
+                worker = Worker(settings, endpoints, slots, stop)
+                await worker.run()
+    except asyncio.CancelledError:
+        raise Failed("ended by a second signal; other workers get what was in hand") from None
+    if worker.refused:
+        raise Refused(worker.refused)
+    return f"ended: {stop.why}; {worker.done:,} calls made"
+
+
+class Worker:
+    """Does jobs until `stop`, and then finishes what it holds. Memory: one request and one answer for each slot."""
+
+    def __init__(self, settings: Settings, endpoints: Endpoints, slots: int, stop: Stop) -> None:
+        self._settings, self._endpoints, self._slots, self._stop = settings, endpoints, slots, stop
+        self.name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._bus = Bus(settings.workers, f"civicsky worker {self.name}")
+        key = messages.model_key(endpoints.model, endpoints.fingerprint)
+        self._consumer = messages.consumer_name(key)
+        self._key = settings.label.api_key.get_secret_value().encode()
+        self._bus.on(f"{settings.workers.name}.queue", self._on_queue)
+        self._pullers = [self._bus.puller(self._consumer) for _ in range(slots)]
+        self._in_flight = 0
+        self.done = 0
+        self.refused = ""
+        """Why its model's server refuses it; then it ends."""
+        self._resting = "its model is not reached yet"
+        """Why it takes nothing; empty while it does."""
+        self._pause = 0.0
+        self._queue_why = ""
+
+    async def run(self) -> None:
+        """Until told to stop, and then until what is in hand is done, or the time for that is over."""
+        async with asyncio.TaskGroup() as group:
+            beside = [
+                group.create_task(self._bus.run(), name="nats"),
+                group.create_task(self._beat(), name="beat"),
+                group.create_task(self._rest(), name="rest"),
+            ]
+            slots = [group.create_task(self._slot(puller), name=f"slot-{n}") for n, puller in enumerate(self._pullers)]
+            if not self._stop.requested.is_set():
+                await self._until_stop(group, slots)
+            _, late = await asyncio.wait(slots, timeout=self._settings.limits.drain_seconds)
+            if late:
+                log.event("drain_over", seconds=self._settings.limits.drain_seconds)
+            for task in late:
+                task.cancel()
+            with suppress(Transient):
+                await self._bus.publish(f"{self._settings.workers.name}.beat", messages.encode(self._says(leaving=True)))
+            for task in beside:
+                task.cancel()
+
+    async def _until_stop(self, group: asyncio.TaskGroup, slots: list[asyncio.Task[None]]) -> None:
+        requested = group.create_task(self._stop.requested.wait(), name="stop")
+        await asyncio.wait([requested, *slots], return_when=asyncio.FIRST_COMPLETED)
+        requested.cancel()
+
+    # ---- being there ----
+
+    async def _beat(self) -> None:
+        """Say regularly that we are there, also to who started us."""
+        manager = Manager.from_environment(os.environ)
+        told = False
+        await happened(self._bus.up, BEAT_SECONDS)
+        while True:
+            if self._bus.refused and not self._bus.up.is_set():
+                raise Refused(self._bus.refused)
+            with suppress(Transient):
+                await self._bus.publish(f"{self._settings.workers.name}.beat", messages.encode(self._says()))
+                if not told:
+                    told = manager.tell("READY=1")
+            why = self._bus.why or self._resting or self._queue_why or "ok"
+            manager.tell(f"STATUS={log.harmless(f'{self._in_flight} in flight, {self.done:,} done, {why}')[:200]}", "WATCHDOG=1")
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _says(self, *, leaving: bool = False) -> Beat:
+        server = ", ".join(server.name for server in self._endpoints.servers)
+        return Beat(
+            self.name, civicsky.__version__, server, self._slots, self._in_flight, self.done,
+            self.refused or self._resting, leaving,
+        )  # fmt: skip
+
+    async def _rest(self) -> None:
+        """While the model cannot be reached, ask now and then whether it is there; only then jobs are taken."""
+        line = self._endpoints.line()
+        bounds = self._settings.label
+        try:
+            while True:
+                if self._resting and await self._is_there(line):
+                    self._resting = ""
+                    log.event("workers_working", stage="label")
+                await asyncio.sleep(self._pause if self._resting else min(0.2, bounds.pause_seconds))
+                if self._resting:
+                    self._pause = min(bounds.pause_max_seconds, max(bounds.pause_seconds, 2 * self._pause))
+        finally:
+            await line.close()
+
+    async def _is_there(self, line: Line) -> bool:
+        """Whether some server answers, whatever it says, unless that is that it does not want us."""
+        for server in self._endpoints.servers:
+            with suppress(Transient, BadInput):
+                came = await line.exchange(server, "GET", "/models", b"", self._settings.label.request_seconds)
+                self._heed(server, came.status)
+                return True
+        return False
+
+    def _heed(self, server: Endpoint, status: int) -> None:
+        if status == 401:  # noqa: PLR2004
+            self.refused = (
+                f"label: the model's server at {server.name} refuses the key (HTTP 401); "
+                "set CIVICSKY_LABEL__API_KEY and start again"
+            )
+            self._stop.request("the model refuses the key")
+
+    def _rest_now(self, why: str) -> None:
+        """The model could not be reached: others shall have the jobs meanwhile."""
+        if not self._resting:
+            log.event("workers_resting", stage="label", why=why)
+        self._resting = why
+
+    # ---- jobs ----
+
+    async def _on_queue(self, _data: bytes) -> None:
+        for puller in self._pullers:
+            puller.wake()
+
+    async def _slot(self, puller: Puller) -> None:
+        line = self._endpoints.line()
+        try:
+            while not self._stop.requested.is_set():
+                if self._resting or not self._bus.up.is_set():
+                    await happened(self._stop.requested, 0.05)
+                    continue
+                delivery = await self._pulled(puller)
+                if delivery is not None:
+                    await self._do(line, delivery)
+        finally:
+            await puller.close()
+            await line.close()
+
+    async def _pulled(self, puller: Puller) -> Delivery | None:
+        """The next job. A queue that does not answer was wiped, or is not made yet: we look again, and soon."""
+        try:
+            delivery = await puller.next(PULL_SECONDS)
+        except Transient as error:
+            if isinstance(error, Nobody) and not self._queue_why:
+                self._queue_why = "no home node asks for this model"
+                log.event("workers_idle", stage="label", why=self._queue_why)
+            await happened(self._stop.requested, AGAIN_SECONDS)
+            return None
+        self._queue_why = ""
+        return delivery
+
+    async def _do(self, line: Line, delivery: Delivery) -> None:
+        """One job, or what is to be done with one that is not for us."""
+        try:
+            job = messages.decode_job(delivery.data)
+        except Foreign as error:
+            log.event("workers_foreign", stage="label", why=str(error))
+            await delivery.nak(FOREIGN_SECONDS)
+            return
+        except Garbled:
+            await delivery.ack()
+            return
+        if self._stop.requested.is_set() or self._resting:
+            await delivery.nak()
+            return
+        self._in_flight += 1
+        silence = asyncio.create_task(_speaking_up(delivery, job.ack_seconds))
+        try:
+            await self._do_ours(line, job, delivery)
+        finally:
+            self._in_flight -= 1
+            silence.cancel()
+
+    async def _do_ours(self, line: Line, job: Job, delivery: Delivery) -> None:
+        if delivery.number > job.deliveries:
+            await self._give(Result(job.id, job.attempt, self.name, "given_up", ""), job, delivery)
+            return
+        word = await self._claim(job, delivery)
+        if word == b"go":
+            result = await self._called(line, job)
+            self.done += 1
+            await self._give(result, job, delivery)
+        elif word == b"drop":
+            await delivery.ack()
+        else:
+            await delivery.nak(FOREIGN_SECONDS)
+
+    async def _claim(self, job: Job, delivery: Delivery) -> bytes:
+        """What the home node says to our doing it; empty: nothing, it may be away."""
+        claim = messages.encode(Claim(job.id, job.attempt, delivery.number, self.name))
+        try:
+            return await self._bus.request(f"{self._settings.workers.name}.home.{job.home}.claim", claim, CLAIM_SECONDS)
+        except Transient:
+            return b""
+
+    async def _called(self, line: Line, job: Job) -> Result:
+        """The call itself, and what came of it."""
+        server = min(self._endpoints.servers, key=lambda one: one.load)
+        path = job.path if job.path != "/version" else server.base_url().removesuffix("/v1") + job.path
+        result = Result(job.id, job.attempt, self.name, "reply", server.name)
+        server.load += 1
+        try:
+            came = await line.exchange(server, job.method, path, job.body, job.seconds)
+        except Transient as error:
+            self._rest_now(str(error))
+            return result._replace(kind="unreachable", why=str(error))
+        except BadInput as bad:
+            return result._replace(kind="unusable", why=bad.reason, body=self._without_key(bad.raw))
+        except Refused as error:  # the proxy that our environment names
+            self.refused = str(error)
+            self._stop.request("the model cannot be asked")
+            return result._replace(kind="unreachable", why=f"model at {server.name} cannot be reached by its worker")
+        finally:
+            server.load -= 1
+        self._heed(server, came.status)
+        self._pause = 0.0
+        body = self._without_key(came.text)
+        if not self._bus.takes(len(body) + 10_000):
+            return result._replace(kind="unusable", why="too_long", body=body[:40_000])
+        return result._replace(status=came.status, headers=messages.told_headers(came.headers), body=body)
+
+    def _without_key(self, text: str) -> bytes:
+        body = text.encode(errors="replace")[: MAX_ANSWER_BYTES + 1]
+        return body.replace(self._key, b"***") if self._key else body
+
+    async def _give(self, result: Result, job: Job, delivery: Delivery) -> None:
+        """Offer a result until the home node has it: only then is the job done with."""
+        subject, data = f"{self._settings.workers.name}.home.{job.home}.result", messages.encode(result)
+        until = monotonic() + KEEP_SECONDS
+        while monotonic() < until:
+            try:
+                if await self._bus.request(subject, data, RESULT_SECONDS) == b"ok":
+                    await delivery.ack()
+                    return
+            except Transient:
+                await asyncio.sleep(AGAIN_SECONDS)
+        await delivery.nak()
+
+
+async def _speaking_up(delivery: Delivery, ack_seconds: float) -> None:
+    """Say regularly that somebody is at it, until cancelled."""
+    while True:
+        await asyncio.sleep(ack_seconds / 3)
+        await delivery.in_progress()
+
+
