@@ -1,5 +1,5 @@
 # Every target does all of its own set-up.
-.PHONY: demo test long check fuzz soak mutants injections bench export-million image-steps format lock
+.PHONY: demo test long check fuzz soak mutants injections bench export-million image-steps over-workers format lock
 
 SECONDS ?= 600
 
@@ -42,6 +42,14 @@ soak:
 	@tools/setup.sh test
 	.venv/bin/python tests/soak/soak.py --minutes $(MINUTES)
 	SCHEDULES=500 INSTALLED=100 .venv/bin/pytest -s --timeout 7200 tests/acceptance/test_schedules.py
+
+# The tests of labelling as they are, with label workers between asker and model. Some minutes.
+LABELLING = tests/integration/test_slot.py tests/integration/test_label.py tests/integration/test_asked_in_vain.py \
+	tests/integration/test_asking.py tests/acceptance/test_hostile_model.py tests/acceptance/test_kill.py \
+	tests/acceptance/test_labels.py tests/acceptance/test_sample.py
+over-workers:
+	@tools/setup.sh test
+	PYTHONPATH=tests .venv/bin/pytest -p support.over_workers -m "not long" $(or $(ARGS),$(LABELLING))
 
 mutants:
 	@tools/setup.sh test

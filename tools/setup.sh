@@ -103,6 +103,8 @@ beside_tests() {
     command -v dbus-daemon >/dev/null || debian dbus-daemon || true
     command -v nsenter >/dev/null || debian util-linux || true
     ldconfig -p | grep -q 'libcurl\.so\.4' || debian libcurl4 || true
+    command -v nats-server >/dev/null || debian nats-server || true
+    command -v ip >/dev/null || debian iproute2 || true
     command -v jq >/dev/null || debian jq || true
     command -v chromium >/dev/null || command -v google-chrome >/dev/null || debian chromium || true
 }

@@ -50,6 +50,7 @@ from civicsky.task import Task, load_tasks
 from civicsky.watch.systemd import Manager
 from civicsky.watch.watchdog import Watchdog
 from civicsky.worker import Pool
+from civicsky.workers import told
 
 HOUSEKEEPING_SECONDS = 60.0
 COPIES_SECONDS = 3600.0
@@ -420,7 +421,7 @@ async def _prepare_label(
     spent = await ledger.spent()
 
     async def work() -> None:
-        async with _labelling_slots(settings, tasks, weights, abilities, spent, metrics, stop) as slots:
+        async with _labelling_slots(settings, folder, tasks, weights, abilities, spent, metrics, stop) as slots:
             try:
                 async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
                     arm = group.create_task(_arm(deadline, stop, settings, endless=strict), name="drain")
@@ -448,11 +449,11 @@ async def _prepare_authors(
 
 
 def _labelling_slots(
-    settings: Settings, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str], spent: Spend,
-    metrics: Metrics, stop: Stop,
+    settings: Settings, folder: Path, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str],
+    spent: Spend, metrics: Metrics, stop: Stop,
 ) -> AbstractAsyncContextManager[list[Slot]]:  # fmt: skip
     if settings.workers.url:
-        return worker_slots(settings, tasks, weights, abilities, spent, metrics, stop)
+        return worker_slots(settings, folder, tasks, weights, abilities, spent, metrics, stop)
     return model_slots(settings.label, tasks, weights, abilities, spent)
 
 
@@ -464,14 +465,17 @@ async def model_slots(
 
     `abilities` and `spent` are what is known of its servers, and of today's use of them.
     """
-    async with model_endpoints(label, tasks, weights, abilities, spent) as (endpoints, count), AsyncExitStack() as stack:
+    async with (
+        model_endpoints(label, tasks, weights, abilities, spent) as (endpoints, count),
+        AsyncExitStack() as stack,
+    ):
         yield _slots(stack, endpoints, count, tasks, label)
 
 
 @asynccontextmanager
 async def worker_slots(
-    settings: Settings, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str], spent: Spend,
-    metrics: Metrics, stop: Stop,
+    settings: Settings, folder: Path, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str],
+    spent: Spend, metrics: Metrics, stop: Stop,
 ) -> AsyncIterator[list[Slot]]:  # fmt: skip
     """The same by way of workers; `weights` tell which local model is theirs."""
     from civicsky.workers.dispatch import NAME, dispatching  # noqa: PLC0415  (only with `workers.url`)
@@ -480,10 +484,24 @@ async def worker_slots(
     model, fingerprint = (local.name, local.fingerprint) if local else (settings.label.model, None)
     async with (
         dispatching(settings.workers, model, fingerprint, metrics, stop) as dispatcher,
+        asyncio.TaskGroup() as group,
         AsyncExitStack() as stack,
     ):
+        stack.callback(group.create_task(_tell_workers(folder, metrics), name="workers-told").cancel)
         endpoints = open_endpoints(settings.label, local, abilities, spent, {NAME: dispatcher})
         yield _slots(stack, endpoints, settings.label.slots, tasks, settings.label)
+
+
+async def _tell_workers(folder: Path, metrics: Metrics) -> None:
+    """Tell other processes, such as `civicsky status`, how the workers are. Until cancelled."""
+    before = 0
+    try:
+        while True:
+            await asyncio.sleep(told.EVERY_SECONDS)
+            told.write(folder, metrics.workers, (metrics.workers.results - before) / told.EVERY_SECONDS)
+            before = metrics.workers.results
+    finally:
+        told.remove(folder)
 
 
 def _slots(

@@ -536,12 +536,24 @@ async def _relay(context: Context, relay: str) -> list[Finding]:
 
 async def _model(context: Context) -> list[Finding]:
     label = context.settings.label
+    if context.settings.workers.url:
+        return await _workers(context)
     if not label.chosen:
         return _ok("model", "none is chosen; `civicsky collect` needs none")
     if label.model == "local":
         return _ok("model", f"local, {find_weights(label.gguf)}")
     parts = await asyncio.gather(*(_model_at(label, url) for url in dict.fromkeys((label.model_url, *label.more_urls))))
     return [finding for part in parts for finding in part]
+
+
+async def _workers(context: Context) -> list[Finding]:
+    """Whether NATS lets us in, and who is there."""
+    from civicsky.workers.dispatch import listened  # noqa: PLC0415  (only with `workers.url`)
+
+    host, there = await listened(context.settings.workers)
+    what = f"NATS at {host} lets us in; {len(there)} label workers are there"
+    remedy = "start workers: civicsky label --worker URL; until then posts wait on disk"
+    return [Finding("model", "unknown", what, remedy)] if not there else _ok("model", what)
 
 
 async def _model_at(label: LabelSettings, url: str) -> list[Finding]:

@@ -567,7 +567,9 @@ def open_endpoints(
     day: dict[pace.Unit, int | None] = {"requests": settings.requests_per_day, "tokens": settings.tokens_per_day}
     known = (abilities or {}) if settings.way == "auto" else {}
     servers = [
-        Endpoint(name, address, pace.pace(minute, day, each, clock()), settings, known.get(name), (fars or {}).get(name))
+        Endpoint(
+            name, address, pace.pace(minute, day, each, clock()), settings, known.get(name), (fars or {}).get(name)
+        )
         for name, address in addresses.items()
     ]
     if local is None:

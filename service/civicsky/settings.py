@@ -292,7 +292,7 @@ class Label(Group):
 
 
 class Workers(Group):
-    """Label workers on other machines, over NATS JetStream. Without `url` there are none, and the model is asked here."""
+    """Label workers on other machines, over NATS JetStream. Without `url` there are none; the model is asked here."""
 
     url: str = ""
     """NATS server (2.9 or newer, with JetStream): nats://HOST:4222, or tls://HOST:4222 to insist on TLS. With it, `run`

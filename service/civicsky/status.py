@@ -14,6 +14,7 @@ from civicsky.log import harmless
 from civicsky.model import FeedOutcome, FrameOutcome, Gap, Opened, PostOutcome, format_time, now_us
 from civicsky.share import Share
 from civicsky.window import Window, is_open, next_edge, openings, window_of
+from civicsky.workers import told as workers
 
 Counts = Counter[tuple[str, str, str]]
 
@@ -292,6 +293,7 @@ async def gather(folder: Path) -> dict[str, Any]:
             for gap in gaps
         ],
         "fetches": [_fetch(row) for row in {row["name"]: row for row in fetches if row["name"]}.values()],
+        "workers": workers.read(folder),
         **await _ledger(folder, last_change),
     }
 
@@ -366,6 +368,7 @@ def as_text(status: dict[str, Any]) -> str:
     if status.get("failed_by_reason"):
         why = sorted(status["failed_by_reason"].items(), key=lambda one: -one[1])
         lines.append("failed           " + ", ".join(f"{name} {n:,}" for name, n in why))
+    lines += workers.as_text(status.get("workers"))
     lines += _asked_text(status)
     if status.get("unstored"):
         lines.append(f"store            {status['unstored']:,} documents wait")

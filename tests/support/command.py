@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,14 @@ def environment(**settings: Any) -> dict[str, str]:
     return {**plain, **{f"CIVICSKY_{name.upper()}": str(value) for name, value in settings.items()}}
 
 
+between: Callable[[Sequence[str], dict[str, Any]], dict[str, Any]] | None = None
+"""What changes the settings of a command that is started, by its arguments; see `support.over_workers`."""
+
+
 def start(*args: str | Path | float, **settings: Any) -> "subprocess.Popen[str]":
     """Start the command; both of its outputs are piped."""
+    if between is not None:
+        settings = between(list(map(str, args)), settings)
     process = subprocess.Popen(
         [CIVICSKY, *map(str, args)],
         env=environment(**settings),

@@ -90,7 +90,10 @@ async def worker_here(settings: Settings) -> AsyncIterator[tuple[Worker, Stop, "
 
 def worker_settings(nats: NatsServer, model_url: str, **given: Any) -> Settings:
     """`workers__ack_seconds=2`, `label__slots=4`."""
-    groups: dict[str, dict[str, Any]] = {"workers": {"url": nats.url}, "label": {"model_url": model_url, "model": "mock"}}
+    groups: dict[str, dict[str, Any]] = {
+        "workers": {"url": nats.url},
+        "label": {"model_url": model_url, "model": "mock"},
+    }
     for name, value in given.items():
         group, _, field = name.partition("__")
         groups.setdefault(group, {})[field] = value

@@ -180,9 +180,7 @@ def plan(
     print(json.dumps(found, indent=2) if as_json else as_text(found))
 
 
-ONLY_A_MODEL = (
-    "--worker goes with --model-url, --model, --log-file and --config alone: a worker has a model, and nothing of its own"
-)
+ONLY_A_MODEL = "--worker goes with --model-url, --model, --log-file and --config alone: a worker has only a model"
 
 
 UNFINISHED = "not all is labelled: "

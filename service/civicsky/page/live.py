@@ -117,7 +117,8 @@ def _labelling(metrics: Metrics, settings: Settings, rates: Mapping[str, float |
         Stage("ledger", ledger, (("posts waiting", metrics.waiting, ""), ("failed", metrics.counts["failed"], ""))),
         Stage("queue", queue, (("read ahead", settings.queue.items, "at most"),), _plain(metrics.context_why)),
         Stage(
-            "label", label, (("labelled", rates["labelled"], "/s"), ("model", settings.label.model or "none", "")),
+            "label", label,
+            (("labelled", rates["labelled"], "/s"), ("model", settings.label.model or "none", ""), *_workers(metrics)),
             _plain(metrics.model_why),
         ),
         Stage(
@@ -125,6 +126,17 @@ def _labelling(metrics: Metrics, settings: Settings, rates: Mapping[str, float |
             _plain(metrics.store_why),
         ),
     ]  # fmt: skip
+
+
+def _workers(metrics: Metrics) -> list[tuple[str, float | str | None, str]]:
+    """Of label workers on other machines, where there are any."""
+    told = metrics.workers
+    if not told.used:
+        return []
+    resting = sum(bool(one.why) for one in told.there)
+    workers = f"{len(told.there)}, {resting} resting" if resting else len(told.there)
+    return [("workers", workers, ""), ("in flight", told.in_flight, ""), ("waiting for a worker", told.queued, ""),
+            ("redelivered", told.redelivered, "")]  # fmt: skip
 
 
 def _plain(why: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Final, get_args
 
 from civicsky import __version__, filter as filters, log
 from civicsky.health import Condition, Look
-from civicsky.metrics import Metrics
+from civicsky.metrics import Metrics, Workers
 from civicsky.model import BadReason, PostOutcome, RejectReason, format_time
 from civicsky.settings import Settings
 from civicsky.watch import scrape
@@ -154,6 +154,7 @@ class Monitor:
             "civicsky_labels_total": {(task,): float(metrics.labels[task, "labelled"]) for task in tasks},
             "civicsky_labels_failed_total": {(task,): float(metrics.labels[task, "failed"]) for task in tasks},
             "civicsky_model_calls_total": one(counts["calls"]),
+            **_workers(metrics.workers),
             "civicsky_tokens_total": {("in",): float(counts["tokens_in"]), ("out",): float(counts["tokens_out"])},
             "civicsky_cost_total": {(label.model, label.currency): metrics.cost} if label.model else {},
             "civicsky_documents_total": {
@@ -161,6 +162,20 @@ class Monitor:
                 **{(outcome,): float(counts[outcome]) for outcome in ("stale", "duplicate", "refused")},
             },
         }
+
+
+def _workers(workers: Workers) -> dict[str, Samples]:
+    """Nothing where the model is asked from here."""
+    if not workers.used:
+        return {}
+    return {
+        "civicsky_workers": one(len(workers.there)),
+        "civicsky_workers_queued": one(workers.queued),
+        "civicsky_workers_in_flight": one(workers.in_flight),
+        "civicsky_workers_results_total": one(workers.results),
+        "civicsky_workers_redelivered_total": one(workers.redelivered),
+        "civicsky_workers_lost_total": one(workers.dispatched_again),
+    }
 
 
 def one(value: float | None) -> Samples:

@@ -1,10 +1,10 @@
 """Label workers on other machines: the home node asks the model through them, over NATS JetStream.
 
-The home node (`civicsky run`, or `label`) stays what it is: the only writer of ledger, budgets, cache and store. What it
-would have sent to a model's server it puts as a job into a work queue; a worker takes it, sends it to its own model's
-server, and gives back what came: status, headers, text. All that is made of an answer is made at home, by the same
-code as without workers: ways of asking, limits, retries, budget, what counts against a post, commit. A worker knows
-neither ledger nor store, keeps nothing, and may be killed at any time.
+The home node (`civicsky run`, or `label`) stays what it is: the only writer of ledger, budgets, cache and store. What
+it would have sent to a model's server it puts as a job into a work queue; a worker takes it, sends it to its own
+model's server, and gives back what came: status, headers, text. All that is made of an answer is made at home, by the
+same code as without workers: ways of asking, limits, retries, budget, what counts against a post, commit. A worker
+knows neither ledger nor store, keeps nothing, and may be killed at any time.
 
     home: label.Slot -> endpoint.Line -> dispatch.Dispatcher ~~ NATS ~~ serve.Worker -> endpoint.Line -> its model
 
@@ -39,10 +39,10 @@ What always holds:
 6. Limits a minute and a day, and budgets, are those of the home's settings, for all workers together.
 7. Messages of a version that a worker does not know go to a subject that it does not read; one that is on the wrong
    subject all the same is given back, for others. So homes and workers are upgraded in any order.
-8. Secrets (password, token, credentials file, the model's key) are in no message, address, process list or log. A worker
-   sends nothing but what `messages.PATHS` lists, to its own server, for its own model: a job can name no address.
+8. Secrets (password, token, credentials file, the model's key) are in no message, address, process list or log. A
+   worker sends nothing but what `messages.PATHS` lists, to its own server: a job can name no address.
 
-Modules: `messages` (pure: what is said), `roster` (pure: who is there), `wanted` (whether a call is still wanted), `bus`
-(the home of nats-py: connection, stream, errors), `dispatch` (the home node's side), `serve` (the worker).
-Nothing here is imported unless `workers.url` is set, except `wanted`, which is a dozen lines.
+Modules: `messages` (pure: what is said), `roster` (pure: who is there), `wanted` (whether a call is still wanted),
+`bus` (the home of nats-py: connection, stream, errors), `dispatch` (the home node's side), `serve` (the worker), `told`
+(what `civicsky status` reads). Without `workers.url` only `wanted` and `told` are imported, which are some dozen lines.
 """

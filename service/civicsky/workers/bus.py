@@ -74,7 +74,7 @@ class Look(NamedTuple):
 
 
 class Delivery:
-    """A job in hand, and what is said about it. What is said into a dead connection is lost, and the job comes again."""
+    """A job in hand, and what is said about it. What is said into a dead connection is lost: the job comes again."""
 
     def __init__(self, msg: Any) -> None:
         self._msg = msg
@@ -157,7 +157,7 @@ class Bus:
             await self._close()
 
     async def wait_up(self, seconds: float) -> None:
-        """Until there is a connection. Raises `Refused` when NATS does not want us, `Transient` when it takes longer."""
+        """Until there is a connection. Raises `Refused` when NATS does not want us, `Transient` after the time."""
         if not self.up.is_set() and self.refused:
             raise Refused(self.refused)
         if not await happened(self.up, seconds):
@@ -268,7 +268,7 @@ class Bus:
         return Look(str(stream.created), stream.state.messages, info.num_ack_pending or 0, info.num_redelivered or 0)
 
     async def put(self, subject: str, data: bytes, message_id: str) -> int:
-        """Put a job into the queue; gives its number there. Once, however often it is tried. Raises `Nobody`: no queue."""
+        """Put a job into the queue; gives its number there. However often, it is there once. Raises `Nobody`."""
         reply = await self._asked(subject, data, API_SECONDS, {str(Header.MSG_ID.value): message_id})
         told = json.loads(reply.data)
         if "error" in told:
@@ -365,6 +365,7 @@ class Puller:
     def __init__(self, bus: Bus, subject: str) -> None:
         self._bus, self._subject = bus, subject
         self._client: Client | None = None
+        self._sub: Any = None
         self._inbox = ""
         self._n = 0
         self._came: asyncio.Queue[Any] = asyncio.Queue()
@@ -399,7 +400,10 @@ class Puller:
             raise Transient(_told(self._bus.host, error)) from error
 
     async def close(self) -> None:
-        """Others get what came too late for us."""
+        """Take no more; others get what came too late for us."""
+        if self._sub is not None and self._client is not None and self._client.is_connected:
+            with suppress(*_FAILURES):
+                await self._sub.drain()
         while not self._came.empty():
             if late := self._read(self._came.get_nowait()):
                 await late.nak()
@@ -409,7 +413,7 @@ class Puller:
             return
         self._came = asyncio.Queue()  # what came over a connection that is gone cannot be acked, and comes again
         self._inbox = client.new_inbox()
-        await client.subscribe(f"{self._inbox}.*", cb=self._came.put)
+        self._sub = await client.subscribe(f"{self._inbox}.*", cb=self._came.put)
         self._client = client
 
     @staticmethod

@@ -21,9 +21,9 @@ from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics, WorkerSeen
 from civicsky.settings import Workers as WorkersSettings
 from civicsky.workers import messages
-from civicsky.workers.bus import Bus, Look, Nobody
+from civicsky.workers.bus import CONNECT_SECONDS, Bus, Look, Nobody
 from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Result
-from civicsky.workers.roster import Roster
+from civicsky.workers.roster import BEAT_SECONDS, Roster
 from civicsky.workers.wanted import Wanted, Withdrawn, current
 
 NAME: Final = "workers"
@@ -32,6 +32,7 @@ LOOK_SECONDS: Final = 1.0
 STEP_SECONDS: Final = 5.0
 """How often a question that waits looks at the clock."""
 UNAUTHORIZED: Final = 401
+AT_THE_END: Final = "the work ends, so it was not sent any more"
 
 
 class _Asked:
@@ -87,10 +88,20 @@ class Dispatcher:
         """One request, by whichever worker takes it first. See `endpoint.Far`."""
         if self._bus.refused and not self._bus.up.is_set():
             raise Refused(self._bus.refused)
+        if self._stop.hurried:
+            raise Unsent(AT_THE_END)
         self._n += 1
         own = self._settings
         job = Job(
-            f"{self.session}-{self._n}", 0, self.session, method, path, seconds, own.ack_seconds, own.deliveries, content
+            f"{self.session}-{self._n}",
+            0,
+            self.session,
+            method,
+            path,
+            seconds,
+            own.ack_seconds,
+            own.deliveries,
+            content,
         )
         asked = self._asked[job.id] = _Asked(job, current(), monotonic())
         try:
@@ -107,11 +118,9 @@ class Dispatcher:
             left = self._bound(asked) - monotonic()
             if left <= 0:
                 break
-            if not asked.claims and self._stop.hurried:
-                raise Unsent("it was not sent any more: the work ends")
             if not self._bus.up.is_set() and self._bus.refused:
                 raise Refused(self._bus.refused)
-            await asyncio.wait({asked.result}, timeout=min(left, STEP_SECONDS if not self._stop.requested.is_set() else 0.2))
+            await asyncio.wait({asked.result}, timeout=min(left, STEP_SECONDS))
             pulse.moved()  # here it is others who are slow
         if asked.result.done():
             return asked.result.result()
@@ -218,6 +227,14 @@ class Dispatcher:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._bus.run(), name="nats")
             group.create_task(self._watch(), name="workers")
+            group.create_task(self._hurry(), name="hurry")
+
+    async def _hurry(self) -> None:
+        """At a hurried end, what no worker has taken yet waits on disk; what one has is waited for."""
+        await self._stop.hurry.wait()
+        for asked in self._asked.values():
+            if not asked.claims:
+                asked.fail(Unsent(AT_THE_END))
 
     async def _watch(self) -> None:
         while True:
@@ -258,7 +275,7 @@ class Dispatcher:
                 self._made = await self._bus.make(self._subject, self._consumer)
                 self._all_lost()
                 with suppress(Transient):
-                    await self._bus.publish(f"{self._settings.name}.queue", b"")
+                    await self._bus.publish(f"{self._settings.name}.queue", self.session.encode())
 
     def _all_lost(self) -> None:
         now = monotonic()
@@ -328,6 +345,26 @@ async def dispatching(
             run.cancel()
 
 
+async def listened(settings: WorkersSettings) -> tuple[str, list[Beat]]:
+    """NATS's address, and the workers that say that they are there. Raises `Transient`, `Refused` or `Usage`."""
+    roster = Roster(lambda _beat: None, lambda _beat, _how: None)
+    bus = Bus(settings, "civicsky doctor")
+
+    async def on_beat(data: bytes) -> None:
+        with suppress(Foreign, Garbled):
+            roster.heard(messages.decode_beat(data), monotonic())
+
+    bus.on(f"{settings.name}.beat", on_beat)
+    run = asyncio.create_task(bus.run())
+    try:
+        await bus.wait_up(CONNECT_SECONDS)
+        await asyncio.sleep(1.5 * BEAT_SECONDS)
+    finally:
+        run.cancel()
+        await asyncio.wait([run])
+    return bus.host, roster.there()
+
+
 def _came(asked: _Asked) -> bool:
     return asked.result.done() and not asked.result.cancelled() and asked.result.exception() is None
 
@@ -340,5 +377,7 @@ def _came_of(result: Result, calls: int) -> Came:
         bad = BadInput(result.why)
         bad.raw = text
         return Came(0, {}, "", result.by, calls, bad)
-    why = result.why if result.kind == "unreachable" else "label workers took a question again and again, and were silent"
+    why = (
+        result.why if result.kind == "unreachable" else "label workers took a question again and again, and were silent"
+    )
     return Came(0, {}, "", result.by, calls, Transient(log.harmless(why)))

@@ -19,7 +19,7 @@ _HEADERS: Final = ("retry-after", "server", "x-ratelimit-")
 """Beginnings of the headers that are read at home."""
 
 Kind = Literal["reply", "unreachable", "unusable", "given_up"]
-"""How a call ended: with a response; without one; with one of no use (`BadInput`); or the job was delivered too often."""
+"""How a call ended: with a response; without one; with one of no use (`BadInput`); or it was delivered too often."""
 
 
 class Garbled(Exception):
@@ -121,7 +121,7 @@ def told_headers(headers: Mapping[str, str]) -> dict[str, str]:
 def encode(what: Job | Claim | Result | Beat) -> bytes:
     """As bytes."""
     head = {"v": VERSION, "is": type(what).__name__.lower(), **what._asdict()}
-    body = head.pop("body", b"")
+    body: bytes = head.pop("body", b"")
     return json.dumps(head).encode() + b"\n" + body
 
 
@@ -196,6 +196,6 @@ def _number(head: Mapping[str, Any], name: str) -> int:
 
 def _seconds(head: Mapping[str, Any], name: str) -> float:
     value = head.get(name)
-    if not isinstance(value, int | float) or not 0 < value < 86_400:  # noqa: PLR2004  (a day; also no NaN)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 86_400:  # noqa: PLR2004  (a day; also no NaN)
         raise Garbled(f"it has no {name}")
     return float(value)

@@ -29,14 +29,18 @@ from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Result
 from civicsky.workers.roster import BEAT_SECONDS
 
 PULL_SECONDS: Final = 3.0
-"""For so long a free slot asks for a job, then anew: as long as the end of a worker may have to wait for it."""
+"""For so long a free slot asks for a job, then anew."""
 CLAIM_SECONDS: Final = 5.0
 RESULT_SECONDS: Final = 5.0
 KEEP_SECONDS: Final = 120.0
 """A result is offered for so long: the home node, or NATS, may be away for a moment, and it was paid for."""
 AGAIN_SECONDS: Final = 0.5
-FOREIGN_SECONDS: Final = 1.0
-"""A job that is for others comes back after so many seconds."""
+AWAY_SECONDS: Final = 1.0
+"""A job about which the home node says nothing comes back after so many seconds."""
+FOREIGN_SECONDS: Final = PULL_SECONDS + 1.0
+"""A job that is for others comes back after so many seconds: none of our slots waits for a job then."""
+FOREIGN_REST: Final = 10.0
+"""For so long no slot asks for another job, so that others get it."""
 NO_MODEL: Final = "--worker needs a model: give --model-url URL --model NAME, or --model local"
 
 
@@ -86,6 +90,9 @@ class Worker:
         self._key = settings.label.api_key.get_secret_value().encode()
         self._bus.on(f"{settings.workers.name}.queue", self._on_queue)
         self._pullers = [self._bus.puller(self._consumer) for _ in range(slots)]
+        self._home = ""
+        """The session that made the queue; empty: it was there before us."""
+        self._others_until = 0.0
         self._in_flight = 0
         self.done = 0
         self.refused = ""
@@ -112,7 +119,9 @@ class Worker:
             for task in late:
                 task.cancel()
             with suppress(Transient):
-                await self._bus.publish(f"{self._settings.workers.name}.beat", messages.encode(self._says(leaving=True)))
+                await self._bus.publish(
+                    f"{self._settings.workers.name}.beat", messages.encode(self._says(leaving=True))
+                )
             for task in beside:
                 task.cancel()
 
@@ -120,6 +129,7 @@ class Worker:
         requested = group.create_task(self._stop.requested.wait(), name="stop")
         await asyncio.wait([requested, *slots], return_when=asyncio.FIRST_COMPLETED)
         requested.cancel()
+        self._wake()  # no slot waits for a job any more
 
     # ---- being there ----
 
@@ -136,7 +146,9 @@ class Worker:
                 if not told:
                     told = manager.tell("READY=1")
             why = self._bus.why or self._resting or self._queue_why or "ok"
-            manager.tell(f"STATUS={log.harmless(f'{self._in_flight} in flight, {self.done:,} done, {why}')[:200]}", "WATCHDOG=1")
+            manager.tell(
+                f"STATUS={log.harmless(f'{self._in_flight} in flight, {self.done:,} done, {why}')[:200]}", "WATCHDOG=1"
+            )
             await asyncio.sleep(BEAT_SECONDS)
 
     def _says(self, *, leaving: bool = False) -> Beat:
@@ -186,7 +198,11 @@ class Worker:
 
     # ---- jobs ----
 
-    async def _on_queue(self, _data: bytes) -> None:
+    async def _on_queue(self, data: bytes) -> None:
+        self._home = data.decode(errors="replace")
+        self._wake()
+
+    def _wake(self) -> None:
         for puller in self._pullers:
             puller.wake()
 
@@ -194,7 +210,7 @@ class Worker:
         line = self._endpoints.line()
         try:
             while not self._stop.requested.is_set():
-                if self._resting or not self._bus.up.is_set():
+                if self._resting or not self._bus.up.is_set() or monotonic() < self._others_until:
                     await happened(self._stop.requested, 0.05)
                     continue
                 delivery = await self._pulled(puller)
@@ -223,6 +239,7 @@ class Worker:
             job = messages.decode_job(delivery.data)
         except Foreign as error:
             log.event("workers_foreign", stage="label", why=str(error))
+            self._others_until = monotonic() + FOREIGN_REST
             await delivery.nak(FOREIGN_SECONDS)
             return
         except Garbled:
@@ -251,7 +268,7 @@ class Worker:
         elif word == b"drop":
             await delivery.ack()
         else:
-            await delivery.nak(FOREIGN_SECONDS)
+            await delivery.nak(AWAY_SECONDS)
 
     async def _claim(self, job: Job, delivery: Delivery) -> bytes:
         """What the home node says to our doing it; empty: nothing, it may be away."""
@@ -295,13 +312,14 @@ class Worker:
         """Offer a result until the home node has it: only then is the job done with."""
         subject, data = f"{self._settings.workers.name}.home.{job.home}.result", messages.encode(result)
         until = monotonic() + KEEP_SECONDS
-        while monotonic() < until:
+        while monotonic() < until and self._home in {"", job.home}:  # else nobody waits for it any more
             try:
                 if await self._bus.request(subject, data, RESULT_SECONDS) == b"ok":
                     await delivery.ack()
                     return
             except Transient:
                 await asyncio.sleep(AGAIN_SECONDS)
+        log.event("workers_result_lost", stage="label", n=1)
         await delivery.nak()
 
 
@@ -310,5 +328,3 @@ async def _speaking_up(delivery: Delivery, ack_seconds: float) -> None:
     while True:
         await asyncio.sleep(ack_seconds / 3)
         await delivery.in_progress()
-
-

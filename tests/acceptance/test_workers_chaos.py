@@ -1,0 +1,265 @@
+"""Label workers as processes: killed, cut off, without NATS, without MongoDB. What the store shows in the end is right.
+
+Calls are counted by the models themselves: as many as posts without faults; with them, besides, at most what was in
+flight at each fault.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from civicsky.workers import told
+from conftest import Client, Mongod, _loadable, skip
+from support import model_server
+from support.asked import did, rkey
+from support.command import CIVICSKY, environment, finish, query, server, start, until
+from support.led import Led, led_relay, uri
+from support.nats_server import NatsServer, nats_server
+
+SLOTS = 4
+ACK_SECONDS = 2
+HOME: dict[str, Any] = {
+    "source__backoff_seconds": 0.05, "source__backoff_max_seconds": 0.2, "worker__batch_seconds": 0.05,
+    "sample__posts_per_day": 0, "label__anchors": 0, "label__slots": 16, "label__pause_seconds": 0.05,
+    "label__pause_max_seconds": 0.2, "ledger__poll_seconds": 0.05, "appview__recheck": "false",
+    "store__timeout_seconds": 1, "store__retry_max_seconds": 0.2, "workers__ack_seconds": ACK_SECONDS,
+}  # fmt: skip
+
+
+class Models:
+    """Deterministic models, and how often all of them were asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.logs: list[Path] = []
+
+    @contextmanager
+    def one(self, seconds: float, *before: str) -> Iterator[str]:
+        log = self._folder / f"model-{len(self.logs)}.log"
+        log.touch()
+        self.logs.append(log)
+        with server(*before, sys.executable, model_server.__file__, "--log", log, "--delay", seconds) as url:
+            yield url
+
+    @property
+    def calls(self) -> int:
+        return sum(len(log.read_text().splitlines()) for log in self.logs)
+
+
+class World:
+    """The home node and what is around it."""
+
+    def __init__(self, folder: Path, nats: NatsServer, relay: Led) -> None:
+        self.folder, self.nats, self.relay = folder, nats, relay
+        self._workers: list[subprocess.Popen[bytes]] = []
+
+    def home(self, **settings: Any) -> "subprocess.Popen[str]":
+        return start(
+            "run", "--relay", self.relay.url, "--data-dir", self.folder, "--model", "mock",
+            **{**HOME, **settings}, workers__url=self.nats.url,
+        )  # fmt: skip
+
+    def worker(self, model: str, *before: str, url: str = "") -> "subprocess.Popen[bytes]":
+        command = [CIVICSKY, "label", "--worker", url or self.nats.url, "--model-url", model, "--model", "mock"]
+        log = self.folder.parent / f"worker-{len(self._workers)}.log"
+        process = subprocess.Popen(
+            [*before, *command, "--log-file", log],
+            env=environment(label__slots=SLOTS, label__pause_seconds=0.05),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._workers.append(process)
+        return process
+
+    def posts(self, n: int, of: int = 0) -> None:
+        for at in range(of, of + n):
+            self.relay.post(rkey(at), f"A post in plain English about the council, number {at}", did=did(at))
+
+    def labelled(self) -> int:
+        rows = query(self.folder / "ledger.db", "SELECT count(*) FROM label")
+        return int(rows[0][0]) if rows else 0
+
+    def is_done(self) -> bool:
+        """Whether all that came is followed, nothing waits, and the store knows it."""
+        last = query(self.folder / "journal.db", "SELECT seq FROM sqlite_sequence WHERE name = 'change'")
+        ledger = self.folder / "ledger.db"
+        waits = query(ledger, "SELECT count(*) FROM job WHERE state = 'pending'")
+        untold = query(ledger, "SELECT count(*) FROM doc WHERE v > stored_v")
+        followed = query(ledger, "SELECT n FROM position WHERE name = 'journal'")
+        return bool(last) and followed == last and waits == untold == [(0,)]
+
+    def end(self) -> None:
+        for process in self._workers:
+            process.kill()
+            process.communicate()
+
+
+@contextmanager
+def world(tmp_path: Path) -> Iterator[tuple[World, Models]]:
+    with nats_server(tmp_path / "nats") as nats, led_relay() as relay:
+        made = World(tmp_path / "data", nats, relay)
+        try:
+            yield made, Models(tmp_path)
+        finally:
+            made.end()
+
+
+def ended_well(process: "subprocess.Popen[Any]") -> None:
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, (out, err)
+
+
+def test_without_faults_each_post_is_one_call_and_workers_come_and_go(tmp_path: Path) -> None:
+    with world(tmp_path) as (made, models), models.one(0.1) as model:
+        home = made.home()
+        first = made.worker(model)
+        made.posts(200)
+        until(lambda: made.labelled() > 30, "the first labels")
+        second = made.worker(model)
+        until(lambda: made.labelled() > 80, "more labels")
+        ended_well(first)
+        until(made.is_done, "all to be labelled")
+        ended_well(second)
+        home.send_signal(signal.SIGTERM)
+        assert finish(home).code == 0
+        assert models.calls == made.labelled() == 200
+        (spent,) = query(made.folder / "ledger.db", "SELECT sum(calls) FROM spend")
+        assert spent == (200,)
+
+
+@contextmanager
+def cut_off() -> Iterator[tuple[list[str], str, Callable[[str], None]]]:
+    """A network of its own: how a command runs in it, our address seen from there, and what pulls its cable."""
+    if os.geteuid() != 0:
+        skip("a network namespace needs root")
+    name, ours = f"cs{os.getpid()}", f"cs{os.getpid()}h"
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    ip("netns", "add", name)
+    try:
+        ip("link", "add", ours, "type", "veth", "peer", "name", "eth0", "netns", name)
+        ip("addr", "add", "10.213.77.1/30", "dev", ours)
+        ip("link", "set", ours, "up")
+        for words in (["addr", "add", "10.213.77.2/30", "dev", "eth0"], ["link", "set", "eth0", "up"],
+                      ["link", "set", "lo", "up"]):  # fmt: skip
+            ip("-n", name, *words)
+        yield ["ip", "netns", "exec", name], "10.213.77.1", lambda state: ip("link", "set", ours, state)
+    finally:
+        ip("netns", "del", name)
+
+
+@pytest.mark.mongo
+@pytest.mark.timeout(300)
+def test_whatever_dies_or_is_cut_off_each_post_is_labelled_once_and_deletions_hold(tmp_path: Path) -> None:
+    if why := _loadable():
+        skip(why)
+    mongod = Mongod(tmp_path / "mongod")
+    mongod.start()
+    try:
+        with cut_off() as (inside, here, cable), led_relay() as relay:
+            nats = NatsServer(tmp_path / "nats", host="0.0.0.0")  # noqa: S104  (also the other network's)
+            nats.start()
+            made, models = World(tmp_path / "data", nats, relay), Models(tmp_path)
+            try:
+                with models.one(0.25) as model, models.one(0.25, *inside) as other_model:
+                    _storm(made, models, mongod, model, (other_model, inside, here, cable))
+            finally:
+                made.end()
+                nats.kill()
+    finally:
+        mongod.stop()
+
+
+def _storm(made: World, models: Models, mongod: Mongod, model: str, other: tuple[str, list[str], str, Any]) -> None:
+    other_model, inside, here, cable = other
+    nats_url = made.nats.url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+    home = start(
+        "run", "--relay", made.relay.url, "--data-dir", made.folder, "--model", "mock", **HOME,
+        workers__url=nats_url, store__mongo_uri=mongod.uri,
+    )  # fmt: skip
+    victim = made.worker(model, url=nats_url)
+    made.worker(model, url=nats_url)
+    made.worker(other_model, *inside, url=f"nats://{here}:{made.nats.port}")
+    made.posts(400)
+    in_flight = 0
+    until(lambda: made.labelled() > 40, "the first labels")
+
+    victim.kill()
+    in_flight += SLOTS
+    made.worker(model, url=nats_url)
+    gone = [n for n in range(400) if n % 9 == 0]
+    for n in gone:
+        made.relay.delete(rkey(n), did=did(n))
+    until(lambda: made.labelled() > 90, "labels after a worker's death")
+
+    made.nats.wipe()
+    in_flight += 3 * SLOTS
+    until(lambda: (told.read(made.folder) or {}).get("why"), "the loss to be noticed")
+    made.nats.start()
+    until(lambda: made.labelled() > 150, "labels after NATS was wiped")
+
+    mongod.stop()
+    until(lambda: made.labelled() > 190, "labels while MongoDB is away")
+    mongod.start()
+
+    before_cut = until(lambda: told.read(made.folder), "it to be told how workers are")["redelivered"]
+    cable("down")
+    in_flight += SLOTS
+    before = made.labelled()
+    until(lambda: made.labelled() > before + 10, "labels of those that are not cut off")
+    # Longer than the ack wait: until another worker has got what the one that is cut off holds.
+    until(lambda: (told.read(made.folder) or {"redelivered": 0})["redelivered"] > before_cut, "the ack wait to be over")
+    cable("up")
+    made.posts(40, of=400)
+    until(made.is_done, "all to be labelled and stored", 120)
+    home.send_signal(signal.SIGTERM)
+    ended = finish(home)
+    assert ended.code == 0, ended.err
+    _judge(made, models, mongod, set(gone), in_flight)
+
+
+def _judge(made: World, models: Models, mongod: Mongod, gone: set[int], in_flight: int) -> None:
+    with Client(mongod.uri) as client:
+        posts = {doc["_id"]: doc for doc in client["civicsky"]["posts"].find({})}
+        labels = Counter(doc["uri"] for doc in client["civicsky"]["labels"].find({}) if doc.get("fields"))
+    for n in range(440):
+        doc = posts.get(uri(rkey(n), did(n)))
+        assert doc is not None, f"post {n} is lost"
+        if n in gone:
+            assert doc["state"] == "deleted"
+            assert not doc.get("text")
+            assert not doc.get("labels")
+        else:
+            assert doc["state"] == "live"
+            assert doc["labels"]["civic"]["fields"], f"post {n} has no label"
+            assert labels[doc["_id"]] == 1
+    asked = 440 - len(gone)
+    assert asked <= models.calls <= 440 + in_flight
+
+
+def test_a_home_node_that_is_killed_costs_no_post_and_no_label_twice(tmp_path: Path) -> None:
+    with world(tmp_path) as (made, models), models.one(0.15) as model:
+        made.worker(model)
+        made.posts(120)
+        for done in (15, 50):
+            home = made.home()
+            until(lambda: made.labelled() > done, "labels")  # noqa: B023
+            home.kill()
+            finish(home)
+        home = made.home()
+        until(made.is_done, "all to be labelled")
+        home.send_signal(signal.SIGTERM)
+        assert finish(home).code == 0
+        assert made.labelled() == 120
+        assert 120 <= models.calls <= 120 + 2 * SLOTS
