@@ -26,7 +26,7 @@ from bench.part import Ask, CannotRun, Measured, Part
 from bench.results import Entry
 from bench.shown import lines
 
-PARTS: Final = ("decode", "collect", "memory", "loop", "label", "store", "growth", "script")
+PARTS: Final = ("decode", "collect", "memory", "loop", "label", "store", "growth", "script", "workers")
 ROOT: Final = Path(__file__).parent.parent
 QUICK: Final = ROOT / "bench" / ".cache" / "quick"
 

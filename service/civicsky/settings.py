@@ -312,12 +312,12 @@ class Workers(Group):
     certificate: Path | None = None
     """Our own certificate (PEM), if NATS wants one."""
     key: Path | None = None
-    """Its key (PEM)."""
+    """Its key (PEM), where it is not in the same file."""
     in_hand: int = Field(1_024, ge=1, le=65_536)
     """Jobs that all workers hold together at most; more wait in the queue."""
     ack_seconds: float = Field(30, ge=1)
     """Seconds of silence about a job after which another worker gets it. Workers speak up three times as often."""
-    deliveries: int = Field(5, ge=1, le=100)
+    deliveries: int = Field(5, ge=1, le=1_000)
     """Deliveries of one job, after which it counts as a call that broke: it may be what ends workers."""
     wait_seconds: float = Field(60, gt=0)
     """Seconds that a question waits for a worker, after which its post goes back to those that wait on disk."""
@@ -339,10 +339,6 @@ class Workers(Group):
         ways = [bool(self.user), bool(self.token.get_secret_value()), self.credentials is not None]
         if sum(ways) > 1:
             raise ValueError("give one of user, token and credentials, not several")
-        if bool(self.user) != bool(self.password.get_secret_value()):
-            raise ValueError("user and password go together")
-        if bool(self.certificate) != bool(self.key):
-            raise ValueError("certificate and key go together")
         return self
 
 

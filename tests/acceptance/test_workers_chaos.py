@@ -59,6 +59,7 @@ class World:
 
     def __init__(self, folder: Path, nats: NatsServer, relay: Led) -> None:
         self.folder, self.nats, self.relay = folder, nats, relay
+        self.sent = 0
         self._workers: list[subprocess.Popen[bytes]] = []
 
     def home(self, **settings: Any) -> "subprocess.Popen[str]":
@@ -80,6 +81,7 @@ class World:
         return process
 
     def posts(self, n: int, of: int = 0) -> None:
+        self.sent += n
         for at in range(of, of + n):
             self.relay.post(rkey(at), f"A post in plain English about the council, number {at}", did=did(at))
 
@@ -88,7 +90,9 @@ class World:
         return int(rows[0][0]) if rows else 0
 
     def is_done(self) -> bool:
-        """Whether all that came is followed, nothing waits, and the store knows it."""
+        """Whether all that was sent came, is followed, nothing waits, and the store knows it."""
+        if query(self.folder / "journal.db", "SELECT count(*) FROM post") != [(self.sent,)]:
+            return False
         last = query(self.folder / "journal.db", "SELECT seq FROM sqlite_sequence WHERE name = 'change'")
         ledger = self.folder / "ledger.db"
         waits = query(ledger, "SELECT count(*) FROM job WHERE state = 'pending'")

@@ -35,7 +35,7 @@ def test_every_test_that_the_readme_names_exists() -> None:
 def test_every_stage_has_its_word_its_file_and_its_settings() -> None:
     told = named(section(ARCHITECTURE, "The flow"))
     groups = {name for name, info in Settings.model_fields.items() if isinstance(info.default, Group)}
-    assert groups - {"backup", "log", "limits", "health", "http", "notify"} <= set(told)
+    assert groups - {"backup", "log", "limits", "health", "http", "notify", "workers"} <= set(told)
     for word, (files, _) in told.items():
         assert f"{word}.py" in quoted(files)
 

@@ -128,7 +128,7 @@ def test_a_worker_needs_no_more_rights_than_the_manual_says_and_shows_its_passwo
     tmp_path: Path, model: tuple[str, Path]
 ) -> None:
     manual = (Path(__file__).parents[2] / "docs/operations.md").read_text()
-    for line in RIGHTS.splitlines()[3:6]:
+    for line in RIGHTS.splitlines()[4:6]:
         assert line.strip().removesuffix(" } }") in manual
     with nats_server(tmp_path / "nats", RIGHTS) as nats:
         log = tmp_path / "worker.log"

@@ -12,7 +12,7 @@ import civicsky.settings
 from civicsky.errors import Usage
 from civicsky.loading import CONFIG_VARIABLE, documented, effective, load
 from civicsky.model import feed_place
-from civicsky.settings import AppView, Group, Http, Label, Notify, Settings, Source, Store
+from civicsky.settings import AppView, Group, Http, Label, Notify, Settings, Source, Store, Workers
 
 SECRET = "sk-very-secret"
 
@@ -483,7 +483,11 @@ def test_every_setting_that_may_hold_a_secret_is_of_the_secret_kind() -> None:
     assert type(Notify().url) is SecretStr
     words = ("key", "password", "secret", "token", "uri")
     suspicious = [name for name, _, _ in documented() if name.rpartition(".")[2].split("_")[-1] in words]
-    assert suspicious == ["label.api_key", "store.mongo_uri", "appview.app_password", "notify.token", "http.token"]
+    assert suspicious == [
+        "label.api_key", "workers.password", "workers.token", "workers.key", "store.mongo_uri", "appview.app_password",
+        "notify.token", "http.token",
+    ]  # fmt: skip
+    assert type(Workers().password) is type(Workers().token) is SecretStr  # workers.key names a file
 
 
 @pytest.mark.parametrize(
@@ -575,7 +579,7 @@ def test_a_command_that_names_no_program_is_refused(words: tuple[str, ...]) -> N
 def test_every_setting_has_a_docstring_that_says_something() -> None:
     found = fields_of_source()
     groups = [type(group) for _, group in civicsky.loading._groups()]
-    assert len(groups) == 20
+    assert len(groups) == 21
     for group in groups:
         assert set(found[group.__name__]) == set(group.model_fields)
         assert (group.__doc__ or "").endswith(".")
@@ -659,6 +663,7 @@ OTHER_VALUES = {
     "unit": "thread",
     "url": "http://api.example",
     "way": "words",
+    "workers.url": "nats://one.example:4222",
     "zone": "Australia/Lord_Howe",
 }
 """By field, or by whole name, a value that is not the default, for the settings that 107 does not suit."""
@@ -675,7 +680,7 @@ def test_every_listed_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch,
     if name == "feeds.at":
         monkeypatch.setenv("CIVICSKY_FEEDS__ZONE", OTHER_VALUES["zone"])  # one without the other is refused
     settings = load()
-    if field in {"api_key", "mongo_uri", "app_password", "token"} or name == "notify.url":
+    if field in {"api_key", "mongo_uri", "app_password", "token", "password"} or name == "notify.url":
         assert getattr(getattr(settings, group), field).get_secret_value() == value
         assert leaves(effective(settings))[name] == "**********"
         return

@@ -14,7 +14,7 @@ new with each start of the home node; `v` is the version of the messages, the fi
 | what | subject | from, to | answered with |
 |---|---|---|---|
 | job | `NAME.job.v.M` (stream `NAME`, work queue, in memory) | home to one worker | ack, in-progress, nak |
-| claim | `NAME.home.S.claim` | worker to home, before each call | `go`, or `drop` |
+| claim | `NAME.home.S.claim` | worker to home, before each call | `go`, `drop`, or `leave`: others have it |
 | result | `NAME.home.S.result` | worker to home, after it | `ok`: only then the job is acked |
 | queue | `NAME.queue` | home to all workers: it was made anew | nothing |
 | beat | `NAME.beat` | worker to home, every few seconds and at its end | nothing |

@@ -131,6 +131,7 @@ class Bus:
         """Why there is no connection."""
         self.refused = ""
         """Why NATS does not let us in; empty while it may."""
+        self._defect: Exception | None = None
         self.connections = 0
         """So far."""
 
@@ -149,6 +150,8 @@ class Bus:
                     self._down(error)
                 else:
                     await gone.wait()
+                    if self._defect is not None:
+                        raise self._defect
                     self._down(None)
                 await self._close()
                 await asyncio.sleep(AGAIN_SECONDS)
@@ -312,6 +315,9 @@ class Bus:
                 self.refused = f"NATS at {self.host} does not let us in; mend workers.user, token or credentials"
             elif "permissions" in str(error).lower():
                 log.event("nats_forbids", stage="label", why=str(error)[:300])
+            elif not isinstance(error, _FAILURES):  # a handler of ours failed: a defect, or the ledger is damaged
+                self._defect = error
+                gone.set()
 
         own, client = self._settings, _OurClient()
         client.insists = self._insists
@@ -379,8 +385,9 @@ class Puller:
 
         Raises `Nobody` when the queue does not even say that it has none: it is not there, or was made anew.
         """
-        if not self._came.empty() and (late := self._read(self._came.get_nowait())):
-            return late
+        while not self._came.empty():
+            if late := self._read(self._came.get_nowait()):
+                return late
         client = self._bus.connected()
         try:
             await self._listen(client)

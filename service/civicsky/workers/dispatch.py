@@ -173,6 +173,8 @@ class Dispatcher:
         asked = self._asked.get(claim.id)
         if asked is None or asked.result.done() or claim.attempt != asked.job.attempt:
             return b"drop"
+        if any(delivery > claim.delivery for _, delivery in asked.claims):
+            return b"leave"  # it lay with that worker for too long, and another one has it
         if asked.wanted is not None and not await asked.wanted():
             asked.fail(Withdrawn("its post was deleted or changed while it waited"))
         if asked.result.done():  # perhaps just now
@@ -202,6 +204,9 @@ class Dispatcher:
             return b"ok"
         if result.status == UNAUTHORIZED and self._roster.working(besides=result.worker):
             # That worker's key is refused, and it ends; others have theirs.
+            self._later(self._dispatch(asked))
+            return b"ok"
+        if result.kind == "given_up" and not asked.claims:  # it was only given back: nobody called
             self._later(self._dispatch(asked))
             return b"ok"
         asked.result.set_result(_came_of(result, max(1, len(asked.claims))))

@@ -267,7 +267,7 @@ class Worker:
             await self._give(result, job, delivery)
         elif word == b"drop":
             await delivery.ack()
-        else:
+        elif word != b"leave":
             await delivery.nak(AWAY_SECONDS)
 
     async def _claim(self, job: Job, delivery: Delivery) -> bytes:
