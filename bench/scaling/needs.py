@@ -117,7 +117,9 @@ def stages(parts: Measured, call_seconds: float = 1.0) -> Iterator[Stage]:
     yield Stage("network, from the relay", "Mbit/s", frames * FRAME_BYTES * 8 / 1e6, LINK / 1e6, "assumed: 1 Gbit/s")
     yield Stage("collecting, websockets", "frames/s", frames, median(parts, "collect", "civicsky"), "measured")
     yield Stage("collecting, picows", "frames/s", frames, median(parts, "collect", "civicsky with picows"), "measured")
-    yield Stage("calls in flight", "calls", in_flight(english, call_seconds), SLOTS, f"bound; {call_seconds:g} s a call")
+    yield Stage(
+        "calls in flight", "calls", in_flight(english, call_seconds), SLOTS, f"bound; {call_seconds:g} s a call"
+    )
     yield Stage("labelling, the home node's processor", "answers/s", english, answers, "measured")
     yield Stage("one MongoDB", "documents/s", english * LABEL_DOCUMENTS, inserts, "measured")
     sqlite = median(parts, "store", "SQLite, inserts")

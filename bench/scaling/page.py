@@ -1,5 +1,6 @@
 """Writes docs/scale.md and its plots from what was measured, what is simulated, and the text in `bench/scale.md.in`."""
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,9 +79,7 @@ def ceilings(parts: Measured) -> tuple[Points, Points]:
 def surge_curves() -> dict[str, list[float]]:
     """Posts that wait through a day with a surge, by number of L4 that label all English posts."""
     each = needs.labels_a_second(needs.GPUS[0], needs.TOKENS_OWN, needs.TOKENS_OUT)
-    return {
-        f"{n} x L4 ({number(n * each)} labels/s)": queues.waiting(_surge_day(), 60 * n * each) for n in (1, 2, 4)
-    }
+    return {f"{n} x L4 ({number(n * each)} labels/s)": queues.waiting(_surge_day(), 60 * n * each) for n in (1, 2, 4)}
 
 
 def _surge_day() -> list[float]:
@@ -201,10 +200,13 @@ def _behind(parts: Measured) -> Iterator[str]:
     yield "|---|" + "---|" * len(needs.TIMES)
     for hours in (1, 24, 72):
         found = [needs.catch_up_hours(hours, needs.FRAMES * times, capacity) for times in needs.TIMES]
-        cells = [
-            "never" if one == float("inf") else f"{60 * one:.0f} minutes" if one < 2 else f"{one:.1f} hours" for one in found  # noqa: PLR2004
-        ]  # fmt: skip
-        yield f"| {hours} h | " + " | ".join(cells) + " |"
+        yield f"| {hours} h | " + " | ".join(map(_hours, found)) + " |"
+
+
+def _hours(hours: float) -> str:
+    if math.isinf(hours):
+        return "never"
+    return f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"
 
 
 def _waits() -> Iterator[str]:

@@ -32,8 +32,10 @@ def waits(between: Seconds, service: Seconds, servers: int, n: int) -> list[floa
 
 
 def answers_a_second(slots: int, latency: Seconds, cost: Seconds, n: int) -> float:
-    """What a home node gets done with so many calls in flight: each is away for the model's latency, and when it is back
-    the home node's one processor needs `cost` seconds for it, before it is sent out with the next post.
+    """What a home node gets done with so many calls in flight.
+
+    Each is away for the model's latency. When it is back the home node's one processor needs `cost` seconds for it,
+    before it is sent out with the next post.
 
     `n` answers are simulated, of which the first half does not count.
     """

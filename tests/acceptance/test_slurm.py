@@ -213,7 +213,8 @@ signal.signal(signal.SIGTERM, lambda *_: (print("server: over", flush=True), os.
 with open(os.environ["HOME"] + "/server.pid", "w") as pid:
     pid.write(str(os.getpid()))
 with open(os.environ["NOTES"], "a") as notes:
-    notes.write(f"server {' '.join(arguments)} key={os.environ.get('VLLM_API_KEY') or os.environ.get('LLAMA_API_KEY', '')}\\n")
+    key = os.environ.get("VLLM_API_KEY") or os.environ.get("LLAMA_API_KEY", "")
+    notes.write(f"server {' '.join(arguments)} key={key}\\n")
 ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 

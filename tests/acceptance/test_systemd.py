@@ -413,9 +413,7 @@ def test_an_instance_of_the_worker_is_ready_when_nats_answers_starts_again_and_d
     assert manager.processes(service.name) == []
 
 
-def test_a_worker_that_nats_does_not_let_in_is_not_started_again(
-    manager: UserManager, model: tuple[str, Path]
-) -> None:
+def test_a_worker_that_nats_does_not_let_in_is_not_started_again(manager: UserManager, model: tuple[str, Path]) -> None:
     with nats_server(manager.folder / "nats", 'authorization { token: "the-token" }\n') as nats:
         service = worker_unit(manager, nats.url, model[0], "wrong")
         manager.inside("systemctl", "--user", "start", service.name)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +158,9 @@ def test_workers_and_nats_come_by_their_profile_alone_and_as_many_as_are_wanted(
     assert worker["image"] == services["civicsky"]["image"]
     assert worker["command"] == ["label", "--worker", "${WORKERS_URL:-nats://nats:4222}"]
     assert worker["depends_on"] == {"nats": {"condition": "service_healthy"}}
-    assert services["civicsky"]["environment"]["CIVICSKY_WORKERS__URL"] == "${WORKERS_URL:-}", "without the profile: none"
+    assert services["civicsky"]["environment"]["CIVICSKY_WORKERS__URL"] == "${WORKERS_URL:-}", (
+        "without the profile: none"
+    )
     drain = Settings.model_fields["limits"].default.drain_seconds
     assert float(worker["stop_grace_period"].removesuffix("s")) >= drain + 30
     assert any(line.split(":")[0] == stages(ROOT / "Dockerfile")[-1].one("VOLUME") for line in worker["tmpfs"])
@@ -182,28 +186,36 @@ def script_of_nats(services: dict[str, Any], folder: Path, port: int) -> str:
     return str(script)
 
 
+@contextmanager
+def nats_of_compose(
+    services: dict[str, Any], folder: Path, port: int, token: str
+) -> "Iterator[subprocess.Popen[bytes]]":
+    """A real server, started as its container would start it."""
+    (folder / "workers.token").write_text(token, encoding="utf-8")
+    with (folder / "log").open("wb") as log:
+        script = script_of_nats(services, folder, port)
+        server = subprocess.Popen(["sh", "-ec", script], stdout=log, stderr=log)
+    try:
+        until(lambda: b"Server is ready" in (folder / "log").read_bytes() or server.poll() is not None, "nats-server")
+        yield server
+    finally:
+        server.kill()
+        server.wait()
+
+
 @pytest.mark.parametrize("token", ["0123e45", "a-token_of-24-characters"])
 async def test_nats_wants_the_token_of_its_file_which_stands_on_no_command_line(
     services: dict[str, Any], tmp_path: Path, unused_tcp_port: int, token: str
 ) -> None:
-    (tmp_path / "workers.token").write_text(token, encoding="utf-8")
-    script = script_of_nats(services, tmp_path, unused_tcp_port)
-    with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(["sh", "-ec", script], stdout=log, stderr=log)
-    try:
-        until(lambda: b"Server is ready" in (tmp_path / "log").read_bytes() or server.poll() is not None, "nats-server")
+    address = f"nats://127.0.0.1:{unused_tcp_port}"
+    with nats_of_compose(services, tmp_path, unused_tcp_port, token) as server:
         assert token.encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
         assert (tmp_path / "made.conf").stat().st_mode & 0o077 == 0
-        client = await connect(f"nats://127.0.0.1:{unused_tcp_port}", token=token, allow_reconnect=False)
+        client = await connect(address, token=token, allow_reconnect=False)
         assert (await client.jetstream().account_info()).limits.max_memory != 0
         await client.close()
         with pytest.raises(NatsError, match=r"(?i)authorization"):
-            await connect(
-                f"nats://127.0.0.1:{unused_tcp_port}", token="wrong", allow_reconnect=False, error_cb=silent,  # noqa: S106
-            )  # fmt: skip
-    finally:
-        server.kill()
-        server.wait()
+            await connect(address, token="wrong", allow_reconnect=False, error_cb=silent)
 
 
 async def silent(_error: Exception) -> None:
