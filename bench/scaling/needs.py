@@ -121,9 +121,18 @@ def stages(parts: Measured, call_seconds: float = 1.0) -> Iterator[Stage]:
         "calls in flight", "calls", in_flight(english, call_seconds), SLOTS, f"bound; {call_seconds:g} s a call"
     )
     yield Stage("labelling, the home node's processor", "answers/s", english, answers, "measured")
+    if (by_workers := cost_by_workers(parts)) is not None:
+        yield Stage("the same, by way of workers", "answers/s", english, 1 / by_workers, "from processor time")
     yield Stage("one MongoDB", "documents/s", english * LABEL_DOCUMENTS, inserts, "measured")
     sqlite = median(parts, "store", "SQLite, inserts")
     yield Stage("the SQLite store", "documents/s", english * LABEL_DOCUMENTS, sqlite, "measured")
+
+
+def cost_by_workers(parts: Measured) -> float | None:
+    """Seconds of the home node's processor for an answer by way of workers, the most of them; None: not measured."""
+    figures = parts.get("workers", {}).get("figures", {})
+    found = [one["median"] / 1000 for name, one in figures.items() if name.endswith("CPU of the home node a post")]
+    return found[-1] if found else None
 
 
 def first_to_break(found: list[Stage]) -> list[Stage]:

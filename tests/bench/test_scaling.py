@@ -99,6 +99,13 @@ def test_each_stage_is_full_where_its_share_is_one_and_the_first_to_break_stands
     assert network.wanted == pytest.approx(450 * 36 / 25 * 5_000 * 8 / 1e6)
 
 
+def test_what_workers_cost_is_a_part_of_its_own_once_it_was_measured() -> None:
+    names = [one.name for one in page.stages({**PARTS, "workers": {"figures": {}}})]
+    figures = {f"{n} workers: CPU of the home node a post": {"median": ms} for n, ms in ((1, 5.0), (8, 2.5))}
+    (added,) = (one for one in page.stages({**PARTS, "workers": {"figures": figures}}) if one.name not in names)
+    assert added.capacity == pytest.approx(400)
+
+
 def test_the_page_and_its_plots_are_what_the_figures_give(tmp_path: Path) -> None:
     """After `make bench`, `make scale`."""
     page.write(tmp_path, PARTS)
