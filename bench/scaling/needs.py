@@ -115,8 +115,10 @@ def stages(parts: Measured, call_seconds: float = 1.0) -> Iterator[Stage]:
     frames = FRAMES * BUSIEST / POSTS
     inserts, answers = median(parts, "store", "MongoDB, inserts"), median(parts, "label", "256 in flight, 0 ms")
     yield Stage("network, from the relay", "Mbit/s", frames * FRAME_BYTES * 8 / 1e6, LINK / 1e6, "assumed: 1 Gbit/s")
-    yield Stage("collecting, websockets", "frames/s", frames, median(parts, "collect", "civicsky"), "measured")
-    yield Stage("collecting, picows", "frames/s", frames, median(parts, "collect", "civicsky with picows"), "measured")
+    yield Stage("collecting, websockets", "frames/s", frames, median(parts, "collect", "civicsky, TLS"), "measured")
+    yield Stage(
+        "collecting, picows", "frames/s", frames, median(parts, "collect", "civicsky with picows, TLS"), "measured"
+    )
     yield Stage(
         "calls in flight", "calls", in_flight(english, call_seconds), SLOTS, f"bound; {call_seconds:g} s a call"
     )

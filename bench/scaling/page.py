@@ -117,7 +117,7 @@ def _workers(parts: Measured) -> Iterator[str]:
     """What was measured with workers, if it was."""
     part = parts.get("workers")
     if not part or not part["figures"]:
-        yield "By way of workers it was not measured yet: `make bench ARGS='--only workers'`."
+        yield "Not measured yet: `make bench ARGS='--only workers'`."
         return
     yield "| by way of | answers/s | of linear | home node's processor, ms an answer |"
     yield "|---|---|---|---|"
@@ -195,7 +195,7 @@ def _surge() -> Iterator[str]:
 
 
 def _behind(parts: Measured) -> Iterator[str]:
-    capacity = needs.median(parts, "collect", "civicsky with picows")
+    capacity = needs.median(parts, "collect", "civicsky with picows, TLS")
     yield "| stop of | " + " | ".join("today" if times == 1 else f"{times} times" for times in needs.TIMES) + " |"
     yield "|---|" + "---|" * len(needs.TIMES)
     for hours in (1, 24, 72):
