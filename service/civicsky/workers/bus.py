@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -161,10 +162,12 @@ class Bus:
 
     async def wait_up(self, seconds: float) -> None:
         """Until there is a connection. Raises `Refused` when NATS does not want us, `Transient` after the time."""
-        if not self.up.is_set() and self.refused:
-            raise Refused(self.refused)
-        if not await happened(self.up, seconds):
-            raise Refused(self.refused) if self.refused else Transient(self.why)
+        until = monotonic() + seconds
+        while not await happened(self.up, min(0.1, seconds)):
+            if self.refused:
+                raise Refused(self.refused)
+            if monotonic() > until:
+                raise Transient(self.why)
 
     # ---- messages ----
 
