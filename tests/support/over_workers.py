@@ -33,6 +33,8 @@ COMMANDS: Final = ("run", "label")
 _numbers = count()
 _open = endpoint.open_endpoints
 _tasks: list["asyncio.Task[None]"] = []
+_here: list[tuple[Stop, "asyncio.Task[None]"]] = []
+"""Workers within the test's loop."""
 _workers: dict[str, tuple[str, "subprocess.Popen[bytes]"]] = {}
 _nats: list[NatsServer] = []
 
@@ -53,9 +55,11 @@ def _far(label: Label, url: str) -> Far:
     unlimited = dict.fromkeys(("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day"))
     own = label.model_copy(update={"model_url": url, "more_urls": (), **unlimited})
     dispatcher = Dispatcher(workers, label.model, None, Metrics(), Stop())
-    worker = Worker(Settings(label=own, workers=workers), _open(own), SLOTS, Stop())
+    stop = Stop()
+    worker = Worker(Settings(label=own, workers=workers), _open(own), SLOTS, stop)
     loop = asyncio.get_running_loop()
-    _tasks.extend([loop.create_task(dispatcher.run()), loop.create_task(worker.run())])
+    _tasks.append(loop.create_task(dispatcher.run()))
+    _here.append((stop, loop.create_task(worker.run())))
     return dispatcher
 
 
@@ -91,10 +95,15 @@ async def _asks_by_workers(request: pytest.FixtureRequest, monkeypatch: pytest.M
     if hasattr(request.module, "open_endpoints"):
         monkeypatch.setattr(request.module, "open_endpoints", opened)
     yield
+    for stop, task in _here:
+        stop.request("the test is over")
+        await asyncio.wait([task], timeout=2)
+    _tasks.extend(task for _, task in _here)
     for task in _tasks:
         task.cancel()
     await asyncio.gather(*_tasks, return_exceptions=True)
     _tasks.clear()
+    _here.clear()
     for _, process in _workers.values():
         process.kill()
         process.wait()

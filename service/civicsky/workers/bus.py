@@ -413,7 +413,8 @@ class Puller:
         """Take no more; others get what came too late for us."""
         if self._sub is not None and self._client is not None and self._client.is_connected:
             with suppress(*_FAILURES):
-                await self._sub.drain()
+                async with asyncio.timeout(1):
+                    await self._sub.drain()
         while not self._came.empty():
             if late := self._read(self._came.get_nowait()):
                 await late.nak()
