@@ -107,7 +107,7 @@ def test_what_workers_cost_is_a_part_of_its_own_once_it_was_measured() -> None:
 
 
 def test_the_page_and_its_plots_are_what_the_figures_give(tmp_path: Path) -> None:
-    """After `make bench`, `make scale`."""
+    """If not: `make scale`."""
     page.write(tmp_path, PARTS)
     assert (tmp_path / page.NAME).read_text(encoding="utf-8") == text_of("docs/scale.md")
     drawn = sorted(file.name for file in tmp_path.glob("*.svg"))
