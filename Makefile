@@ -8,16 +8,18 @@ demo:
 	@.venv/bin/civicsky demo
 
 # Side by side, then those that want the machine for themselves, if there are any (none may be among ARGS: exit code 5).
-JOBS ?= 3
+JOBS ?= 4
 test:
 	@tools/setup.sh test
 	@.venv/bin/pytest -n $(JOBS) --dist worksteal -m "not alone and not long" $(ARGS)
 	@! grep -rq --include='*.py' 'mark[.]alone' tests || .venv/bin/pytest -m "alone and not long" $(ARGS) || [ $$? = 5 ]
 
-# What `make test` does shorter: the whole demo, and the statistics with all their repeats.
+# What `make test` does shorter: the whole demo, and the statistics with all their repeats. And new examples of properties, which
+# `make test` does not look for: each time it tries the same.
 long:
 	@tools/setup.sh test
 	@.venv/bin/pytest -m long $(ARGS)
+	@.venv/bin/pytest -n $(JOBS) --dist worksteal -m "(hypothesis or drawn) and not long" --hypothesis-profile explore $(ARGS)
 
 check:
 	@tools/setup.sh test

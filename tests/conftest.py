@@ -14,12 +14,14 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from support import tried
 from support.browser import Browser, chromium, why_not
 from support.command import end_all, model_server, sample_relay, until
 
 if TYPE_CHECKING:
     from support.made_frames import Made
 
+tried.register()
 Client = MongoClient[dict[str, Any]]
 
 

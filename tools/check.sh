@@ -16,7 +16,7 @@ check() {
 check .venv/bin/ruff check .
 check .venv/bin/ruff format --check .
 check .venv/bin/lint-imports
-check .venv/bin/pytest -q tests/docs
+check .venv/bin/pytest -q -n 2 tests/docs
 echo .venv/bin/mypy
 wait "$mypy" || failed="$failed .venv/bin/mypy"
 cat "$types"

@@ -13,9 +13,11 @@ compile --extra tune --constraint requirements/research.txt --output-file requir
 compile --extra export --constraint requirements/base.txt --output-file requirements/export.txt pyproject.toml
 compile --extra fast --constraint requirements/base.txt --output-file requirements/fast.txt pyproject.toml
 compile --extra nats --constraint requirements/base.txt --output-file requirements/nats.txt pyproject.toml
-compile --extra export --extra fast --extra local --extra nats --extra research --extra tune --extra dev --constraint requirements/export.txt \
-    --constraint requirements/fast.txt \
-    --constraint requirements/local.txt --constraint requirements/nats.txt --constraint requirements/research.txt \
+compile --extra events --constraint requirements/research.txt --output-file requirements/events.txt pyproject.toml
+compile --extra gate --constraint requirements/research.txt --output-file requirements/gate.txt pyproject.toml
+compile --extra events --extra export --extra fast --extra gate --extra local --extra nats --extra research --extra tune --extra dev \
+    --constraint requirements/events.txt --constraint requirements/export.txt --constraint requirements/fast.txt \
+    --constraint requirements/gate.txt --constraint requirements/local.txt --constraint requirements/nats.txt --constraint requirements/research.txt \
     --constraint requirements/tune.txt --output-file requirements/dev.txt pyproject.toml
 compile --output-file requirements/build.txt requirements/build.in
 compile --output-file requirements/fuzz.txt requirements/fuzz.in

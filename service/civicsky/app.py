@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import uvloop
 
 from civicsky import __version__, backups, datadir, filter as filters, log
+from civicsky.annotate.votes import Forgetting
 from civicsky.appview import AppView
 from civicsky.authors import Authors, Work as AuthorsWork, read_lists
 from civicsky.collecting import collect, housekeep
@@ -25,7 +26,9 @@ from civicsky.decode import decode
 from civicsky.document import Document, hour_document
 from civicsky.endpoint import Endpoints, open_endpoints
 from civicsky.errors import EXIT_DONE, EXIT_FAILED, Failed, Held, Refused, Transient, Usage, first_of
+from civicsky.events.events import Events
 from civicsky.feeds import Feeds, watch
+from civicsky.gate import Gatekeeper, open_gate
 from civicsky.health import Health, Look
 from civicsky.journal import Journal, JournalReader, Numbered
 from civicsky.label import Slot, ways_of
@@ -383,12 +386,24 @@ class Parts(NamedTuple):
     ledger: Ledger
     store: Store
     tasks: Mapping[str, Task]
+    events: Events | None
 
 
 async def open_labelling(
-    stack: AsyncExitStack, folder: Path, settings: Settings, metrics: Metrics, stop: Stop, *, strict: bool
+    stack: AsyncExitStack,
+    folder: Path,
+    settings: Settings,
+    metrics: Metrics,
+    stop: Stop,
+    *,
+    strict: bool,
+    asks: bool = False,
+    gate: Gatekeeper | None = None,
 ) -> Parts:
-    """Open what the labelling half needs besides a model; `stack` closes it. The caller holds the lock `label`."""
+    """Open what the labelling half needs besides a model; `stack` closes it. The caller holds the lock `label`.
+
+    `asks`: whether posts will be asked about.
+    """
     files = load_tasks(settings.label.tasks)
     tasks = {task.name: task for task, _ in files}
     await bring_up(folder, settings)
@@ -405,16 +420,43 @@ async def open_labelling(
         contexts = Contexts(settings.context, settings.label.max_chars, appview, ledger)
         stack.push_async_callback(contexts.close)
     rounds = Rounds(ledger.database)
-    labelling = Labelling(reader, ledger, rounds, contexts, tasks, settings, metrics, stop, strict=strict)
-    return Parts(labelling, reader, ledger, store, tasks)
+    if gate is not None:
+        await ledger.register_gate(gate.task, gate.gate.version, gate.gate.text())
+        log.event("label_gate", stage="label", task=gate.task, gate=gate.gate.version, threshold=gate.gate.threshold)
+    events = await _open_events(stack, folder, settings, ledger, metrics) if asks else None
+    labelling = Labelling(
+        reader, ledger, rounds, contexts, tasks, settings, metrics, stop, strict=strict, gate=gate, events=events,
+        by_hand=Forgetting(folder),
+    )  # fmt: skip
+    return Parts(labelling, reader, ledger, store, tasks, events)
+
+
+async def _open_events(
+    stack: AsyncExitStack, folder: Path, settings: Settings, ledger: Ledger, metrics: Metrics
+) -> Events | None:
+    """Articles on current events, if the settings want any."""
+    if settings.events.folder is None:
+        return None
+
+    async def paid(summaries: Sequence[tuple[int, Spend]]) -> None:
+        for spend in await ledger.paid(summaries):
+            for name, n in (("calls", spend.calls), ("tokens_in", spend.tokens_in), ("tokens_out", spend.tokens_out)):
+                metrics.add(name, n)
+            metrics.cost += spend.cost
+
+    model = settings.label.model if settings.label.model != "local" else None  # it is too small to sum up
+    events = await Events.open(settings.events, folder / datadir.EVENTS, model, paid)
+    stack.push_async_callback(events.close)
+    return events
 
 
 async def _prepare_label(
     stack: AsyncExitStack, folder: Path, settings: Settings, metrics: Metrics, stop: Stop, *, strict: bool
 ) -> tuple[Labelling, Callable[[], Coroutine[Any, Any, None]]]:
     weights = find_weights(settings.label.gguf) if settings.label.model == "local" else None
-    labelling, reader, ledger, store, tasks = await open_labelling(
-        stack, folder, settings, metrics, stop, strict=strict
+    gate = open_gate(settings.gate, load_tasks(settings.label.tasks))
+    labelling, reader, ledger, store, tasks, events = await open_labelling(
+        stack, folder, settings, metrics, stop, strict=strict, asks=True, gate=gate
     )
     authors = await _prepare_authors(stack, settings, ledger, store, metrics)
     abilities = await ledger.abilities(weights.name if weights else settings.label.model)
@@ -427,8 +469,12 @@ async def _prepare_label(
                     arm = group.create_task(_arm(deadline, stop, settings, endless=strict), name="drain")
                     group.create_task(_publish(reader, store, metrics, stop, strict=strict), name="publish")
                     profiles = group.create_task(authors.run(settings.ledger.poll_seconds, stop), name="authors")
+                    regular = [arm, profiles]
+                    if events:
+                        await events.sync()
+                        regular.append(group.create_task(events.run(), name="events"))
                     await labelling.run(slots, store)
-                    for task in (arm, profiles):
+                    for task in regular:
                         task.cancel()
                     await authors.tell()
             except TimeoutError:

@@ -6,16 +6,19 @@ It knows model, ledger, rounds and contexts only by the small shapes declared he
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple, Protocol, get_args
 
 from civicsky import faults, log
 from civicsky.endpoint import PATIENCE
 from civicsky.errors import UNREACHABLE, BadInput, Refused, Transient
+from civicsky.events.giving import EventsShape, First, Writer, is_unclear
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
-from civicsky.model import Answer, Asked, Attempts, Job, LabelRow, Question, Spend, now_us, post_uri
-from civicsky.prompt import Way
+from civicsky.model import STREAM, Answer, Asked, Attempts, Job, Judged, LabelRow, Question, Spend, now_us, post_uri
+from civicsky.prompt import Message, Way
+from civicsky.pulse import Work
 from civicsky.record import readable
 from civicsky.settings import Label as LabelSettings
 from civicsky.task import Task
@@ -33,6 +36,7 @@ class SlotShape(Protocol):
     def question(self, task: str) -> Question: ...
     async def ask(self, task: str, posts: Sequence[Asked]) -> list[Answer | BadInput]: ...
     async def is_well(self) -> tuple[bool, Spend]: ...
+    async def write(self, messages: Sequence[Message], max_tokens: int) -> tuple[str, Spend]: ...
 
 
 Also = Callable[[Any], object]
@@ -45,11 +49,13 @@ class LedgerShape(Protocol):
     async def looked_up(
         self, jobs: Iterable[Job], keys: Iterable[str]
     ) -> tuple[set[int], dict[str, tuple[str, Answer]]]: ...
-    async def answered(self, job: Job, label: LabelRow, also: Also | None = None) -> bool: ...
+    async def answered(self, job: Job, label: LabelRow, also: Also | None = None, *, more: bool = False) -> bool: ...
+    async def settle(self, job: Job, label: LabelRow, also: Also | None = None) -> bool: ...
     async def put_off(
         self, job: Job, reason: str, seconds: float, attempts: Attempts,
         *, dead: bool = False, spend: Spend | None = None, raw: str = "",
     ) -> bool: ...  # fmt: skip
+    async def admit(self, judged: Sequence[tuple[Job, Judged]]) -> tuple[set[int], set[int]]: ...
     async def spent(self) -> Spend: ...
     async def remember(self, endpoint: str, model: str, ability: str) -> None: ...
 
@@ -71,12 +77,22 @@ class ContextsShape(Protocol):
     def recall(self, did: str) -> None: ...
 
 
+class GateShape(Protocol):
+    """See `gate.Gatekeeper`."""
+
+    @property
+    def task(self) -> str: ...
+    async def judge(self, texts: Sequence[str]) -> list[Judged]: ...
+
+
 class Item(NamedTuple):
     """What waits in the queue."""
 
     job: Job
     fields: dict[str, Any]
     """Of the post, as `record.extract` or the store's document has them."""
+    at: int = 0
+    """When it was made, in microseconds since 1970 UTC, by the relay or the author's program: the earlier one."""
 
 
 def longest(settings: LabelSettings) -> float:
@@ -104,20 +120,24 @@ class Asking:
         settings: LabelSettings,
         metrics: Metrics,
         stop: Stop,
+        gate: GateShape | None = None,
+        events: EventsShape | None = None,
     ) -> None:
-        self._ledger, self._rounds, self._contexts = ledger, rounds, contexts
+        self._ledger, self._rounds, self._contexts, self._gate = ledger, rounds, contexts, gate
+        self._events = events
         self._tasks, self._settings, self._metrics, self._stop = tasks, settings, metrics, stop
-        self._answers = 0
+        self.answers = 0
+        """That the model gave."""
         self._unusable = 0
         self._was_spent = False
         self._remembered: dict[str, str] = {}
         self._longest = longest(settings)
-        metrics.labels.update({(task, what): 0 for task in tasks for what in ("labelled", "failed")})
+        metrics.labels.update({(task, what): 0 for task in tasks for what in ("labelled", "failed", "gated")})
 
     @property
     def has_answers(self) -> bool:
         """Whether the model gave one: then it is known how it is asked."""
-        return self._answers > 0
+        return self.answers > 0
 
     async def is_spent(self) -> bool:
         """Whether today's budget is spent. It can be passed by the calls that are in flight when it is reached."""
@@ -141,66 +161,120 @@ class Asking:
         hurriedly, or the budget is spent.
         """
         asked = await self._asked(task, items)
-        left = await self._from_cache(slot.question(task), asked)
-        waits = slot.delay() > 0
-        if not left or not await self._is_free(slot):
+        if self._events is None:
+            await self._put(slot, task, asked, {})
             return
-        with self._metrics.pulse.work("label", self._longest):
+        made = {item.job.id: item.at for item in items}
+        again, after = list[tuple[Job, Asked]](), dict[int, int]()
+        for first in await self._put(slot, task, await self._with_articles(slot, asked, made, named=True), {}):
+            for job, text in await self._with_articles(slot, [(first.job, first.asked)], made, named=False):
+                if text.events:
+                    again.append((job, text))
+                    after[job.id] = first.label.at
+                else:
+                    await self._settle(first)
+        if again:
+            await self._put(slot, task, again, after)
+
+    async def _put(
+        self, slot: SlotShape, task: str, asked: Sequence[tuple[Job, Asked]], after: Mapping[int, int]
+    ) -> list[First]:
+        """Have these labelled, by the cache or by the model. `after`: by job the time of the answer before, if any.
+
+        Gives those whose answer is kept and may not be the last one.
+        """
+        left, firsts = await self._from_cache(slot.question(task), asked, after)
+        # A second question is about a post that was let pass, or whose first answer was there.
+        if left and not after and self._gate is not None and self._gate.task == task:
+            left = await self._admitted(self._gate, task, left)
+        waits = slot.delay() > 0
+        if not left or not await self.is_free(slot):
+            return firsts
+        with self.at_work():
             if await self.is_spent():
-                return
+                return firsts
             if waits:
                 # Its turn may have come hours later: what its author took back meanwhile is sent to nobody.
                 due, _ = await self._ledger.looked_up([job for job, _ in left], ())
                 left = [(job, text) for job, text in left if job.id in due]
             if left:
-                await self._ask_model(slot, task, left)
+                firsts += await self._ask_model(slot, task, left, after)
+        return firsts
 
-    async def _ask_model(self, slot: SlotShape, task: str, left: Sequence[tuple[Job, Asked]]) -> None:
-        before = self._answers
+    async def _with_articles(
+        self, slot: SlotShape, asked: Sequence[tuple[Job, Asked]], made: Mapping[int, int], *, named: bool
+    ) -> list[tuple[Job, Asked]]:
+        """The same with articles, where there are some; without those that must wait for them.
+
+        A probe is given none: anchors had none.
+        """
+        assert self._events is not None
+        found = []
+        for job, text in asked:
+            if job.is_probe:
+                found.append((job, text))
+                continue
+            writer = None if await self.is_spent() else Writer(self, slot)
+            try:
+                given = await self._events.of(text.text, made[job.id], writer, named=named)
+            except Transient as error:
+                self._note_down(error)
+                seconds = max(slot.delay(), self._settings.pause_seconds)
+                await self._give_back(job, "context_unreachable", seconds, job.attempts, dead=False, spend=None)
+                continue
+            found.append((job, given.to(text) if given else text))
+        return found
+
+    async def _ask_model(
+        self, slot: SlotShape, task: str, left: Sequence[tuple[Job, Asked]], after: Mapping[int, int]
+    ) -> list[First]:
+        firsts = list[First]()
+        before = self.answers
         try:
             with wanted_while(partial(self._are_wanted, [job for job, _ in left])):
                 answers = await slot.ask(task, [text for _, text in left])
         except Withdrawn:
-            return  # the ledger knows
+            return firsts  # the ledger knows
         except Transient as error:
             self._note_down(error)
             seconds = max(slot.delay(), self._settings.pause_seconds)
-            at_fault = await self._is_at_fault(slot, error, before)
+            at_fault = await self.is_at_fault(slot, error, before)
             for number, (job, _) in enumerate(left):
                 attempts = _one_more(job.attempts, error) if at_fault else job.attempts
                 dead = self._is_beyond(attempts)
                 await self._give_back(job, UNREACHABLE, seconds, attempts, dead=dead,
                                       spend=None if number else error.spend)  # fmt: skip
-            return
-        for (job, _), answer in zip(left, answers, strict=True):
+            return firsts
+        for (job, text), answer in zip(left, answers, strict=True):
             if isinstance(answer, BadInput):
                 await self._refuse(job, answer)
             else:
                 self._note_up()
                 await faults.stage("label.answer")
-                await self._keep(job, answer)
+                firsts += await self._keep(job, text, answer, after)
         await self._remember(slot, slot.question(task).model)
+        return firsts
 
     async def _are_wanted(self, jobs: Sequence[Job]) -> bool:
         """Whether any of them still is; an author may have taken back what waits to be sent."""
         due, _ = await self._ledger.looked_up(jobs, ())
         return bool(due)
 
-    async def _is_at_fault(self, slot: SlotShape, error: Transient, before: int) -> bool:
+    async def is_at_fault(self, slot: SlotShape, error: Transient, before: int) -> bool:
         """Whether a call failed by its post: only when it was sent, and others succeed.
 
         When there are no others, the server is asked: else a post that breaks it would be asked about for ever.
         """
         if error.spend is None or not error.spend.calls:
             return False
-        if self._answers > before or error.busy or self._stop.hurried:
-            return self._answers > before
+        if self.answers > before or error.busy or self._stop.hurried:
+            return self.answers > before
         is_well, cost = await slot.is_well()
         error.spend = error.spend.plus(cost)
         return is_well
 
     async def _asked(self, task: str, items: Sequence[Item]) -> list[tuple[Job, Asked]]:
-        """Each post as the model is to read it; without those whose surroundings cannot be fetched now."""
+        """Each post as the model reads it, but for articles; without those whose surroundings cannot be fetched now."""
         asked: list[tuple[Job, Asked]] = []
         contexts: list[str | Transient] = [""] * len(items)
         if self._contexts is not None:
@@ -225,23 +299,42 @@ class Asking:
         except BadInput as bad:
             return Transient(f"the public API's answer cannot be used ({bad.reason})")
 
-    async def _from_cache(self, question: Question, asked: Sequence[tuple[Job, Asked]]) -> list[tuple[Job, Asked]]:
+    async def _from_cache(
+        self, question: Question, asked: Sequence[tuple[Job, Asked]], after: Mapping[int, int]
+    ) -> tuple[list[tuple[Job, Asked]], list[First]]:
         """Keep what was paid for before; gives what was not, and is still wanted. A probe is always asked."""
         keys = {job.id: question.key(text) for job, text in asked if not job.is_probe}
         due, known = await self._ledger.looked_up([job for job, _ in asked], keys.values())
-        left = []
+        left, firsts = list[tuple[Job, Asked]](), list[First]()
         for job, text in asked:
             if job.id in keys and keys[job.id] in known:
                 label_id, answer = known[keys[job.id]]
-                await self._keep(job, answer._replace(
+                copied = answer._replace(
                     cached_from=label_id, calls=0, tokens_in=0, tokens_out=0, tokens_reasoning=0, latency_ms=0,
-                    cost=None if answer.cost is None else 0.0,
-                ))  # fmt: skip
+                    cost=None if answer.cost is None else 0.0, events=text.events or None,
+                )  # fmt: skip
+                firsts += await self._keep(job, text, copied, after)
             elif job.id in due:
                 left.append((job, text))
-        return left
+        return left, firsts
 
-    async def _keep(self, job: Job, answer: Answer) -> None:
+    async def _admitted(
+        self, gate: GateShape, task: str, asked: Sequence[tuple[Job, Asked]]
+    ) -> list[tuple[Job, Asked]]:
+        """Those about which the gate has the model asked. A round and a probe ask again, so it is not asked."""
+        fresh = [(job, text) for job, text in asked if job.run == STREAM]
+        if not fresh:
+            return list(asked)
+        with self.at_work():
+            judged = await gate.judge([text.text for _, text in fresh])
+            jobs = [job for job, _ in fresh]
+            admitted, kept_back = await self._ledger.admit(list(zip(jobs, judged, strict=True)))
+        self._metrics.add("gated", len(kept_back))
+        self._metrics.labels[task, "gated"] += len(kept_back)
+        return [(job, text) for job, text in asked if job.run != STREAM or job.id in admitted]
+
+    async def _keep(self, job: Job, text: Asked, answer: Answer, after: Mapping[int, int]) -> list[First]:
+        """Keep an answer; gives it when articles may tell what the post means, and it had none."""
         task = self._tasks[job.task]
         label = LabelRow(
             label_id=_label_id(job, answer),
@@ -252,16 +345,34 @@ class Asking:
             task_version=task.version,
             run=job.run,
             p_sampled=job.p_sampled,
-            at=now_us(),
+            # Of two answers the later one decides, also when the clock was set back between them.
+            at=max(now_us(), after.get(job.id, 0) + 1),
             attempts=sum(job.attempts) + 1,
             answer=answer,
         )
         self._note_spend(answer.calls, answer.tokens_in, answer.tokens_out, answer.cost or 0.0)
         if job.is_probe:
             await self._rounds.probed(job, answer)
-            return
-        also = self._rounds.anchoring(label, self._settings.anchors) if self._settings.anchors else None
-        wanted = await self._ledger.answered(job, label, also)
+            return []
+        if self._events is not None and not text.events and is_unclear(task, answer, self._events.unclear):
+            if await self._ledger.answered(job, label, more=True):
+                return [First(job, text, label)]
+            self._metrics.add("unwanted")
+            return []
+        self._count(job, wanted=await self._ledger.answered(job, label, self._anchoring(label)))
+        return []
+
+    async def _settle(self, first: First) -> None:
+        """There are no articles for it: its answer is the last one."""
+        self._count(first.job, wanted=await self._ledger.settle(first.job, first.label, self._anchoring(first.label)))
+
+    def _anchoring(self, label: LabelRow) -> Also | None:
+        # With articles it is another question, which a probe could not put again once they are gone.
+        if not self._settings.anchors or (label.answer and label.answer.events):
+            return None
+        return self._rounds.anchoring(label, self._settings.anchors)
+
+    def _count(self, job: Job, *, wanted: bool) -> None:
         self._metrics.add("labelled" if wanted else "unwanted")
         self._metrics.labels[job.task, "labelled"] += wanted
 
@@ -298,7 +409,11 @@ class Asking:
         elif dead and kept:
             await self._rounds.probed(job, None, reason)
 
-    async def _is_free(self, slot: SlotShape) -> bool:
+    def at_work(self) -> AbstractContextManager[Work]:
+        """While a call is on its way."""
+        return self._metrics.pulse.work("label", self._longest)
+
+    async def is_free(self, slot: SlotShape) -> bool:
         """Wait until a server may be called. False when the run ends hurriedly meanwhile."""
         while (left := slot.delay()) > 0:
             if self._stop.hurried:
@@ -337,9 +452,9 @@ class Asking:
         self._metrics.model_why = str(error)
 
     def _note_up(self) -> None:
-        self._answers += 1
+        self.answers += 1
         self._unusable = 0
-        if self._metrics.model_why or self._answers == 1:
+        if self._metrics.model_why or self.answers == 1:
             log.event("label_up", stage="label")
         self._metrics.model_why = ""
 

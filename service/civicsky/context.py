@@ -368,10 +368,15 @@ def _did(uri: str) -> str:
 
 def _is_new(uri: str, now: int) -> bool:
     """Whether a post was made in the last minutes, as far as its key tells: most programs make it from the time."""
-    rkey = uri.rpartition("/")[2]
+    made = key_time(uri.rpartition("/")[2])
+    return made is not None and abs(now - made) < NEW_US
+
+
+def key_time(rkey: str) -> int | None:
+    """The time in a post's key, in microseconds, as the author's program has it; None for a key that has none."""
     if not _TID.fullmatch(rkey):
-        return False
+        return None
     made = 0
     for digit in rkey:
         made = made * len(_DIGITS) + _DIGITS.index(digit)
-    return abs(now - (made >> 10)) < NEW_US  # the last ten bits name the clock
+    return made >> 10  # the last ten bits name the clock

@@ -18,6 +18,8 @@ from civicsky.settings import expanded
 JOURNAL: Final = "journal.db"
 LEDGER: Final = "ledger.db"
 POSTS: Final = "posts.db"
+EVENTS: Final = "events.db"
+"""Articles on current events; made anew from their folder when it is not there."""
 ANNOTATIONS: Final = "annotations.db"
 """What people labelled by hand; not there before anybody did."""
 CRON_LOG: Final = "cron.log"

@@ -22,6 +22,7 @@ from statistics import fmean
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from civicsky import __version__, datadir, journal, ledger, log, store, tables
+from civicsky.annotate import votes
 from civicsky.appview import AppView
 from civicsky.clock import SKEW_SECONDS, is_off, skew_seconds
 from civicsky.decode import decode
@@ -181,12 +182,12 @@ async def _permissions(context: Context) -> list[Finding]:
     if not os.access(folder, os.W_OK):
         what = f"{folder} cannot be written by this user"
         found.append(Finding("permissions", "problem", what, "look at its owner, or run as the service's user"))
-    names = (datadir.JOURNAL, datadir.LEDGER, datadir.POSTS)
+    names = (datadir.JOURNAL, datadir.LEDGER, datadir.POSTS, datadir.ANNOTATIONS)
     files = [folder / (name + tail) for name in names for tail in ("", "-wal", "-shm")]
     for file in filter(Path.is_file, files):
         mode = file.stat().st_mode
         if mode & 0o077:
-            what = f"{file} holds posts and is open to others (mode {mode & 0o777:o})"
+            what = f"{file} is open to others (mode {mode & 0o777:o})"
             found.append(Finding("permissions", "problem", what, f"chmod 600 {file}"))
         if not os.access(file, os.W_OK):
             what = f"{file} cannot be written by this user"
@@ -243,6 +244,11 @@ async def _posts_file(context: Context) -> list[Finding]:
     if context.settings.store.chosen != "sqlite":
         return []
     return await _database(context.folder / datadir.POSTS, store.SCHEMA)
+
+
+async def _annotations_file(context: Context) -> list[Finding]:
+    file = context.folder / datadir.ANNOTATIONS
+    return await _database(file, votes.SCHEMA) if file.is_file() else []  # most never label by hand
 
 
 async def _database(file: Path, schema: Schema) -> list[Finding]:
@@ -603,14 +609,15 @@ async def _public_api(context: Context) -> list[Finding]:
 # ---- all of them -----------------------------------------------------------------------------------------------------
 
 FOLDER: Final[tuple[Check, ...]] = (
-    _permissions, _locks, _journal_file, _ledger_file, _posts_file, _balances, _room, _collecting, _labelling,
-    _quarantine, _gaps, _rechecks, _event_times,
+    _permissions, _locks, _journal_file, _ledger_file, _posts_file, _annotations_file, _balances, _room, _collecting,
+    _labelling, _quarantine, _gaps, _rechecks, _event_times,
 )  # fmt: skip
 NETWORK: Final[tuple[Check, ...]] = (_relays, _model, _mongo, _public_api)
 
 _NAMES: Final[dict[Check, str]] = {
-    _journal_file: datadir.JOURNAL, _ledger_file: datadir.LEDGER, _posts_file: datadir.POSTS, _balances: "balance",
-    _room: "disk", _event_times: "clock", _relays: "relay", _mongo: "store", _public_api: "public API",
+    _journal_file: datadir.JOURNAL, _ledger_file: datadir.LEDGER, _posts_file: datadir.POSTS,
+    _annotations_file: datadir.ANNOTATIONS, _balances: "balance", _room: "disk", _event_times: "clock",
+    _relays: "relay", _mongo: "store", _public_api: "public API",
 }  # fmt: skip
 
 

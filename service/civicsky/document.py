@@ -3,12 +3,15 @@
 Both stores hold the same documents; times are RFC 3339 strings here, and the store may keep them as dates.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from civicsky.model import (
     AuthorRow,
+    Gated,
+    Judged,
     LabelRow,
     Outgoing,
     PostRow,
@@ -58,6 +61,7 @@ def post_document(
     labels: Sequence[LabelRow],
     failures: Sequence[Unlabelled] = (),
     shown: Shown = Shown(),  # noqa: B008  (a tuple)
+    gated: Sequence[Gated] | None = None,
 ) -> Document | None:
     """The document of one post; a tombstone for a deleted one; None when the row is gone but the post is not deleted.
 
@@ -90,6 +94,7 @@ def post_document(
         "filter": fields["filter"],
         "p_kept": row.p_kept,
         **_said(row.cid, labels, failures),
+        **_not_let_pass(row.cid, gated or (), always=False),
     }
 
 
@@ -99,10 +104,12 @@ def post_changes(
     failures: Sequence[Unlabelled] = (),
     shown: Shown | None = None,
     former: Sequence[Document] = (),
+    gated: Sequence[Gated] | None = None,
 ) -> Document:
     """What may still change of a stored post whose record the journal no longer has: its state and its labels.
 
-    And, when a feed showed it since, what that says of it; `former` are the origins that the store has.
+    And, when a feed showed it since, what that says of it; `former` are the origins that the store has. `gated` is None
+    when no gate ever said anything of the post.
     """
     document = {"_id": post_uri(out.did, out.rkey), "v": out.v, "state": out.state}
     if shown and shown.seen and former:
@@ -110,7 +117,8 @@ def post_changes(
         document["origins"] = [*former, *(_feed(one) for one in shown.seen if one.name not in there)]
     if shown and shown.moderation is not None:
         document["moderation"] = list(shown.moderation)
-    return {**document, **_said(out.cid, labels, failures)}
+    passed = _not_let_pass(out.cid, gated or (), always=gated is not None)
+    return {**document, **_said(out.cid, labels, failures), **passed}
 
 
 def snapshot_document(one: Snapshot) -> Document:
@@ -155,11 +163,25 @@ def _said(cid: str, labels: Sequence[LabelRow], failures: Sequence[Unlabelled]) 
     return {
         "labels": current,
         "unlabelled": {
-            one.task: {"reason": one.reason, "p_sampled": one.p_sampled}
+            one.task: {"reason": one.reason, "p_sampled": one.p_sampled, **_judged(one.judged)}
             for one in failures
             if one.cid == cid and one.task not in current
         },
     }
+
+
+def _judged(one: Judged | None) -> Document:
+    """What the gate said; nothing where it was not asked."""
+    if one is None:
+        return {}
+    gate = {"version": one.version, "probability": one.probability, "passed": one.passed}
+    return {"p_asked": one.p_asked, "gate": gate}
+
+
+def _not_let_pass(cid: str, gated: Sequence[Gated], *, always: bool) -> Document:
+    """By task, what the gate kept from the model; without any, nothing, or with `always` that there is none."""
+    found = {one.task: {"p_sampled": one.p_sampled, **_judged(one.judged)} for one in gated if one.cid == cid}
+    return {"gated": found} if found or always else {}
 
 
 def label_document(out: Outgoing, label: LabelRow) -> Document:
@@ -181,6 +203,7 @@ def label_document(out: Outgoing, label: LabelRow) -> Document:
         "fields": _fields(label),
         "reason": answer.reason,
         "p_sampled": label.p_sampled,
+        **_judged(label.judged),
         "model": answer.model_named,
         "model_asked": answer.model_asked,
         "fingerprint": answer.fingerprint,
@@ -200,6 +223,7 @@ def label_document(out: Outgoing, label: LabelRow) -> Document:
         "calls": answer.calls,
         "attempts": label.attempts,
         "at": format_time(label.at),
+        **({"events": json.loads(answer.events)} if answer.events else {}),
     }
 
 
@@ -208,6 +232,7 @@ def _current(label: LabelRow) -> Document:
     return {
         "fields": _fields(label),
         "p_sampled": label.p_sampled,
+        **_judged(label.judged),
         "model": label.answer.model_named,
         "prompt": label.answer.prompt_hash,
         "cid": label.cid,

@@ -160,7 +160,10 @@ class Slot:
         return await self._ask_each(task, posts, [BadInput(UNREACHABLE) for _ in posts], [_Cost() for _ in posts])
 
     async def write(self, messages: Sequence[Message], max_tokens: int) -> tuple[str, Spend]:
-        """A text about no post, and what it cost. Raises `Transient`, `Refused`, or `BadInput` with its `spend`."""
+        """A text about no post, and what it cost.
+
+        Raises `Refused`, and `Transient` or `BadInput` with its `spend` (nothing was sent if its `calls` is 0).
+        """
         tally = _Tally(self._line)
         body = Body.of(
             {"model": self._endpoints.model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
@@ -171,8 +174,8 @@ class Slot:
             )
             tally.add(reply.tokens)
             return _content(reply), self._spend(tally.cost)
-        except BadInput as bad:
-            bad.spend = self._spend(tally.cost)
+        except (BadInput, Transient) as error:
+            error.spend = self._spend(tally.cost)
             raise
 
     # ---- one post or several ----
@@ -401,6 +404,7 @@ class Slot:
             currency=self._settings.currency if priced else None,
             server=said.program,
             reason=parsed.reason,
+            events=asked.events or None,
         )
 
     def _bad(self, why: BadInput, raw: str, cost: "_Cost") -> BadInput:

@@ -5,20 +5,22 @@ It knows the stages only by the small shapes declared here and in `asking`.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final, Literal, Protocol, get_args
 
 from civicsky import asking, faults, log
-from civicsky.asking import Asking, ContextsShape, Item, SlotShape
+from civicsky.asking import Asking, ContextsShape, GateShape, Item, SlotShape
 from civicsky.document import Document, label_document, post_changes, post_document, snapshot_document
 from civicsky.errors import Refused, Transient
+from civicsky.events.giving import EventsShape
 from civicsky.lifecycle import Every, Stop, happened
 from civicsky.metrics import Metrics
 from civicsky.model import (
     Change,
+    Gated,
     Job,
     Key,
     LabelRow,
@@ -29,6 +31,7 @@ from civicsky.model import (
     Snapshot,
     Spend,
     Unlabelled,
+    parse_time,
     post_uri,
 )
 from civicsky.queue import Closed, Queue
@@ -80,6 +83,7 @@ class LedgerShape(asking.LedgerShape, Protocol):
     async def outgoing(self, limit: int) -> list[Outgoing]: ...
     async def labels_of(self, keys: Iterable[Key]) -> dict[Key, list[LabelRow]]: ...
     async def unlabelled_of(self, keys: Iterable[Key]) -> dict[Key, list[Unlabelled]]: ...
+    async def gated_of(self, keys: Iterable[Key]) -> dict[Key, list[Gated]]: ...
     async def stored(self, done: Iterable[Outgoing], refused: dict[Outgoing, str]) -> None: ...
     async def told_snapshots(self, n: int) -> None: ...
 
@@ -89,6 +93,14 @@ class RoundsShape(asking.RoundsShape, Protocol):
 
     async def extend(self, tasks: Collection[str]) -> int: ...
     async def plan_probes(self, questions: Sequence[tuple[str, str, str]]) -> int: ...
+
+
+class ForgettingShape(Protocol):
+    """See `annotate.votes.Forgetting`."""
+
+    async def heed(
+        self, changes: Iterable[Change], journal: Callable[[Iterable[Key]], Awaitable[Mapping[Key, PostRow]]]
+    ) -> None: ...
 
 
 Loop = Literal["ledger", "queue", "store"]
@@ -140,11 +152,15 @@ class Labelling:
         stop: Stop,
         *,
         strict: bool,
+        gate: GateShape | None = None,
+        events: EventsShape | None = None,
+        by_hand: ForgettingShape | None = None,
     ) -> None:
+        """`by_hand`: what people said of posts, which must be forgotten with them."""
         self._reader, self._ledger, self._rounds, self._tasks = reader, ledger, rounds, tuple(tasks)
         self._settings, self._metrics, self._stop, self._strict = settings, metrics, stop, strict
-        self._contexts = contexts
-        self._asking = Asking(ledger, rounds, contexts, tasks, settings.label, metrics, stop)
+        self._contexts, self._by_hand = contexts, by_hand
+        self._asking = Asking(ledger, rounds, contexts, tasks, settings.label, metrics, stop, gate, events)
         self._queue: Queue[Item] = Queue(settings.queue.items, settings.queue.bytes)
         self._held: set[int] = set()
         self._signs: dict[Loop, asyncio.Event] = {loop: asyncio.Event() for loop in get_args(Loop)}
@@ -217,6 +233,8 @@ class Labelling:
                     self._contexts.forget(change.did, change.rkey)
                 elif self._contexts and change.kind == "show":
                     self._contexts.recall(change.did)
+            if self._by_hand:  # before the ledger is past them: after a crash they are told again
+                await self._by_hand.heed(changes, self._reader.posts)
             await self._ledger.follow(changes, rows.values(), self._tasks, self._drawing, certain)
         return len(changes)
 
@@ -276,7 +294,7 @@ class Labelling:
                     await self._ledger.put_off(job, "text_gone", 0, job.attempts, dead=True)
                 continue
             self._held.add(job.id)
-            await self._queue.put(Item(job, fields), len(readable(fields)))
+            await self._queue.put(Item(job, fields, _made_at(row, fields)), len(readable(fields)))
             fed += 1
             if self._stop.hurried:
                 break
@@ -424,6 +442,7 @@ class Labelling:
         keys = [(out.rkey, out.did) for out in outs]
         rows, labels = await self._reader.posts(keys), await self._ledger.labels_of(keys)
         failures, shown = await self._ledger.unlabelled_of(keys), await self._reader.shown(keys)
+        gated = await self._ledger.gated_of(keys)
         former = await self._origins([key for key in shown if key not in rows], store)
         posts: list[Document] = []
         tombstones: list[Document] = []
@@ -432,9 +451,9 @@ class Labelling:
         for out, key in zip(outs, keys, strict=True):
             own, vain = labels.get(key, []), failures.get(key, [])
             stories += [label_document(out, label) for label in own]
-            document = post_document(out, rows.get(key), own, vain, shown.get(key, Shown()))
+            document = post_document(out, rows.get(key), own, vain, shown.get(key, Shown()), gated.get(key))
             if document is None:
-                changes.append(post_changes(out, own, vain, shown.get(key), former.get(key, ())))
+                changes.append(post_changes(out, own, vain, shown.get(key), former.get(key, ()), gated.get(key)))
             else:
                 (posts if out.known else tombstones).append(document)
         return posts, tombstones, changes, stories
@@ -471,3 +490,11 @@ class Labelling:
             self._metrics.waiting = await self._ledger.waiting(self._tasks)
             self._metrics.unstored = await self._ledger.unstored()
             await asyncio.sleep(max(self._settings.ledger.poll_seconds, (monotonic() - began) / COUNT_SHARE))
+
+
+def _made_at(row: PostRow | None, fields: Mapping[str, Any]) -> int:
+    """When a post was made, in microseconds: by the relay or the author's program, the earlier one; 0: nobody says."""
+    said = [row.event_at if row else None, fields.get("event_at"), fields.get("created_at")]
+    # Of the store's documents they are texts.
+    times = [parse_time(one) if isinstance(one, str) else one for one in said]
+    return min((one for one in times if one is not None), default=0)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from civicsky import faults
 from civicsky.model import (
@@ -20,7 +20,9 @@ from civicsky.model import (
     Attempts,
     Change,
     FieldLabel,
+    Gated,
     Job,
+    Judged,
     Key,
     LabelRow,
     Outgoing,
@@ -32,7 +34,7 @@ from civicsky.model import (
     now_us,
     post_uri,
 )
-from civicsky.sample import HOUR_US, HOURS_A_DAY, Drawing, Hour, is_drawn, probability
+from civicsky.sample import HOUR_US, HOURS_A_DAY, Drawing, Hour, is_asked, is_drawn, probability
 from civicsky.sqlite import Connection, Database, Schema, open_reader, open_writer, row_values, rows, rows_by_key
 from civicsky.together import Together
 
@@ -118,8 +120,19 @@ CREATE INDEX author_due ON author (at) WHERE state = 'live';
 CREATE INDEX author_outgoing ON author (v) WHERE v > stored_v;
 INSERT INTO author (did) SELECT DISTINCT did FROM label WHERE answer IS NOT NULL;
 """,
+        """
+CREATE TABLE gate_file (version TEXT PRIMARY KEY, text TEXT NOT NULL, first_used INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE gate (
+  rkey TEXT NOT NULL, did TEXT NOT NULL, cid TEXT NOT NULL, task TEXT NOT NULL, version TEXT NOT NULL,
+  probability REAL, passed INTEGER, p_asked REAL NOT NULL, at INTEGER NOT NULL,
+  PRIMARY KEY (rkey, did, cid, task)) WITHOUT ROWID;
+""",
     ),
 )
+
+_JudgedTexts = dict[tuple[str, str, str, str], Judged]
+"""What the gate said, by rkey, did, cid and task."""
+_Told = TypeVar("_Told", LabelRow, Unlabelled)
 
 
 Also = Callable[[sqlite3.Connection], object]
@@ -134,9 +147,14 @@ class Ledger:
         self._looking = looking
         """A reader: what is looked up for each post must not wait until others' answers are on the disk."""
         self._scrubbed = False
+        self._gate: tuple[str, str] | None = None
+        """Task and version of the gate that is on."""
+        self._has_judged = False
+        """Whether any gate ever was: else nobody need look for what it said."""
         # With many calls in flight these come at once, and each would be a wait for the disk or its thread.
         self._looked_up: Together[_Lookup, _Found] = Together(self._looked_up_all)
         self._answered: Together[_Answered, bool] = Together(self._answered_all)
+        self._admit: Together[Sequence[tuple[Job, Judged]], tuple[set[int], set[int]]] = Together(self._admit_all)
 
     @classmethod
     async def open(cls, path: Path) -> "Ledger":
@@ -145,7 +163,9 @@ class Ledger:
         database = await open_writer(path, SCHEMA, synchronous="FULL")
         await database.execute("INSERT OR IGNORE INTO secret VALUES ('sample', ?)", (secrets.token_bytes(32),))
         ((key,),) = await database.rows("SELECT value FROM secret WHERE name = 'sample'")
-        return cls(database, await open_reader(path, SCHEMA), key)
+        ledger = cls(database, await open_reader(path, SCHEMA), key)
+        ((ledger._has_judged,),) = await database.rows("SELECT EXISTS (SELECT 1 FROM gate)")
+        return ledger
 
     async def close(self) -> None:
         """Release the file."""
@@ -162,6 +182,11 @@ class Ledger:
         await self._db.execute(
             "INSERT OR IGNORE INTO task VALUES (?,?,?,?,?)", (name, version, prompt_hash, text, now_us())
         )
+
+    async def register_gate(self, task: str, version: str, text: str) -> None:
+        """From now on this gate is on; its file is kept, so that each decision can be shown."""
+        await self._db.execute("INSERT OR IGNORE INTO gate_file VALUES (?,?,?)", (version, text, now_us()))
+        self._gate = task, version
 
     async def position(self, name: Literal["journal", "snapshot"] = "journal") -> int:
         """The last change of the journal that was taken over, or the last snapshot that the store was told."""
@@ -314,17 +339,83 @@ class Ledger:
         )
         return int(n)
 
-    async def answered(self, job: Job, label: LabelRow, also: Also | None = None) -> bool:
+    async def answered(self, job: Job, label: LabelRow, also: Also | None = None, *, more: bool = False) -> bool:
         """Store a paid answer: label, job and spend in one transaction, with the answers that come at the same time.
 
         False when nobody wants it any more (the post was deleted or edited meanwhile): then only its cost is kept.
-        `also` is done in the same transaction if the label is wanted.
+        `also` is done in the same transaction if the label is wanted. `more`: the post is to be asked about once more,
+        so its job stays; see `settle`.
         """
         await faults.hangs("ledger.commit")  # here: a turn that has begun cannot be cancelled
-        return await self._answered((job, label, also))
+        return await self._answered((job, label, also, more))
+
+    async def settle(self, job: Job, label: LabelRow, also: Also | None = None) -> bool:
+        """A label that was kept as one of `more` is the last one. False when nobody wants it any more."""
+        return await self._db.at_once(partial(_settle, job, label, also), "ledger")
 
     async def _answered_all(self, answers: Sequence["_Answered"]) -> list[bool]:
         return await self._db.at_once(partial(_keep_answers, answers), "ledger")
+
+    # ---- the gate ----
+
+    async def admit(self, judged: Sequence[tuple[Job, Judged]]) -> tuple[set[int], set[int]]:
+        """Keep what the gate says of jobs' texts; (jobs about which the model is to be asked, those it is kept from).
+
+        A text about which something was decided before keeps that: another gate, a cache that has filled since, or an
+        attempt in vain change no probability. Those it is kept from are done with, without a label. What was deleted
+        or edited meanwhile is among neither.
+        """
+        return await self._admit(judged)
+
+    async def _admit_all(self, wanted: Sequence[Sequence[tuple[Job, Judged]]]) -> list[tuple[set[int], set[int]]]:
+        async with self._db.transaction("ledger") as db:
+            flat = [one for some in wanted for one in some]
+            numbers = [job.id for job, _ in flat]
+            # Of one that was deleted or edited meanwhile nothing is kept.
+            found = await rows(db, f"SELECT id FROM job WHERE id IN ({_marks(numbers)}) AND state = 'pending'", numbers)
+            pending = {number for (number,) in found}
+            fresh = [(job, one) for job, one in flat if job.id in pending]
+            before = await _judged(db, [(job.rkey, job.did) for job, _ in fresh])
+            fresh = [(job, one) for job, one in fresh if (job.rkey, job.did, job.cid, job.task) not in before]
+            skipped = [job for job, one in fresh if not self._is_asked(job, one)]
+            now = now_us()
+            for sql, values in (
+                (
+                    "INSERT INTO gate VALUES (?,?,?,?,?,?,?,?,?)",
+                    [(job.rkey, job.did, job.cid, job.task, *one, now) for job, one in fresh],
+                ),
+                ("UPDATE job SET state = 'gated', reason = NULL WHERE id = ?", [(job.id,) for job in skipped]),
+                (_TOUCH, [(now, job.rkey, job.did) for job in skipped]),
+            ):
+                await _many(db, sql, values)
+        self._has_judged |= bool(fresh)
+        kept_back = {job.id for job in skipped}
+        found = [{job.id for job, _ in some} & pending for some in wanted]
+        return [(numbers - kept_back, numbers & kept_back) for numbers in found]
+
+    def _is_asked(self, job: Job, judged: Judged) -> bool:
+        return judged.p_asked >= 1 or is_asked(self._sample_key, post_uri(job.did, job.rkey), judged.p_asked)
+
+    async def gated_of(self, keys: Iterable[Key]) -> dict[Key, list[Gated]]:
+        """Of these posts those about which the gate said something, each with what it did not let pass, if anything."""
+        if not self._has_judged:
+            return {}
+        found: dict[Key, list[Gated]] = {}
+        for rkey, did, cid, task, is_gated, p, *judged in await self._db.rows_by_key(
+            "SELECT rkey, did, cid, task, state = 'gated', p_sampled, version, probability, passed, p_asked "
+            f"FROM gate JOIN job USING (rkey, did, cid, task) WHERE run = {STREAM} AND (rkey, did) IN ({{keys}})",
+            keys,
+        ):
+            mine = found.setdefault((rkey, did), [])
+            if is_gated:
+                mine.append(Gated(did, rkey, cid, task, p, _judgement(*judged)))
+        return found
+
+    async def _judged_of(self, keys: Iterable[Key]) -> _JudgedTexts:
+        """What the gate said of these posts."""
+        if not self._has_judged:
+            return {}
+        return _by_text(await self._db.rows_by_key(_JUDGED, keys))
 
     async def put_off(
         self,
@@ -362,6 +453,20 @@ class Ledger:
         """What was spent today (UTC), over all models."""
         ((*sums,),) = await self._db.rows(f"SELECT {_SUMS} FROM spend WHERE day = ?", (_today(),))
         return Spend("", *sums)
+
+    async def paid(self, summaries: Sequence[tuple[int, Spend]]) -> list[Spend]:
+        """Count what summaries of articles cost; each by its number once, however often it is told. Gives the new ones.
+
+        Numbers rise.
+        """
+        async with self._db.transaction("ledger") as db:
+            found = await rows(db, "SELECT n FROM position WHERE name = 'summary'")
+            last = found[0][0] if found else 0
+            fresh = [(number, spend) for number, spend in summaries if number > last]
+            for number, spend in fresh:
+                await keep_spend(db, spend, posts=0)
+                await db.execute("INSERT OR REPLACE INTO position VALUES ('summary', ?)", (number,))
+        return [spend for _, spend in fresh]
 
     async def spent_a_post(self) -> tuple[int, Spend]:
         """(posts labelled, what was spent) in the last seven days with a spend: what a post costs on average."""
@@ -420,7 +525,9 @@ class Ledger:
             found.setdefault((label.rkey, label.did), []).append(label)
         for labels in found.values():
             labels.sort(key=lambda label: label.at)
-        return found
+        # Read last: what the gate said was there before the label.
+        judged = await self._judged_of(found)
+        return {key: [_with(judged, label) for label in labels] for key, labels in found.items()} if judged else found
 
     async def unlabelled_of(self, keys: Iterable[Key]) -> dict[Key, list[Unlabelled]]:
         """Of these posts those that were drawn and got no label."""
@@ -433,7 +540,8 @@ class Ledger:
         ):
             failure = Unlabelled(*row)
             found.setdefault((failure.rkey, failure.did), []).append(failure)
-        return found
+        judged = await self._judged_of(found)
+        return {key: [_with(judged, one) for one in own] for key, own in found.items()} if judged else found
 
     async def told_snapshots(self, n: int) -> None:
         """The store has all snapshots up to this number."""
@@ -503,6 +611,22 @@ class Ledger:
             await _many(
                 db, f"UPDATE {table} SET p_sampled = 1 WHERE rkey = ? AND did = ? AND p_sampled < 1", list(certain)
             )
+        await self._admit_certain(db, certain)
+
+    async def _admit_certain(self, db: Connection, posts: Mapping[Key, tuple[str, float]]) -> None:
+        """Past the gate: also those that it did not let pass before, and those that it would not."""
+        if not self._has_judged and self._gate is None:
+            return
+        await _many(db, "UPDATE gate SET p_asked = 1 WHERE rkey = ? AND did = ? AND p_asked < 1", list(posts))
+        texts = [(*key, cid) for key, (cid, _) in posts.items()]
+        await _many(
+            db, "UPDATE job SET state = 'pending' WHERE rkey = ? AND did = ? AND cid = ? AND state = 'gated'", texts
+        )
+        if self._gate is not None:
+            task, version = self._gate
+            passed = [(*text, task, version, None, None, 1.0, now_us()) for text in texts]
+            await _many(db, "INSERT OR IGNORE INTO gate VALUES (?,?,?,?,?,?,?,?,?)", passed)
+            self._has_judged = True
 
     async def _want(self, db: Connection, posts: Mapping[Key, tuple[str, float]], tasks: Sequence[str]) -> None:
         """Jobs for the texts (CIDs) as they are now, with the probabilities with which they were drawn.
@@ -530,7 +654,9 @@ class Ledger:
         """The author's deletion wins over jobs, answers in flight, labels, and all that was fetched or said."""
         keys = [tuple(post) for post in posts]
         await _many(
-            db, "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND state IN ('pending', 'dead')", keys
+            db,
+            "UPDATE job SET state = 'cancelled' WHERE rkey = ? AND did = ? AND state IN ('pending', 'dead', 'gated')",
+            keys,
         )
         await _many(db, "UPDATE job SET state = 'erased' WHERE rkey = ? AND did = ? AND state = 'done'", keys)
         # A copy has the same text, and the source's id leads to the post: it must not tell whose text it also was.
@@ -549,7 +675,7 @@ class Ledger:
         scrubs: list[tuple[str, Sequence[Sequence[Any]]]] = [
             # The key goes too: who guesses a short text could prove by its hash that it was the post's.
             ("UPDATE label SET answer = NULL, key = NULL WHERE rkey = ? AND did = ? AND answer IS NOT NULL", keys),
-            *((f"DELETE FROM {table} WHERE rkey = ? AND did = ?", keys) for table in ("anchor", "probe", "raw")),
+            *((f"DELETE FROM {table} WHERE rkey = ? AND did = ?", keys) for table in _OF_TEXTS),
             ("DELETE FROM context WHERE uri = ?", [(post_uri(did, rkey),) for rkey, did in posts]),
             (_FORGET_AUTHOR, [(did, now_us()) for _, did in posts]),
         ]
@@ -557,6 +683,11 @@ class Ledger:
             self._scrubbed |= await _many(db, sql, values) > 0
 
 
+_OF_TEXTS: Final = ("anchor", "probe", "raw", "gate")
+"""What else was made from a post's text."""
+_JUDGED: Final = (
+    "SELECT rkey, did, cid, task, version, probability, passed, p_asked FROM gate WHERE (rkey, did) IN ({keys})"
+)
 _TOUCH: Final = "UPDATE doc SET v = max(v + 1, ?) WHERE rkey = ? AND did = ?"
 _LABELLED: Final = (
     # Who was forgotten and is labelled again is looked up again.
@@ -574,6 +705,22 @@ _FORGET_AUTHOR: Final = (
     "AND label.answer IS NOT NULL)"
 )
 """When the last labelled post of an author is gone, so is what is known of the author. See `authors.py`."""
+
+
+async def _judged(db: Connection, keys: Sequence[Key]) -> _JudgedTexts:
+    return _by_text(await rows_by_key(db, _JUDGED, keys))
+
+
+def _with(judged: _JudgedTexts, one: _Told) -> _Told:
+    return one._replace(judged=judged.get((one.rkey, one.did, one.cid, one.task)))
+
+
+def _judgement(version: str, probability: float | None, passed: int | None, p_asked: float) -> Judged:
+    return Judged(version, probability, None if passed is None else bool(passed), p_asked)
+
+
+def _by_text(found: Iterable[Sequence[Any]]) -> _JudgedTexts:
+    return {(rkey, did, cid, task): _judgement(*judged) for rkey, did, cid, task, *judged in found}
 
 
 async def _many(db: Connection, sql: str, values: Sequence[Sequence[Any]]) -> int:
@@ -605,30 +752,43 @@ def _cached(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, tuple[str,
     return {key: (label_id, unpack(answer)) for key, label_id, answer in found}
 
 
-_Answered = tuple[Job, LabelRow, Also | None]
+_Answered = tuple[Job, LabelRow, Also | None, bool]
 """As `Ledger.answered` is given it."""
 
 
 def _keep_answers(answers: Sequence[_Answered], db: sqlite3.Connection) -> list[bool]:
     """Labels, jobs and spend of answers, inside a transaction; for each answer whether it was wanted."""
-    numbers = [job.id for job, _, _ in answers]
+    numbers = [job.id for job, _, _, _ in answers]
     found = db.execute(f"SELECT id FROM job WHERE id IN ({_marks(numbers)}) AND state = 'pending'", numbers)
     wanted = {number for (number,) in found}
     if wanted:
-        _keep_wanted([(job, label) for job, label, _ in answers if job.id in wanted], db)
-    for also in (also for job, _, also in answers if also and job.id in wanted):
+        _keep_wanted([(job, label, more) for job, label, _, more in answers if job.id in wanted], db)
+    for also in (also for job, _, also, _ in answers if also and job.id in wanted):
         also(db)
-    for spend, posts in _spends(label for _, label, _ in answers):
+    for spend, posts in _spends((label, more) for _, label, _, more in answers):
         db.execute(_SPEND, (_today(), *spend, posts))
-    return [job.id in wanted for job, _, _ in answers]
+    return [job.id in wanted for job, _, _, _ in answers]
 
 
-def _keep_wanted(answers: Sequence[tuple[Job, LabelRow]], db: sqlite3.Connection) -> None:
+def _settle(job: Job, label: LabelRow, also: Also | None, db: sqlite3.Connection) -> bool:
+    """Inside a transaction: a job is done by a label that is there."""
+    done = "UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id = ? AND state = 'pending'"
+    wanted = db.execute(done, (label.attempts, job.id)).rowcount > 0
+    # After a kill its own answer is found in the cache: the post was not counted yet.
+    is_new = label.answer is not None and (not label.answer.cached_from or (_is_there(label) and job.run == STREAM))
+    if wanted and label.answer and is_new:
+        db.execute(_SPEND, (_today(), *Spend(label.answer.model_asked, 0, 0, 0), 1))
+    if wanted and also:
+        also(db)
+    return wanted
+
+
+def _keep_wanted(answers: Sequence[tuple[Job, LabelRow, bool]], db: sqlite3.Connection) -> None:
     """One statement of each kind for all: at each the thread has to wait for its turn again."""
     # A copy of the label itself is there, and was paid for: now it is the newest.
-    fresh = [_packed(label) for _, label in answers if not _is_there(label)]
+    fresh = [_packed(label) for _, label, _ in answers if not _is_there(label)]
     vain: dict[int, list[int]] = {}
-    for job, label in answers:
+    for job, label in ((job, label) for job, label, more in answers if not more):
         vain.setdefault(label.attempts, []).append(job.id)
     for attempts, numbers in vain.items():
         sql = f"UPDATE job SET state = 'done', attempts = ?, reason = NULL WHERE id IN ({_marks(numbers)})"
@@ -636,10 +796,10 @@ def _keep_wanted(answers: Sequence[tuple[Job, LabelRow]], db: sqlite3.Connection
     if fresh:
         marks, values = row_values(fresh)
         db.execute(f"INSERT OR REPLACE INTO label VALUES {marks}", values)
-    for label in (label for _, label in answers if _is_there(label)):
+    for label in (label for _, label, _ in answers if _is_there(label)):
         db.execute("UPDATE label SET at = ? WHERE label_id = ?", (label.at, label.label_id))
-    keys = [(job.rkey, job.did) for job, _ in answers]
-    texts = [(*key, job.task) for key, (job, _) in zip(keys, answers, strict=True)]
+    keys = [(job.rkey, job.did) for job, _, _ in answers]
+    texts = [(*key, job.task) for key, (job, _, _) in zip(keys, answers, strict=True)]
     # Not `IN (VALUES ...)` itself: with two rows or more SQLite then reads the whole table.
     marks, values = row_values(texts)
     db.execute(f"DELETE FROM raw WHERE (rkey, did, task) IN (SELECT * FROM (VALUES {marks}))", values)
@@ -762,6 +922,9 @@ class LedgerReader:
             else "SELECT NULL"
         )
         waiting = await _waiting(self._db)
+        ((passed, under),) = await self._db.rows(
+            "SELECT coalesce(sum(passed), 0), coalesce(sum(NOT passed), 0) FROM gate"
+        )
         return {
             "waiting": waiting,
             "hidden": jobs["pending"] - waiting,
@@ -769,6 +932,7 @@ class LedgerReader:
             "failed": jobs["dead"],
             "failed_by_reason": failed,
             "cancelled": jobs["cancelled"],
+            "gate": {"skipped": jobs["gated"], "asked_anyway": under - jobs["gated"], "passed": passed},
             "unstored": unstored,
             "refused_by_store": refused,
             "sample": {"seen": seen, "drawn": drawn},
@@ -795,6 +959,14 @@ class LedgerReader:
             f"SELECT {', '.join(names)} FROM spend WHERE day BETWEEN ? AND ? ORDER BY day, model", (first, last)
         )
         return [dict(zip(names, row, strict=True)) for row in found]
+
+    async def looked_at(self, task: str, version: str) -> tuple[int, int]:
+        """(texts of which this gate said how likely they are, those of them under its threshold)."""
+        ((n, under),) = await self._db.rows(
+            "SELECT count(passed), coalesce(sum(NOT passed), 0) FROM gate WHERE task = ? AND version = ?",
+            (task, version),
+        )
+        return int(n), int(under)
 
     async def seconds_a_call(self, labels: int = 1000) -> tuple[int, float]:
         """(calls, seconds that one took on average) of so many labels at most, those that were paid for.
@@ -858,12 +1030,12 @@ def _is_there(label: LabelRow) -> bool:
     return label.answer is not None and label.answer.cached_from == label.label_id
 
 
-def _spends(labels: Iterable[LabelRow]) -> list[tuple[Spend, int]]:
-    """What answers cost, and how many posts were labelled by it, one for each model."""
+def _spends(labels: Iterable[tuple[LabelRow, bool]]) -> list[tuple[Spend, int]]:
+    """What answers cost, and how many posts were labelled by it, one for each model; none by those of `more`."""
     sums: dict[str, tuple[Spend, int]] = {}
-    for label in labels:
+    for label, more in labels:
         assert label.answer is not None
-        spend, n = label.answer.spend, 0 if label.answer.cached_from else 1
+        spend, n = label.answer.spend, 0 if label.answer.cached_from or more else 1
         before, posts = sums.get(spend.model, (Spend(spend.model, 0, 0, 0), 0))
         sums[spend.model] = before.plus(spend), posts + n
     return list(sums.values())
@@ -898,7 +1070,7 @@ def _packed(label: LabelRow) -> tuple[Any, ...]:
 
 def pack(answer: Answer) -> str:
     """As text, for a column."""
-    return json.dumps(answer._asdict(), ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(answer.plain(), ensure_ascii=False, separators=(",", ":"))
 
 
 def unpack(text: str) -> Answer:

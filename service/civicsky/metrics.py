@@ -58,14 +58,14 @@ class Metrics:
 
     started_at: int = field(default_factory=now_us)
     counts: Counter[str] = field(default_factory=Counter)
-    """frames (arrived), posts (new ones seen), kept, labelled, failed, stored, connections, connect_failures; and what
-    the model was asked, whether its answers were of use or not: calls, tokens_in, tokens_out."""
+    """frames (arrived), posts (new ones seen), kept, labelled, failed, gated, stored, connections, connect_failures;
+    and what the model was asked, whether its answers were of use or not: calls, tokens_in, tokens_out."""
     outcomes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """By (unit, outcome, reason) what was committed; the units are those of `Committed.counts`."""
     gaps: Counter[str] = field(default_factory=Counter)
     """By `GapCause` the gaps that were recorded."""
     labels: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By (task, `labelled` | `failed`)."""
+    """By (task, `labelled` | `failed` | `gated`)."""
     cost: float = 0.0
     """What the calls cost, in `label.currency`; 0 for a model without a price."""
     host: str = ""

@@ -461,7 +461,9 @@ class Asked(NamedTuple):
     text: str
     """`record.readable`, cut at `label.max_chars`."""
     context: str = ""
-    """What stands around it (see `context`); empty when none is given."""
+    """What stands around it (see `context`), and reports on what it is about; empty when none is given."""
+    events: str = ""
+    """Which articles the context holds (see `events.giving.Given`); empty when it holds none."""
 
     @property
     def input_hash(self) -> str:
@@ -520,6 +522,15 @@ class Answer(NamedTuple):
     cached_from: str | None = None
     """The label whose answer this is: the same question about the same text was paid for before. `erased`: it was
     deleted since; its name would tell whose text this also was."""
+    events: str | None = None
+    """JSON of which articles the context held (see `events.giving.Given`); None: none."""
+
+    def plain(self) -> dict[str, Any]:
+        """Its values by name, for JSON; without what only some have."""
+        values = self._asdict()
+        if self.events is None:
+            del values["events"]
+        return values
 
     @property
     def spend(self) -> Spend:
@@ -574,6 +585,19 @@ class Attempts(NamedTuple):
     """Calls turned away while others succeeded."""
 
 
+class Judged(NamedTuple):
+    """What the gate said of one text under one task. It is kept: a replay or another gate changes nothing."""
+
+    version: str
+    """The gate's, see `gate.Gate.version`."""
+    probability: float | None
+    """The gate's own, that the text has the value it looks for; None: it was not looked at, since a feed showed it."""
+    passed: bool | None
+    """Whether that is not below the gate's threshold; None without a probability."""
+    p_asked: float
+    """Probability with which the model was asked: 1 for what passed, above 0 for the others."""
+
+
 class LabelRow(NamedTuple):
     """A label as the ledger holds it; `answer` is None once it was erased."""
 
@@ -588,6 +612,8 @@ class LabelRow(NamedTuple):
     at: int
     attempts: int
     answer: Answer | None
+    judged: Judged | None = None
+    """By the gate; None: there was none, or the answer was there before it was asked."""
 
 
 class Unlabelled(NamedTuple):
@@ -599,6 +625,19 @@ class Unlabelled(NamedTuple):
     task: str
     reason: str
     p_sampled: float
+    judged: Judged | None = None
+    """As of a label."""
+
+
+class Gated(NamedTuple):
+    """A post that was drawn, and about which the gate let nobody be asked. It stands for no others in estimates."""
+
+    did: str
+    rkey: str
+    cid: str
+    task: str
+    p_sampled: float
+    judged: Judged
 
 
 class Outgoing(NamedTuple):

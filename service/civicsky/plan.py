@@ -17,6 +17,7 @@ from civicsky.coverage import cover
 from civicsky.decode import decode
 from civicsky.errors import BadInput, Usage
 from civicsky.frames import read_frames, sample_file
+from civicsky.gate import Gate, chosen
 from civicsky.journal import JournalReader
 from civicsky.ledger import LedgerReader
 from civicsky.model import Asked, Spend, format_time, now_us
@@ -77,6 +78,16 @@ class Drawn(NamedTuple):
     """The setting that bounds them, or `all`."""
 
 
+class Behind(NamedTuple):
+    """What a gate lets through of one task's drawn posts."""
+
+    gate: Gate
+    asked: float
+    """Share of them about which the model is asked."""
+    posts: int | None = None
+    """Posts of the data directory that this gate looked at, if it is measured on them; None: on its GOLD."""
+
+
 class Bound(NamedTuple):
     """One thing that a day's calls take time of."""
 
@@ -131,6 +142,13 @@ def measured_load(labels: int, spend: Spend) -> Load | None:
     if labels < MIN_LABELS or not spend.calls:
         return None
     return Load(spend.calls / labels, spend.tokens_in / labels, spend.tokens_out / labels, labels)
+
+
+def behind(gate: Gate, ask_anyway: float, looked_at: int, under: int) -> Behind:
+    """By what this gate said of the user's own posts once they are enough, else by what its file states of GOLD."""
+    measured = looked_at >= MIN_LABELS
+    skipped = under / looked_at if measured else gate.skipped.value
+    return Behind(gate, 1 - skipped * (1 - ask_anyway), looked_at if measured else None)
 
 
 def money(price: Price | None, tokens_in: float, tokens_out: float) -> float | None:
@@ -234,16 +252,18 @@ class Found(NamedTuple):
     """Whether `posts` are the journal's."""
     there: bool = False
     """Whether there is a journal."""
+    gate: Behind | None = None
 
 
 async def gather(settings: Settings, *, posts: int = POSTS, now: int | None = None) -> dict[str, Any]:
     """The plan, with how long it takes from now (microseconds since 1970 UTC) until so many posts have come.
 
-    Raises `Usage` for a task that cannot be read and for a database of another version.
+    Raises `Usage` for a task or a gate that cannot be read and for a database of another version.
     """
-    tasks = [task for task, _ in load_tasks(settings.label.tasks)]
+    files = load_tasks(settings.label.tasks)
+    tasks = [task for task, _ in files]
     now = now_us() if now is None else now
-    found = await _found(settings)
+    found = await _found(settings, chosen(settings.gate, files))
     mean, reading = found.traffic.an_hour(), _reading(settings)
     found = found._replace(traffic=found.traffic.read(share_of_day(reading, now)))
     label, context = settings.label, settings.context
@@ -254,9 +274,15 @@ async def gather(settings: Settings, *, posts: int = POSTS, now: int | None = No
     money_a_post = money(price, sum(load.tokens_in for load in loads), sum(load.tokens_out for load in loads))
     probes = 0 if found.load else label.anchors  # else they are in the load
     draw = drawn(settings, found.traffic.kept, probes, tokens_a_post, money_a_post)
-    asked_a_task = draw.posts + min(probes, draw.posts)
+    # A gate keeps back drawn posts and no probes. The draw heeds budgets as if there were none.
+    asked_of = [
+        draw.posts * (found.gate.asked if found.gate and found.gate.gate.task == task.name else 1.0)
+        + min(probes, draw.posts)
+        for task in tasks
+    ]
     requests, tokens_in, tokens_out = (
-        asked_a_task * sum(getattr(load, name) for load in loads) for name in ("requests", "tokens_in", "tokens_out")
+        sum(n * getattr(load, name) for n, load in zip(asked_of, loads, strict=True))
+        for name in ("requests", "tokens_in", "tokens_out")
     )
     cost = money(price, tokens_in, tokens_out)
     seconds = found.seconds_a_call or SECONDS_A_CALL
@@ -289,6 +315,7 @@ async def gather(settings: Settings, *, posts: int = POSTS, now: int | None = No
             "half_width_a_day": half_width(draw.posts),
             "half_width_a_month": half_width(draw.posts * DAYS_A_MONTH),
         },
+        **_gate(found.gate),
         "requests_a_day": requests,
         "anchors_a_day": label.anchors * len(tasks),
         "tokens": {
@@ -319,6 +346,15 @@ async def gather(settings: Settings, *, posts: int = POSTS, now: int | None = No
         "prompts_of": "journal" if found.from_journal else "sample",
         "prompts": [request for task in tasks for request in rendered(task, label, asked)],
     }
+
+
+def _gate(found: Behind | None) -> dict[str, Any]:
+    """What a gate saves; nothing without one."""
+    if found is None:
+        return {}
+    basis = "gold" if found.posts is None else "measured"
+    about = {"task": found.gate.task, "version": found.gate.version, "asked": found.asked}
+    return {"gate": {**about, "basis": basis, "posts": found.posts or found.gate.gold_posts}}
 
 
 def _reading(settings: Settings) -> Reading:
@@ -383,10 +419,12 @@ def _parts(task: Task, settings: Settings, posts: Sequence[dict[str, Any]]) -> f
     return fmean(len({post[field] for field in wanted} - {None}) for post in posts) if wanted else 0.0
 
 
-async def _found(settings: Settings) -> Found:
+async def _found(settings: Settings, gate: Gate | None) -> Found:
     folder = expanded(settings.data_dir)
     traffic = assumed_traffic(only_english=settings.filter.keep == "english")
     found = Found(traffic, {}, None, None, ON_SAMPLE, [], from_journal=False)
+    if gate is not None:
+        found = found._replace(gate=behind(gate, settings.gate.ask_anyway, 0, 0))
     if (folder / datadir.JOURNAL).is_file():
         found = await _measured(folder, settings, found)
     return found if found.posts else found._replace(posts=sample_posts())
@@ -410,6 +448,11 @@ async def _measured(folder: Path, settings: Settings, found: Found) -> Found:
         ledger = await LedgerReader.open(folder / datadir.LEDGER)
         stack.push_async_callback(ledger.close)
         calls, seconds = await ledger.seconds_a_call()
+        if found.gate is not None:
+            gate = found.gate.gate
+            found = found._replace(
+                gate=behind(gate, settings.gate.ask_anyway, *await ledger.looked_at(gate.task, gate.version))
+            )
         kept = (await journal.counts())["post", "kept", ""]
         in_journal = await journal.n_posts()
         files = [datadir.LEDGER, *([datadir.POSTS] if settings.store.chosen == "sqlite" else [])]

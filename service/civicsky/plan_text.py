@@ -23,6 +23,7 @@ def as_text(plan: dict[str, Any]) -> str:
         f"time             {_time(plan['time'], _which(traffic))}",
         f"drawn            {sample['posts_a_day']:,.0f} a day ({_why(sample)})",
         f"precision        {_precision(plan['precision'])}",
+        *_gate(plan.get("gate")),
         f"requests         {plan['requests_a_day']:,.0f} a day{probes}",
         f"tokens           {tokens['in_a_day']:,.0f} in, {tokens['out_a_day']:,.0f} out a day; "
         f"{tokens['in_a_label']:,.0f} and {tokens['out_a_label']:,.0f} a label ({_rule(plan)})",
@@ -109,6 +110,17 @@ def _precision(precision: dict[str, Any]) -> str:
         f"a share of .5 is known to within {precision['half_width_a_day']:.4f} from a day, "
         f"{precision['half_width_a_month']:.4f} from {DAYS_A_MONTH} (95 %; less well where few authors post much)"
     )
+
+
+def _gate(gate: dict[str, Any] | None) -> list[str]:
+    if gate is None:
+        return []
+    basis = "measured on" if gate["basis"] == "measured" else "stated of its GOLD,"
+    return [
+        f"gate             {harmless(gate['task'])}: the model is asked about {gate['asked']:.0%} of the drawn "
+        f"({basis} {gate['posts']:,} posts); the precision above is without what the gate costs, and budgets bound the "
+        "draw as if there were none"
+    ]
 
 
 def _why(sample: dict[str, Any]) -> str:

@@ -166,14 +166,14 @@ def _item(asked: Asked, name: str) -> str:
 
 
 def _block(kind: str, text: str, name: str = "") -> str:
-    return f'<{kind} id="{name}">{_quoted(text)}</{kind}>' if name else f"<{kind}>{_quoted(text)}</{kind}>"
+    return f'<{kind} id="{name}">{quoted(text)}</{kind}>' if name else f"<{kind}>{quoted(text)}</{kind}>"
 
 
 _SIGNS: Final = frozenset('<>[]|"\\')
 """What delimiters, marks of chat templates and JSON's own quotes are made of."""
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A JSON string of the text that holds no delimiter and no mark of a chat template, and nothing invisible."""
     return '"' + _SUSPECT.sub(_harmless, json.dumps(text, ensure_ascii=False)[1:-1]) + '"'
 

@@ -13,6 +13,8 @@ MAX_TEXT: Final = 10_000
 """Characters kept of any one text. The lexicon allows 3,000 for a post; the record's own bytes stay whole."""
 MAX_ITEMS: Final = 64
 """Entries kept of any one list (a commit's record may be 1 MB)."""
+MAX_READABLE: Final = (MAX_ITEMS + 3) * (MAX_TEXT + 10)
+"""Characters of `readable` at most: text, title, description and alt texts, each with its mark."""
 
 _BLANK: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 _FILLERS: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0").union(

@@ -225,7 +225,13 @@ async def _list(db: Connection, number: int, task: str, wish: Wish, page: Sequen
         drawn = await rows(
             db, f"SELECT p_sampled, state FROM job WHERE rkey = ? AND did = ? AND run = {STREAM} LIMIT 1", (rkey, did)
         )
-        if not drawn or (wish.field and not await _has(db, (rkey, did, cid, task), wish)):
+        # About what the gate did not let pass nobody was asked: a round goes over the others once more.
+        is_gated = await rows(
+            db,
+            "SELECT 1 FROM job WHERE rkey = ? AND did = ? AND cid = ? AND task = ? AND state = 'gated'",
+            (rkey, did, cid, task),
+        )
+        if not drawn or is_gated or (wish.field and not await _has(db, (rkey, did, cid, task), wish)):
             continue
         cursor = await db.execute(
             "INSERT OR IGNORE INTO job (rkey, did, cid, task, run, state, priority, p_sampled) "

@@ -63,6 +63,14 @@ def lot(key: bytes, name: str) -> int:
     return int.from_bytes(blake2b(name.encode(errors="surrogatepass"), key=key, digest_size=8).digest())
 
 
+def is_asked(key: bytes, uri: str, p: float) -> bool:
+    """Whether a post that the gate does not let pass is asked about all the same.
+
+    Each post has a lot of its own for this, whatever its unit: it must not depend on the lot by which it was drawn.
+    """
+    return is_drawn(key, f"asked {uri}", p)
+
+
 def allowance(posts_per_day: int, affordable: float | None, backlog: int) -> float:
     """Posts to draw today: what the user wants and the budget pays for, less what waits from the days before."""
     if posts_per_day <= 0 and affordable is None:

@@ -198,10 +198,10 @@ class Queue(Group):
 class Price(Group):
     """What a million tokens cost, in `label.currency`."""
 
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
+    input: float = Field(ge=0, allow_inf_nan=False)
+    output: float = Field(ge=0, allow_inf_nan=False)
     """Reasoning tokens are output too."""
-    cached: float | None = Field(None, ge=0)
+    cached: float | None = Field(None, ge=0, allow_inf_nan=False)
     """Input that the server had in its cache; without it the price of input."""
 
 
@@ -237,7 +237,7 @@ class Label(Group):
     """Tokens that one server allows a day."""
     budget_tokens: int | None = Field(None, ge=1)
     """Tokens a day (UTC) of all servers, after which posts wait for the next day."""
-    budget_money: float | None = Field(None, gt=0)
+    budget_money: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Money a day (UTC), in `currency` and by `prices`, after which posts wait for the next day."""
     prices: dict[str, Price] = {}
     """Price table: the model's name to what a million tokens cost: {input = 0.05, output = 0.08}."""
@@ -352,6 +352,16 @@ class Sample(Group):
     """What is drawn: single posts, or all posts of an author or of a thread together."""
 
 
+class Gate(Group):
+    """A small model that keeps posts from the model that is paid for; see `civicsky dev train-gate`."""
+
+    file: Path | None = None
+    """Gate's file. Posts under its threshold are not asked about, but for a share. Off without one."""
+    ask_anyway: float = Field(0.05, ge=0.01, le=1)
+    """Share of the posts under the threshold that is asked about all the same, by lot: each stands for 1 / this many,
+    so a smaller one saves more and makes estimates less precise. Never 0: what the gate misses would be unknown."""
+
+
 class Context(Group):
     """What of a post's surroundings the model is given besides. It is fetched from the public API."""
 
@@ -365,6 +375,27 @@ class Context(Group):
     """Also the alt texts of those posts."""
     cache_days: float = Field(7, ge=0)
     """Days that fetched posts are kept, since many posts quote or answer the same one."""
+
+
+class Events(Group):
+    """Articles on current events, given to the model with posts that are about one."""
+
+    folder: Path | None = None
+    """Folder of `*.jsonl` files, an article a line; see `docs/research.md`. None: nothing is given."""
+    days: float = Field(14, gt=0, le=3_650)
+    """An article counts for so many days after it came out."""
+    max_articles: int = Field(4, ge=1, le=20)
+    """Articles given with one post at most; no side more than one ahead of another."""
+    max_distance: float = Field(0.55, ge=0, le=1)
+    """Cosine distance between post and article at most, from 0 (the same words) to 1. Measured: within the default were
+    all of 32 posts that name an event, and 1 of 410 that are about something else."""
+    max_chars: int = Field(2_000, ge=300, le=20_000)
+    """Characters given with one post at most."""
+    unclear: tuple[str, ...] = ("lean",)
+    """Fields of tasks: a post that names no event, and whose answer leaves one of these unclear, is asked about once
+    more with articles that are near enough; the second answer decides. Empty: no post is asked about twice."""
+    summarise: bool = True
+    """Have the model sum up each side's articles on an event, once; else, and with the local model, how they begin."""
 
 
 class Ledger(Group):
@@ -777,7 +808,9 @@ class Settings(BaseSettings):
     label: Label = Label()
     workers: Workers = Workers()
     sample: Sample = Sample()
+    gate: Gate = Gate()
     context: Context = Context()
+    events: Events = Events()
     ledger: Ledger = Ledger()
     store: Store = Store()
     appview: AppView = AppView()

@@ -369,6 +369,7 @@ def as_text(status: dict[str, Any]) -> str:
         why = sorted(status["failed_by_reason"].items(), key=lambda one: -one[1])
         lines.append("failed           " + ", ".join(f"{name} {n:,}" for name, n in why))
     lines += workers.as_text(status.get("workers"))
+    lines += _gate_text(status.get("gate"))
     lines += _asked_text(status)
     if status.get("unstored"):
         lines.append(f"store            {status['unstored']:,} documents wait")
@@ -382,6 +383,17 @@ def _window_line(window: dict[str, Any] | None) -> list[str]:
     reason = f" ({window['why']})" if window["why"] else ""
     state = "open" if window["open"] else "closed"
     return [f"window           {_hours(window)}; {state} until {window['until']}{reason}"]
+
+
+def _gate_text(gate: dict[str, int] | None) -> list[str]:
+    """What a gate saved, if there ever was one."""
+    if not gate or not any(gate.values()):
+        return []
+    seen = sum(gate.values())
+    return [
+        f"gate             {gate['skipped']:,} of {seen:,} calls saved; {gate['passed']:,} posts passed, "
+        f"{gate['asked_anyway']:,} under the threshold were asked about all the same"
+    ]
 
 
 def _asked_text(status: dict[str, Any]) -> list[str]:

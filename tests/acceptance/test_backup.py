@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import sqlite3
 import subprocess
@@ -24,6 +23,7 @@ from support.converge import cursors, differences, documents, get, has_converged
 from support.inboxed import item, leave
 from support.led import FIRST, SECRET, A, all_told, files_that_hold, in_store, led_relay, service, states, three_posts
 from support.schedules import RELAY, SMALL
+from support.tried import lots
 
 STAMP = "[0-9]" * 8 + "T" + "[0-9]" * 6 + "Z"
 
@@ -93,10 +93,11 @@ def line(ended: Ended) -> str:
 # ---- under load ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.drawn
 def test_what_is_restored_from_a_backup_made_under_load_at_any_moment_ends_like_the_undisturbed_run(
     tmp_path: Path, model: tuple[str, Path]
 ) -> None:
-    lot = random.Random()
+    lot = lots()
     folder, places = tmp_path / "data", [tmp_path / str(n) for n in range(2)]
     with fake_relay("--seed", str(lot.randrange(10**6)), "--rate", "150", "--events", "1400") as relay:
         process = begin(folder, relay, model)

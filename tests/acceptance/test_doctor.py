@@ -1,5 +1,6 @@
 """`civicsky doctor` names each trouble, which is provoked for real, with a remedy; and nothing where there is none."""
 
+import asyncio
 import fcntl
 import gzip
 import hashlib
@@ -23,6 +24,7 @@ from typing import Any
 import pytest
 from websockets.sync.server import serve
 
+from civicsky.annotate.votes import Votes
 from conftest import Client, Mongod, skip
 from support.appview_server import Trouble, appview_server
 from support.command import (
@@ -63,6 +65,13 @@ def labelled(relay: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(labelled: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(labelled, tmp_path / "data"))
+
+
+def labelled_by_hand(folder: Path) -> None:
+    async def make() -> None:
+        await (await Votes.open(folder)).close()
+
+    asyncio.run(make())
 
 
 def doctor(folder: Path, *args: str | Path, offline: bool = True, **settings: Any) -> Ended:
@@ -255,9 +264,11 @@ def test_a_balance_that_does_not_close(folder: Path) -> None:
     assert "report it" in line
 
 
-@pytest.mark.parametrize("name", ["journal.db", "ledger.db", "posts.db"])
+@pytest.mark.parametrize("name", ["journal.db", "ledger.db", "posts.db", "annotations.db"])
 def test_a_damaged_database(folder: Path, name: str) -> None:
     file = folder / name
+    if name == "annotations.db":
+        labelled_by_hand(folder)
     with closing(sqlite3.connect(file)) as db:
         ((page,),) = db.execute("SELECT rootpage FROM sqlite_schema WHERE type = 'index' ORDER BY rootpage LIMIT 1")
         ((size,),) = db.execute("PRAGMA page_size")
@@ -267,6 +278,16 @@ def test_a_damaged_database(folder: Path, name: str) -> None:
     ended = doctor(folder)
     assert ended.code == 1
     assert any(f"{file} is damaged" in line and "restore a backup" in line for line in problems(ended)), ended.out
+
+
+def test_what_people_said_by_hand_is_looked_over_too(folder: Path) -> None:
+    labelled_by_hand(folder)
+    assert "ok       annotations.db" in doctor(folder, "--verbose").out
+    (folder / "annotations.db").chmod(0o640)
+    assert f"chmod 600 {folder}/annotations.db" in the_problem(doctor(folder))
+    (folder / "annotations.db").chmod(0o600)
+    change(folder / "annotations.db", "PRAGMA user_version = 99")
+    assert "annotations.db was written by a newer civicsky (format 99)" in the_problem(doctor(folder))
 
 
 def test_an_index_that_does_not_fit_its_table(folder: Path) -> None:

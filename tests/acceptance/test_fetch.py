@@ -8,6 +8,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ QUICK: dict[str, Any] = {
     "feeds__lists": json.dumps({"today": TODAY, "other": OTHER}), "feeds__retry_seconds": 0.01,
     "feeds__poll_seconds": 0.05, "appview__per_second": 1000,
 }  # fmt: skip
+TWELVE_HOURS_AGO = {"feeds__at": f"{datetime.now(UTC) - timedelta(hours=12):%H:%M}", "feeds__zone": "UTC"}
+"""The day's time, so that none comes while a test runs."""
 STORED = "SELECT count(*) FROM posts WHERE doc ->> '$.state' = 'live'"
 SNAPSHOTS = "SELECT n, count(*) FROM (SELECT count(*) AS n FROM snapshots GROUP BY uri) GROUP BY n"
 
@@ -362,7 +365,7 @@ def test_from_local_while_the_service_runs(appview: AppViewServer, relay: Led, t
 
 def test_due_is_what_was_not_wholly_fetched_since_the_days_time(appview: AppViewServer, tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    daily = {"feeds__at": "00:00", "feeds__zone": "UTC", "feeds__daily": '["today", "other"]', "feeds__attempts": 1}
+    daily = {**TWELVE_HOURS_AGO, "feeds__daily": '["today", "other"]', "feeds__attempts": 1}
     appview.breaks[TODAY] = [None, Trouble(502)]
     ended = fetch(appview, folder, "--due", **daily)
     assert ended.code == 1
@@ -381,7 +384,7 @@ def test_due_is_what_was_not_wholly_fetched_since_the_days_time(appview: AppView
 
 def test_what_was_fetched_and_waits_to_be_imported_is_not_due(appview: AppViewServer, tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    daily = {"feeds__at": "00:00", "feeds__zone": "UTC", "feeds__daily": '["other"]', "feeds__import_seconds": 0.1}
+    daily = {**TWELVE_HOURS_AGO, "feeds__daily": '["other"]', "feeds__import_seconds": 0.1}
     with held(folder, "collect"):
         assert fetch(appview, folder, **daily).code == 1
         assert fetch(appview, folder, "--due", **daily).out == "nothing is due\n"
@@ -391,7 +394,7 @@ def test_what_a_killed_fetch_left_in_the_inbox_is_imported_by_the_next_that_look
     appview: AppViewServer, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
-    daily = {"feeds__at": "00:00", "feeds__zone": "UTC", "feeds__daily": '["other"]'}
+    daily = {**TWELVE_HOURS_AGO, "feeds__daily": '["other"]'}
     assert fetch(appview, folder, **daily, fault="journal.commit:1").code == -9
     ended = fetch(appview, folder, "--due", **daily)
     assert ended.code == 0, ended.err
@@ -402,7 +405,7 @@ def test_what_a_killed_fetch_left_in_the_inbox_is_imported_by_the_next_that_look
 
 def test_a_store_that_was_away_is_told_by_the_next_that_looks(appview: AppViewServer, tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    daily = {"feeds__at": "00:00", "feeds__zone": "UTC", "feeds__daily": '["other"]'}
+    daily = {**TWELVE_HOURS_AGO, "feeds__daily": '["other"]'}
     away = {"store__mongo_uri": "mongodb://127.0.0.1:1/", "store__timeout_seconds": 0.2}
     assert fetch(appview, folder, **daily, **away).code == 1
     assert fetch(appview, folder, "--due", **daily, **away).code == 1, "nothing is due, and the work is not done"

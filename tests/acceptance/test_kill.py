@@ -1,7 +1,6 @@
 """The installed command, killed as `kill -9` does, again and again: nothing is lost, doubled, or paid for twice."""
 
 import json
-import random
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from support.command import LAST_SEQ, cursor, end_when, finish, query, sample_relay, start, until
+from support.tried import lots
 
 SMALL: dict[str, Any] = {"worker__batch_frames": 16, "source__start": "window", "log__level": "warning"}
 POSTS = "SELECT did, rkey, cid, rev, idx, state, fields FROM post ORDER BY did, rkey"
@@ -45,11 +45,10 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.drawn
 @pytest.mark.timeout(300)
 def test_collect_killed_at_20_random_moments_equals_an_undisturbed_run(tmp_path: Path) -> None:
-    seed = random.SystemRandom().randrange(10**6)
-    print("seed", seed)
-    draw = random.Random(seed)
+    draw = lots()
     quiet, killed = tmp_path / "quiet", tmp_path / "killed"
     with sample_relay("--rate", "2000", "--mode", draw.choice(["inclusive", "exclusive"])) as relay:
         collect_all(quiet, relay)
@@ -119,13 +118,12 @@ def run_all(folder: Path, relay: str, model: str) -> None:
 SLOTS = 4
 
 
+@pytest.mark.drawn
 @pytest.mark.timeout(300)
 def test_run_killed_everywhere_pays_no_answer_twice_and_stores_the_same(
     tmp_path: Path, model: tuple[str, Path]
 ) -> None:
-    seed = random.SystemRandom().randrange(10**6)
-    print("seed", seed)
-    draw = random.Random(seed)
+    draw = lots()
     url, log = model
     quiet, killed = tmp_path / "quiet", tmp_path / "killed"
     with sample_relay("--rate", "1000") as relay:

@@ -1,15 +1,17 @@
 """Labels that can be defended: what is asked, what is not asked twice, what it may cost, and whether a model drifts."""
 
+import asyncio
 import json
+import shutil
 import sqlite3
 from collections import Counter
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from civicsky.ledger import Ledger
 from support.command import LAST_SEQ, end_when, model_server, query, run, start, tell, until
 from support.led import Led, led_relay
 from support.told_model import told_model
@@ -54,13 +56,18 @@ def live(folder: Path, relay: Led, model: str, done: int, **settings: Any) -> No
     assert ended.code == 0, ended.err
 
 
-@pytest.fixture
-def collected(relay: str, tmp_path: Path) -> Path:
-    """A data directory with the sample, of which nothing is labelled."""
-    folder = tmp_path / "data"
+@pytest.fixture(scope="module")
+def whole_sample(relay: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with the sample, of which nothing is labelled. Copy it before changing it."""
+    folder = tmp_path_factory.mktemp("whole_sample")
     ended = run("collect", "--relay", relay, "--data-dir", folder, "--max-frames", LAST_SEQ, source__start="window")
     assert ended.code == 0, ended.err
     return folder
+
+
+@pytest.fixture
+def collected(whole_sample: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole_sample, tmp_path / "data"))
 
 
 def label(folder: Path, model: str, *more: str, **settings: Any) -> Any:
@@ -240,10 +247,25 @@ def test_what_the_budget_does_not_pay_for_waits(collected: Path, tmp_path: Path)
     assert {doc["currency"] for doc in labels(collected)} == {"USD"}
 
 
+def received_at_noon(folder: Path) -> None:
+    """As if all had come at noon yesterday; and the secret by which lots are drawn is always the same."""
+
+    async def make_ledger() -> None:
+        await (await Ledger.open(folder / "ledger.db")).close()
+
+    asyncio.run(make_ledger())
+    for name, sql in (
+        ("journal", "UPDATE post SET received_at = (received_at / 86400000000 * 2 - 1) * 43200000000"),
+        ("ledger", "UPDATE secret SET value = zeroblob(32) WHERE name = 'sample'"),
+    ):
+        with closing(sqlite3.connect(folder / f"{name}.db")) as db, db:
+            assert db.execute(sql).rowcount > 0
+
+
 def test_a_sample_is_labelled_with_its_probability(collected: Path, tmp_path: Path) -> None:
-    hours_left = 24 - datetime.now(UTC).hour  # what is left of a day's number is for them
+    received_at_noon(collected)  # half of a day's number is for the hours left
     with model_server(tmp_path / "log") as model:
-        ended = label(collected, model, sample__posts_per_day=20 * hours_left)
+        ended = label(collected, model, sample__posts_per_day=240)
         assert ended.code == 0, ended.err
     drawn = [doc for doc in stored(collected) if doc.get("labels")]
     shares = {doc["labels"]["civic"]["p_sampled"] for doc in drawn}

@@ -11,11 +11,12 @@ import pytest
 
 from support import axe
 from support.browser import Browser, Page
-from support.command import until
+from support.command import query, until
 from support.led import Led, led_relay
 from support.told_model import ToldModel, told_model
-from support.watched import SECOND, Watched, seed, shows, some, watched
+from support.watched import HOUR, SECOND, Watched, seed, shows, some, watched
 
+DAY = 24 * HOUR
 POSTS = 10_400
 """There before the service; the page holds the newest 10,000."""
 HELD = 10_000
@@ -31,12 +32,13 @@ HOSTILE = [
 ]
 READY = "document.querySelector('#connection').dataset.state === 'live'"
 LIST = "[...document.querySelectorAll('#list .post')]"
-WATCH_TASKS = """
-window.tasks = [];
-new PerformanceObserver((list) => {
-  for (const one of list.getEntries()) window.tasks.push([one.duration, one.startTime]);
-}).observe({ type: "longtask", buffered: true });
+SOON = """
+const real = window.setTimeout;
+window.setTimeout = (what, ms, ...rest) => real(what, ms === 120000 ? 500 : ms, ...rest);
 """
+"""Two minutes are half a second."""
+BUSY = "(() => { let n = 0; for (let at = 0; at < 6e8; at += 1) n += at % 7; return n; })()"
+"""Some hundred milliseconds of a processor."""
 
 
 @pytest.fixture(scope="module")
@@ -108,27 +110,31 @@ def search(page: Page, words: str) -> None:
     )
 
 
-@pytest.mark.long  # alone: how long a task takes is no matter of ours while others have the processors
+@pytest.mark.long
 def test_it_holds_ten_thousand_posts_and_no_task_takes_a_tenth_of_a_second(browser: Browser, service: Watched) -> None:
+    """Of a processor: how long a task waits while others have it is no matter of ours."""
     browser.open(service.url + "/").close()  # a browser that has drawn nothing yet has fonts to look for
     page = browser.open("about:blank")
-    page.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH_TASKS)
-    page.go(service.url + "/")
-    until(lambda: total(page) >= HELD, "ten thousand posts to be there", 240)
-    for words in ("council", "the bridge over", "", "number 9", ""):
-        search(page, words)
-        shows(page.evaluate, f"document.querySelector('#search').value === {json.dumps(words)}", "the search")
-        page.evaluate("new Promise((done) => setTimeout(done, 400))")
-    for _ in range(5):
-        page.evaluate(
-            "document.querySelector('#older').click(); new Promise((done) => requestAnimationFrame(() => done(1)))"
-        )
-    page.evaluate("document.querySelector('input[name=choice-0][value=\"civic\"]').click()")
-    page.evaluate("scrollTo(0, document.body.scrollHeight); new Promise((done) => setTimeout(done, 400))")
-    tasks = page.evaluate("window.tasks")
-    assert page.evaluate("PerformanceObserver.supportedEntryTypes.includes('longtask')")
-    assert [one for one in tasks if one[0] > 100] == []
+    with browser.traced() as tasks:
+        page.go(service.url + "/")
+        until(lambda: total(page) >= HELD, "ten thousand posts to be there", 240)
+        for words in ("council", "the bridge over", "", "number 9", ""):
+            search(page, words)
+            shows(page.evaluate, f"document.querySelector('#search').value === {json.dumps(words)}", "the search")
+            page.evaluate("new Promise((done) => setTimeout(done, 400))")
+        for _ in range(5):
+            page.evaluate(
+                "document.querySelector('#older').click(); new Promise((done) => requestAnimationFrame(() => done(1)))"
+            )
+        page.evaluate("document.querySelector('input[name=choice-0][value=\"civic\"]').click()")
+        page.evaluate("scrollTo(0, document.body.scrollHeight); new Promise((done) => setTimeout(done, 400))")
+    longest = sorted(tasks, key=lambda task: -task.processor)[:5]
+    print(len(tasks), longest)
+    assert [task for task in longest if task.processor > 100] == []
     assert page.evaluate(f"{LIST}.length") == 20
+    with browser.traced() as tasks:
+        page.evaluate(BUSY)
+    assert max(task.processor for task in tasks) > 100, "a long task is seen"
     page.close()
 
 
@@ -139,7 +145,7 @@ def test_it_loads_without_a_word_in_the_console_and_asks_nobody_else(page: Page,
     assert {address for address in page.requests if not address.startswith(service.url + "/")} == set()
 
 
-def test_every_section_says_something_of_its_own(page: Page) -> None:
+def test_every_section_says_something_of_its_own(page: Page, service: Watched) -> None:
     for selector, words in {
         "#tiles": "Waiting for a label", "#stages-collect": "source", "#stages-label": "store",
         "#shares-hero": "n = ", "#shares-tables": "lean, where civic is civic", "#days": "2 h outdated cursor",
@@ -154,7 +160,9 @@ def test_every_section_says_something_of_its_own(page: Page) -> None:
         )
     stages = page.evaluate("[...document.querySelectorAll('.stage-name')].map((node) => node.textContent)")
     assert stages == ["source", "decode", "worker", "journal", "ledger", "queue", "label", "store"]
-    assert page.evaluate("document.querySelectorAll('.days .strip').length") == 8
+    began = query(service.folder / "journal.db", "SELECT min(first_at) FROM held")[0][0]
+    dates = int(time.time() * SECOND) // DAY - began // DAY + 1  # 8, or 9 when a midnight has passed since
+    assert page.evaluate("document.querySelectorAll('.days .strip').length") == dates
 
 
 def test_hostile_texts_stay_text(page: Page) -> None:
@@ -264,7 +272,13 @@ def test_a_post_that_is_deleted_or_whose_account_is_hidden_vanishes(page: Page, 
     assert "school board wants to close two schools" not in page.evaluate("document.documentElement.outerHTML")
 
 
-def test_it_survives_a_restart_of_the_service_and_says_meanwhile_that_it_waits(page: Page, service: Watched) -> None:
+def test_it_survives_a_restart_of_the_service_and_says_meanwhile_that_it_waits(
+    browser: Browser, page: Page, service: Watched
+) -> None:
+    impatient = browser.open("about:blank")
+    impatient.call("Page.addScriptToEvaluateOnNewDocument", source=SOON)
+    impatient.go(service.url + "/")
+    until(lambda: len(ids(impatient)) == 20, "the posts to be there")
     shows(page.evaluate, READY, "the page to be live")
     service.end()
     shows(
@@ -272,12 +286,17 @@ def test_it_survives_a_restart_of_the_service_and_says_meanwhile_that_it_waits(p
         "document.querySelector('#connection').textContent.startsWith('reconnecting; what is shown is of')",
         "it to say so",
     )
+    assert text_of(page, "#health") == "not known"
+    until(lambda: ids(impatient) == [], "posts to go, of which nobody hears whether they were deleted")
     last = ids(page)[0]
     service.begin()
     shows(page.evaluate, READY, "it to be back")
     until(lambda: last in ids(page), "the list to be there again")
     name = service.post("The mayor of our little town talked about the election for an hour, and people listened.")
     until(lambda: ids(page) and ids(page)[0] == name, "a new post after the restart")
+    until(lambda: ids(impatient) and ids(impatient)[0] == name, "the list to be there again")
+    until(lambda: text_of(page, "#health") == text_of(impatient, "#health") == "ready", "it to be well")
+    impatient.close()
 
 
 def test_when_the_model_is_away_the_page_says_so_and_why(page: Page, told: ToldModel, service: Watched) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import re
+import resource
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,10 +14,15 @@ from typing import Any
 import pytest
 
 from civicsky import datadir
+from civicsky.annotate import annotating
 from civicsky.annotate.draw import Pick, order_for
 from civicsky.annotate.votes import Draw, Votes
+from civicsky.app import catch_up
 from civicsky.errors import Usage
+from civicsky.ledger import Ledger
+from civicsky.metrics import Metrics
 from civicsky.research.estimate import Table, Wanted as Estimate, estimate
+from civicsky.research.gold import read_gold
 from civicsky.research.measure import weighted_share
 from civicsky.research.period import Wanted as Period, gather
 from conftest import Mongod
@@ -42,7 +49,7 @@ def vote_on_all(folder: Path, who: str, answers: dict[str, Any], *args: str | in
     view, texts = caller.json("/api/begin")["view"], []
     while not view["over"]:
         texts.append(view["post"]["text"])
-        view = caller.json("/api/vote", said(view["at"], answers[texts[-1]]))
+        view = caller.vote(said(view["at"], answers[texts[-1]]))
     sitting.end()
     return texts
 
@@ -136,7 +143,8 @@ def test_it_listens_on_loopback_alone_and_every_answer_tells_browsers_what_they_
 
 
 NO_VOTE: list[dict[str, Any]] = [
-    {"at": 3}, {"at": -1}, {"at": True}, {"at": "0"}, {"kind": "adjudication"}, {"token": "short"}, {"token": 1},
+    {"at": 3}, {"at": -1}, {"at": True}, {"at": "0"}, {"kind": "adjudication"}, {"kind": []}, {"kind": None},
+    {"token": "short"}, {"token": 1},
     {"seconds": -1}, {"seconds": "x"}, {"note": 1}, {"note": "x" * 2001}, {"english": None},
     {"answers": {"civic": "x"}}, {"answers": {}}, {"answers": None}, {"answers": {"civic": "civic"}},
 ]  # fmt: skip
@@ -144,9 +152,10 @@ NO_VOTE: list[dict[str, Any]] = [
 
 def test_what_is_no_vote_is_refused_and_not_kept(caller: Caller, three: Path) -> None:
     for wrong in NO_VOTE:
-        assert caller.ask("/api/vote", {**said(0, NO), **wrong})[0] == 400, wrong
+        assert caller.ask("/api/vote", {**said(0, NO), "seen": caller.seen(0), **wrong})[0] == 400, wrong
     assert hand.votes(three) == []
-    assert caller.ask("/api/vote", said(0, NO))[0] == 200
+    caller.vote(said(0, NO))
+    assert len(hand.votes(three)) == 1
 
 
 def test_a_request_that_is_too_large_or_no_object_is_refused(caller: Caller) -> None:
@@ -170,7 +179,10 @@ def test_whatever_the_model_said_the_page_receives_the_same_to_the_byte(tmp_path
         view = json.loads(bodies[0])["view"]
         while not view["over"]:
             bodies.append(
-                caller.ask("/api/vote", {**said(view["at"], NO), "token": "the-same-token-" + str(len(bodies))})[1]
+                caller.ask(
+                    "/api/vote",
+                    {**said(view["at"], NO), "seen": view["seen"], "token": "the-same-token-" + str(len(bodies))},
+                )[1]
             )
             view = json.loads(bodies[-1])
         bodies += [caller.ask("/api/last")[1], caller.ask("/api/step", {"at": 2, "back": True})[1]]
@@ -306,7 +318,7 @@ def test_any_task_file_will_do_and_its_votes_tell_under_which_they_were_given(tm
     assert any("the task file changed since draw 1" in line for line in noted.said)
     caller = Caller(noted.address).enter()
     at = caller.json("/api/begin")["view"]["at"]
-    caller.json("/api/vote", said(at, {"mood": "glad"}))
+    caller.vote(said(at, {"mood": "glad"}))
     noted.end()
     hashes = hand.votes(folder, "annotator, task_sha256")
     assert len({sha for _, sha in hashes}) == 2
@@ -322,8 +334,8 @@ def test_any_task_file_will_do_and_its_votes_tell_under_which_they_were_given(tm
 
 def test_the_same_vote_sent_twice_is_one_and_a_changed_mind_is_another(caller: Caller, three: Path) -> None:
     first = said(0, NO)
-    assert caller.json("/api/vote", first) == caller.json("/api/vote", first)
-    caller.json("/api/vote", said(0, {"civic": "?"}, note="half a pair \ud800"))
+    assert caller.vote(first) == caller.vote(first)
+    caller.vote(said(0, {"civic": "?"}, note="half a pair \ud800"))
     assert [(row[4], row[5]) for row in hand.votes(three)] == [
         ('{"civic": "not civic"}', ""),
         ('{"civic": "?"}', "half a pair \ufffd"),
@@ -331,7 +343,7 @@ def test_the_same_vote_sent_twice_is_one_and_a_changed_mind_is_another(caller: C
 
 
 def test_a_vote_is_never_changed_or_deleted_whoever_tries(caller: Caller, three: Path) -> None:
-    caller.json("/api/vote", said(0, NO))
+    caller.vote(said(0, NO))
     with closing(sqlite3.connect(three / datadir.ANNOTATIONS)) as db:
         for sql in ("DELETE FROM vote", "UPDATE vote SET answers = '{}'", "UPDATE vote SET annotator = 'x', note = ''",
                     "UPDATE vote SET answers = NULL, english = NULL, note = '', at = 1"):  # fmt: skip
@@ -344,16 +356,72 @@ def test_an_edited_post_is_shown_again_and_asked_about_again(caller: Caller, thr
     view = caller.json("/api/begin")["view"]
     n = int(view["post"]["text"][-1])
     hand.change(three, post(n, f"edited {n}", cid="another", v=2))
-    told = caller.json("/api/vote", said(view["at"], NO))
+    told = caller.vote(said(view["at"], NO))
     assert (told["told"], told["at"], told["post"]["text"]) == ("edited", view["at"], f"edited {n}")
     assert hand.votes(three) == []
-    caller.json("/api/vote", said(view["at"], NO))
+    caller.vote(said(view["at"], NO))
     hand.change(three, post(n, f"edited again {n}", cid="a third", v=3))
     assert caller.json("/api/step", {"at": view["at"], "back": False})["progress"]["done"] == 1
     again = caller.json("/api/step", {"at": view["at"] + 1, "back": True})
     assert (again["post"]["text"], again["said"], again["progress"]["done"]) == (f"edited again {n}", None, 0)
     with pytest.raises(Usage, match="nobody voted on a post that is still there"):
         hand.exported(three, tmp_path / "gold.jsonl")
+
+
+def test_a_vote_is_on_the_text_that_its_tab_showed_whatever_another_tab_or_a_restart_has_looked_up(three: Path) -> None:
+    sitting = Sitting(three, "--annotator", "anna", "--seed", 5)
+    first = Caller(sitting.address).enter()
+    view = first.json("/api/begin")["view"]
+    n = int(view["post"]["text"][-1])
+    late = {**said(view["at"], NO), "seen": view["seen"]}
+    hand.change(three, post(n, f"edited {n}", cid="another", v=2))
+    second = Caller(sitting.invited()).enter()
+    assert second.json("/api/begin")["view"]["post"]["text"] == f"edited {n}"
+    assert first.vote(late)["told"] == "edited"
+    sitting.end()
+    sitting = Sitting(three, "--annotator", "anna")
+    after = Caller(sitting.address).enter()
+    assert after.json("/api/begin")["view"]["post"]["text"] == f"edited {n}"
+    assert after.vote(late)["told"] == "edited", "the page sends again what was not saved"
+    assert hand.votes(three) == []
+    sitting.end()
+
+
+def test_a_gold_file_is_whole_or_not_there_and_for_its_owner_alone(three: Path, tmp_path: Path) -> None:
+    vote_on_all(three, "anna", {f"text {n}": NO for n in (1, 2, 3)})
+    out, umask = tmp_path / "gold.jsonl", os.umask(0o022)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, before[1]))  # the disk is full in the midst of it
+        with pytest.raises(Usage, match="name another"):
+            annotating._write(out, [{"text": "x" * 300}] * 9)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert list(tmp_path.glob("gold*")) == []
+        hand.exported(three, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        os.umask(umask)
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in tmp_path.glob("gold*")] == ["gold.jsonl"]
+    with pytest.raises(Usage, match="is there already"):
+        hand.exported(three, out)
+
+
+def test_gold_with_the_longest_texts_that_posts_may_have_is_read_back(tmp_path: Path) -> None:
+    """What a model reads of a post has descriptions of many images, too, and is longer than any one text."""
+    alts = ["a" * 9_999] * 5
+    folder = fill(tmp_path / "data", [post(1, "x" * 9_999, alts=alts), post(2, "=cmd|'/c calc'!A0,\u202e\n\"")])
+    vote_on_all(folder, "anna", {"x" * 9_999: NO, "=cmd|'/c calc'!A0,\u2039U+202E\u203a\n\"": NO})
+    _, rows = hand.exported(folder, tmp_path / "gold.jsonl", with_text=True)
+    gold = read_gold("gold.jsonl", (tmp_path / "gold.jsonl").read_bytes(), {"civic": ("civic", "not civic")})
+    assert [item.text for item in gold.items] == [row["text"] for row in rows]
+    assert max(len(item.text or "") for item in gold.items) > 50_000
+
+
+def test_a_seed_or_a_draw_that_cannot_be_is_wrong_usage(three: Path) -> None:
+    for args in (("--seed", 2**63), ("--seed", -1), ("--draw", 0)):
+        assert hand.run(three, "--annotator", "anna", *args).code == 2
+    assert not (three / datadir.ANNOTATIONS).exists()
 
 
 def test_what_its_author_deletes_leaves_votes_gold_and_file_and_hidden_posts_wait(three: Path, tmp_path: Path) -> None:
@@ -380,16 +448,96 @@ def test_what_is_erased_is_emptied_at_once_and_cannot_be_voted_on_late(three: Pa
     caller = Caller(sitting.address).enter()
     view = caller.json("/api/begin")["view"]
     n = int(view["post"]["text"][-1])
-    caller.json("/api/vote", said(view["at"], NO, note="quoted: secret words of the post"))
+    caller.vote(said(view["at"], NO, note="quoted: secret words of the post"))
     raw = b"".join(file.read_bytes() for file in three.glob("annotations.db*"))
     assert b"secret words" in raw
     assert command.run("erase", f"did:plc:author{n}", "--data-dir", three).code == 0
     assert hand.votes(three) == [("anna", uri_of(n), "vote", None, None, "")]
     raw = b"".join(file.read_bytes() for file in three.glob("annotations.db*"))
     assert b"secret words" not in raw
-    assert caller.json("/api/vote", said(view["at"], NO))["told"] == "gone"
+    assert caller.vote(said(view["at"], NO))["told"] == "gone"
     assert len(hand.votes(three)) == 1
     sitting.end()
+
+
+def test_export_says_what_ties_need_and_what_is_not_defined(three: Path, tmp_path: Path) -> None:
+    vote_on_all(three, "anna", {f"text {n}": NO for n in (1, 2, 3)})
+    vote_on_all(three, "ben", {f"text {n}": NO for n in (1, 2, 3)})
+    done, _ = hand.exported(three, tmp_path / "agreed.jsonl")
+    assert "Cohen's kappa        not defined  n = 3  anna, ben" in done.text, "all said the same"
+    assert "nowhere" not in done.text
+    sitting = Sitting(three, "--annotator", "ben")
+    caller = Caller(sitting.address).enter()
+    caller.json("/api/begin")
+    caller.vote(said(0, {"civic": "civic", "lean": "unclear", "us_politics": "unclear"}))
+    sitting.end()
+    done, _ = hand.exported(three, tmp_path / "tied.jsonl")
+    assert "! 1 tie counts nowhere: `civicsky annotate --adjudicate NAME` decides" in done.text
+
+
+SECRET = "quoted: secret words of the post"
+
+
+def noted(folder: Path, who: str, *ns: int) -> None:
+    """One person's votes on all posts, each with a note that quotes it."""
+    sitting = Sitting(folder, "--annotator", who, "--posts", len(ns))
+    caller = Caller(sitting.address).enter()
+    view = caller.json("/api/begin")["view"]
+    while not view["over"]:
+        view = caller.vote(said(view["at"], NO, note=SECRET))
+    sitting.end()
+
+
+def followed(folder: Path) -> None:
+    """The labelling half takes over what the journal tells, as it does all the time while it runs."""
+    asyncio.run(catch_up(folder, hand.settings_of(folder), Metrics()))
+
+
+def kept(folder: Path) -> set[int]:
+    """The posts of which something is still said."""
+    return {int(uri.partition("author")[2].partition("/")[0]) for _, uri, *_, note in hand.votes(folder) if note}
+
+
+def test_what_its_author_deletes_is_emptied_by_the_service_though_nobody_labels_any_more(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "data", [post(n, f"text {n}") for n in range(1, 7)])
+    noted(folder, "anna", *range(1, 7))
+    followed(folder)
+    assert kept(folder) == {1, 2, 3, 4, 5, 6}
+    told = "INSERT INTO change (kind, did, rkey, rev, at) VALUES (?,?,?,'3s',1)"
+    hand.deleted(folder, 1)
+    hand.journal(folder, told, [("delete", hand.key(2)[1], hand.key(2)[0])])  # the journal pruned the post long ago
+    hand.journal(folder, told, [("remove", "did:plc:author3", "")])  # an account's end
+    hand.journal(folder, told, [("hide", "did:plc:author4", "")])
+    hand.deleted(folder, 5)  # and made again under the same address, before the labelling half came to it
+    hand.journal(folder, "UPDATE post SET state = ? WHERE did = ?", [("live", "did:plc:author5")])
+    ended = hand.labelled_all(folder)
+    assert ended.code == 0, ended.err
+    assert kept(folder) == {4, 5, 6}
+    raw = b"".join(file.read_bytes() for file in folder.glob("annotations.db*"))
+    assert raw.count(SECRET.encode()) == 3
+
+
+def test_what_was_deleted_is_emptied_before_the_ledger_is_past_it(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash between the two only makes it be told once more."""
+    noted(three, "anna", 1, 2, 3)
+    hand.deleted(three, 1)
+
+    async def crash(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "follow", crash)
+        with pytest.raises(KeyboardInterrupt):
+            followed(three)
+    assert kept(three) == {2, 3}
+    followed(three)
+    assert kept(three) == {2, 3}
+
+
+def test_where_nobody_labelled_by_hand_no_file_is_made(three: Path) -> None:
+    hand.deleted(three, 1)
+    followed(three)
+    assert not (three / datadir.ANNOTATIONS).exists()
 
 
 def test_a_backup_has_the_votes_and_a_restore_brings_them_back(three: Path, tmp_path: Path) -> None:
@@ -412,7 +560,7 @@ def test_posts_of_a_mongodb_are_labelled_as_well(mongod: Mongod, mongo_database:
     sitting = Sitting(folder, "--annotator", "anna", **where)
     caller = Caller(sitting.address).enter()
     assert caller.json("/api/begin")["view"]["post"]["text"] == "text 1"
-    assert caller.json("/api/vote", said(0, NO))["over"]
+    assert caller.vote(said(0, NO))["over"]
     sitting.end()
 
 

@@ -44,6 +44,9 @@ class Slot:
     async def is_well(self) -> tuple[bool, Spend]:
         return False, Spend("m", 0, 0, 0)
 
+    async def write(self, messages: Sequence[dict[str, str]], max_tokens: int) -> tuple[str, Spend]:
+        raise AssertionError((messages, max_tokens))
+
     def delay(self) -> float:
         return 0.0
 

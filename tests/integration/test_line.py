@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import pytest
 import uvloop
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.line import by_picows, by_websockets
 from civicsky.line.connecting import way_to
@@ -43,6 +43,7 @@ from support.raw import (
     frame,
     raw_server,
 )
+from support.tried import tried
 
 BOUND = 100_000
 GOOD = b"a good message"
@@ -630,7 +631,7 @@ def scripts(draw: st.DrawFn) -> Script:
     return Script(data, sorted(draw(st.lists(st.integers(0, len(data)), max_size=12))), messages, code)
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=80)
+@tried(80)
 @given(scripts())
 def test_however_messages_are_cut_both_clients_make_the_same_of_them(script: Script) -> None:
     async def play(connection: Connection) -> None:

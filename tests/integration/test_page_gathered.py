@@ -23,7 +23,7 @@ from civicsky.sqlite import Database, open_reader
 from civicsky.store import SqliteStore
 from civicsky.task import load_task
 from support.command import run
-from support.watched import HOUR, SECOND, Seed, seed, some
+from support.watched import HOUR, SECOND, Seed, put, seed, some
 
 NOW = int(time.time()) * SECOND
 CIVIC = load_task("civic")[0]
@@ -204,6 +204,28 @@ async def test_the_newest_posts_come_first_and_the_list_fills_up_into_the_past(t
     assert len(numbers) == 2_500
 
 
+async def test_new_posts_are_found_beyond_however_many_jobs_of_a_round(tmp_path: Path) -> None:
+    """`label --again` over ten thousand posts makes their jobs in a row."""
+    posts = some(60, now=NOW)
+    seed(tmp_path / "data", posts[:50])
+    with (
+        closing(connect(tmp_path / "data" / "ledger.db")) as ledger,
+        closing(connect(tmp_path / "data" / "journal.db")) as journal,
+    ):
+        page = Recent()
+        async with opened(tmp_path / "data") as readers:
+            assert len((await page.turn(*readers)).posts) == 50
+            ledger.executemany(
+                "INSERT INTO job (rkey, did, cid, task, state, p_sampled, run) VALUES (?,?,'x','civic','done',1,?)",
+                [(posts[n % 50].rkey, posts[n % 50].did, n + 1) for n in range(10_000)],
+            )
+            put(journal, ledger, posts[50:])
+            journal.commit()
+            ledger.commit()
+            found = [text for _ in range(3) for text in texts((await page.turn(*readers)).posts)]
+            assert found == [post.text for post in reversed(posts[50:])]
+
+
 async def test_what_is_deleted_hidden_or_edited_is_told_as_gone_and_forgotten(tmp_path: Path) -> None:
     posts = some(50, now=NOW)
     seed(tmp_path / "data", posts)
@@ -335,10 +357,15 @@ class Readers:
         return database
 
 
+def ready() -> tuple[bool, dict[str, Any]]:
+    return True, {"reasons": [], "pending": [], "quiet": False, "window": ""}
+
+
 @asynccontextmanager
-async def gathering(folder: Path) -> AsyncIterator[gather.Page]:
-    metrics, told = Metrics(), {"reasons": [], "pending": [], "quiet": False, "window": ""}
-    page = gather.Page(Settings(data_dir=folder), metrics, lambda: (True, told), "both")
+async def gathering(
+    folder: Path, readiness: Callable[[], tuple[bool, dict[str, Any]]] = ready
+) -> AsyncIterator[gather.Page]:
+    page = gather.Page(Settings(data_dir=folder), Metrics(), readiness, "both")
     task = asyncio.create_task(page.gather())
     try:
         yield page
@@ -429,3 +456,34 @@ async def test_what_cannot_be_read_is_told_and_tried_again(tmp_path: Path, monke
         assert b"is damaged" in await heard(listener, b"is damaged")
         (tmp_path / "data" / "ledger.db").write_bytes(whole)
         await heard(listener, b"event: posts\ndata: [{")
+
+
+async def test_a_defect_in_telling_the_state_ends_neither_the_page_nor_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Readers(monkeypatch)
+    monkeypatch.setattr(gather, "AGAIN_SECONDS", 0.05)
+    seed(tmp_path / "data", some(3, now=NOW))
+    fails = [ZeroDivisionError()] * 4
+
+    def readiness() -> tuple[bool, dict[str, Any]]:
+        if fails:
+            raise fails.pop()
+        return ready()
+
+    async with gathering(tmp_path / "data", readiness) as page:
+        listener = page.join()
+        assert listener
+        await heard(listener, b"event: posts\ndata: [{")
+
+
+async def test_where_not_all_connections_are_laid_out_coverage_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that breaks every minute has so many that older days are not looked at."""
+    seed(tmp_path / "data", some(3, now=NOW))
+    async with opened(tmp_path / "data") as (_, journal):
+        assert (await facts.coverage(journal, NOW))["whole"]
+        monkeypatch.setattr(facts, "ROWS", 2)
+        told = await facts.coverage(journal, NOW)
+    assert (told["whole"], told["connections"]) == (False, 2)

@@ -9,7 +9,7 @@ import pytest
 
 from civicsky.endpoint import open_endpoints
 from civicsky.settings import Label
-from support.command import CIVICSKY, environment, run
+from support.command import CIVICSKY, environment, model_server, run
 
 HEAVY = {
     "atproto",
@@ -66,6 +66,14 @@ def test_a_service_loads_nothing_that_draws_on_a_terminal(tmp_path: Path, relay:
     names = loaded("collect", "--relay", relay, "--data-dir", tmp_path, "--max-frames", "10")
     assert names >= {"structlog", "httpx"}, "it does what needs them"
     assert not names & {"rich.console", "click.core", "pygments"}
+
+
+def test_labelling_without_articles_or_a_gate_loads_nothing_that_these_need(tmp_path: Path, relay: str) -> None:
+    assert run("collect", "--relay", relay, "--data-dir", tmp_path, "--max-frames", 40).code == 0
+    with model_server(tmp_path / "log") as model:
+        names = loaded("label", "--data-dir", tmp_path, "--model-url", model, "--model", "mock", "--drain")
+    assert names >= {"civicsky.gate", "civicsky.events.events", "httpx"}, "their ways in are there"
+    assert not names & {"numpy", "safetensors", "tokenizers", "wordllama", "apsw", "sqlite_vec", "scipy"}
 
 
 def test_a_worker_process_loads_only_what_judges_records(tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def gold_file(file: Path, n: int = 120, *, extra: str = "") -> Path:
     """Five posts an author, each on a topic of its own."""
     with file.open("w", encoding="utf-8") as out:
         for at in range(n):
-            row = {"text": text_of(at, extra=extra), "author": f"author {at // 5}", "civic": at % 8 < 4}
+            own = "".join(f" {at}w{n}" for n in range(15)) + " " if extra else ""  # or all would be nearly one text
+            row = {"text": text_of(at, extra=own + extra), "author": f"author {at // 5}", "civic": at % 8 < 4}
             out.write(json.dumps(row | {"uri": uri_of(at)} if at % 2 else row) + "\n")
     return file
 
@@ -116,7 +117,8 @@ class Tuned:
         self.opened = folder / "opened"
         (folder / "hook").mkdir()
         (folder / "hook" / "sitecustomize.py").write_text(WATCH)
-        watched = {"PYTHONPATH": str(folder / "hook"), "OPENED": str(self.opened), "ASKED": str(self.log)}
+        beside = filter(None, (str(folder / "hook"), os.environ.get("PYTHONPATH")))  # a mutant's package stands there
+        watched = {"PYTHONPATH": os.pathsep.join(beside), "OPENED": str(self.opened), "ASKED": str(self.log)}
         with learner(self.log) as self.url, pytest.MonkeyPatch.context() as patch:
             for name, value in watched.items():
                 patch.setenv(name, value)
@@ -302,6 +304,7 @@ def test_where_nothing_is_better_no_file_is_written_and_the_held_out_posts_stay_
     assert "Keep the old task. No file was written, and the held-out posts were not opened." in ended.out
     assert not out.exists()
     assert not (folder_of(out) / "choice.json").exists()
+    assert (folder_of(out) / "report.txt").read_text() == ended.out
     assert not markers(log.read_text()) & markers(json.dumps(rows_of(out, "held-out")))
 
 

@@ -396,6 +396,24 @@ async def test_a_page_of_another_site_may_not_ask() -> None:
             assert (await ask(port, "/", origin=origin))[0] == 200, origin
 
 
+async def test_what_another_sites_page_has_loaded_without_telling_its_origin_is_refused() -> None:
+    """As an image or a script, say: sixteen of these would take all places of those who watch."""
+    shown = Shown()
+    async with served(shown=shown) as port:
+        for site in ("cross-site", "same-site"):
+            for path in ("/", "/page/events", "/page/page.js", "/metrics"):
+                for dest in ("image", "script", "iframe", "empty", "object", ""):
+                    headers = {"sec_fetch_site": site, "sec_fetch_mode": "no-cors", "sec_fetch_dest": dest}
+                    status, _, body = await ask(port, path, **headers)
+                    assert (status, body) == (403, b"pages of other sites may not ask here\n"), (path, dest)
+            followed = {"sec_fetch_site": site, "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
+            assert (await ask(port, "/", **followed))[0] == 200, "a link may be followed"
+            assert (await ask(port, "/page/events", **followed))[0] == 403
+        for site in ("same-origin", "none"):
+            assert (await ask(port, "/page/page.js", sec_fetch_site=site, sec_fetch_dest="script"))[0] == 200
+        assert len(shown.hub) == 0
+
+
 async def test_without_a_token_or_cookie_only_the_way_in_is_shown() -> None:
     async with served(shown=Shown(), token=TOKEN) as port:
         assert (await ask(port, "/"))[::2] == (401, b"login.html")
@@ -417,7 +435,7 @@ async def test_the_token_is_exchanged_for_a_cookie_which_opens_all_until_the_tok
         assert (await ask(port, "/", cookie=cookie))[::2] == (200, b"index.html")
         assert (await ask(port, "/metrics", cookie=cookie))[0] == 200
         _, headers, _ = await ask(port, "/page/logout", method="POST", origin=ours, cookie=cookie)
-        assert headers["set-cookie"].startswith("civicsky=; ")
+        assert headers["set-cookie"].startswith(f"{cookie.partition('=')[0]}=; ")
     async with served(shown=Shown(), token=TOKEN) as port:
         assert (await ask(port, "/", cookie=cookie))[0] == 200  # it outlives a restart
     async with served(shown=Shown(), token=TOKEN + "x") as port:

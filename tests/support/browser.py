@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from websockets.sync.client import ClientConnection, connect
 
@@ -27,6 +27,8 @@ OPTIONS = (
     "--disable-dev-shm-usage", "--disable-extensions", "--hide-scrollbars", "--remote-debugging-port=0",
 )  # fmt: skip
 WAIT_SECONDS = 60
+LONG = 50.0
+"""Milliseconds from which on browsers call a task long."""
 MAX_PIXELS = 16_000
 """Of a screenshot's height: what Chromium can draw in one."""
 
@@ -56,6 +58,16 @@ def chromium(folder: Path) -> "Iterator[Browser]":
     finally:
         process.kill()
         process.wait()
+
+
+class Task(NamedTuple):
+    """What a page did without a pause, in milliseconds."""
+
+    wall: float
+    processor: float
+    """Of it the page's own; the rest it waited, for others to leave it a processor."""
+    most: str = ""
+    """What in it took longest, where it is long."""
 
 
 class Browser:
@@ -91,12 +103,43 @@ class Browser:
                 result: dict[str, Any] = got["result"]
                 return result
 
+    @contextmanager
+    def traced(self) -> Iterator[list[Task]]:
+        """The tasks of all pages' main threads in the block; they are there when it ends."""
+        found: list[Task] = []
+        of = {"includedCategories": ["toplevel", "devtools.timeline", "v8"]}
+        self.call("Tracing.start", transferMode="ReturnAsStream", traceConfig=of)
+        yield found
+        self.call("Tracing.end")
+        while (got := self.read()).get("method") != "Tracing.tracingComplete":
+            pass
+        parts = list[dict[str, Any]]()
+        while not parts or not parts[-1].get("eof"):
+            parts.append(self.call("IO.read", handle=got["params"]["stream"], size=1 << 20))
+        found += _tasks(json.loads("".join(part["data"] for part in parts))["traceEvents"])
+
     def read(self) -> dict[str, Any]:
         """The next message; it is told to its page when it is an event."""
         got: dict[str, Any] = json.loads(self._socket.recv(timeout=WAIT_SECONDS))
         if "method" in got and (page := self._pages.get(got.get("sessionId", ""))):
             page.hear(got["method"], got["params"])
         return got
+
+
+def _tasks(events: list[dict[str, Any]]) -> Iterator[Task]:
+    main = {
+        (one["pid"], one["tid"])
+        for one in events
+        if one["name"] == "thread_name" and one["args"]["name"] == "CrRendererMain"
+    }
+    spans = [one for one in events if one["ph"] == "X" and (one["pid"], one["tid"]) in main]
+    for task in (one for one in spans if one["name"].endswith("RunTask")):
+        told = Task(task["dur"] / 1000, task.get("tdur", 0) / 1000)
+        if told.wall > LONG:
+            end = task["ts"] + task["dur"]
+            inner = [one for one in spans if task["ts"] <= one["ts"] < end and not one["name"].endswith("RunTask")]
+            told = told._replace(most=str(max(inner, key=lambda one: one["dur"], default={"name": ""})["name"]))
+        yield told
 
 
 class Page:

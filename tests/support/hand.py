@@ -189,6 +189,8 @@ class Caller:
         assert found
         self.port, self.key = int(found[1]), found[2]
         self.cookie = self.tab = ""
+        self._seen: dict[int, str] = {}
+        """By place what a vote brings back of the text that was shown there."""
 
     def ask(self, path: str, said: Any = None, method: str = "POST", **headers: str) -> tuple[int, str, dict[str, str]]:
         """(status, body, headers). An empty header is left out."""
@@ -220,7 +222,21 @@ class Caller:
     def json(self, path: str, said: Any = None) -> Any:
         status, body, _ = self.ask(path, said)
         assert status == 200, body
-        return json.loads(body)
+        told = json.loads(body)
+        view = told.get("view", told)
+        if "seen" in view:
+            self._seen[view["at"]] = view["seen"]
+        return told
+
+    def vote(self, said: dict[str, Any]) -> Any:
+        """Vote on the text that was shown last at this place; a place that was not shown yet is looked at before."""
+        return self.json("/api/vote", {"seen": self.seen(said["at"]), **said})
+
+    def seen(self, at: int) -> str:
+        shown = at if at in self._seen else self.json("/api/begin")["view"]["at"]
+        while shown != at:
+            shown = self.json("/api/step", {"at": shown, "back": at < shown})["at"]
+        return self._seen[at]
 
 
 def place(page: Page) -> str:
@@ -289,3 +305,9 @@ def exported(folder: Path, out: Path, *, with_text: bool = False, **wanted: Any)
 
 def run(folder: Path, *args: str | int | Path, **settings: Any) -> command.Ended:
     return command.run("annotate", *args, "--data-dir", folder, **settings)
+
+
+def labelled_all(folder: Path) -> command.Ended:
+    """Run `civicsky label --drain`: it follows the journal, and asks nobody where nothing waits."""
+    nobody = "http://127.0.0.1:9/v1"
+    return command.run("label", "--drain", "--data-dir", folder, "--model-url", nobody, "--model", "nobody")

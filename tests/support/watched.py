@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from sqlite3 import Connection, connect
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import httpx
 
@@ -121,14 +122,14 @@ def _fields(text: str) -> str:
 def _answer(post: Seed) -> str:
     assert post.fields is not None
     fields = {name: FieldLabel(*pair) for name, pair in post.fields.items()}
-    ms = 150 + hash(post.rkey) % 400
+    ms = 150 + crc32(post.rkey.encode()) % 400
     return pack(Answer(fields, "schema", "p", "mock", "mock", None, "{}", "http://x", "h", 100, 20, ms, 1))
 
 
 def _hold(journal: Connection, end: int, days: float) -> None:
-    """Coverage of so many days, with a gap of two hours in the middle, if there is a middle."""
+    """Coverage of so many days, with a gap of two hours about a noon in the middle, which no midnight parts."""
     begin = end - int(days * 24 * HOUR)
-    middle = (begin + end) // 2
+    middle = (begin + end) // 2 // (24 * HOUR) * 24 * HOUR + 12 * HOUR
     host = "wss://relay.example"
     for resume, first, last in (("first", begin, middle - HOUR), ("gap", middle + HOUR, end)):
         journal.execute(

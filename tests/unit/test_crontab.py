@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.errors import Usage
 from civicsky.setup.crontab import KINDS, MAX_COMMAND_BYTES, Kind, kind_of, line, merged
+from support.tried import tried
 
 DATA = Path("/data")
 FETCH = line("fetch", "15 * * * *", ["/bin/civicsky", "fetch"], DATA, DATA / "cron.log")
@@ -113,7 +114,7 @@ def test_any_word_reaches_the_program_as_it_is(tmp_path: Path) -> None:
     assert argv_of(WORDS, folder) == WORDS
 
 
-@settings(max_examples=20, deadline=None)
+@tried(20)
 @given(
     st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"], exclude_characters="\\"), max_size=30)
 )

@@ -5,14 +5,15 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.metrics import Metrics
 from civicsky.model import FrameOutcome, Gap, Handful, Position
 from civicsky.settings import Source as SourceSettings
 from civicsky.source import BAD_IN_A_ROW, PATH, Source
+from support.tried import tried
 
-always_the_same = settings(deadline=None, derandomize=True, database=None, max_examples=400)
+often = tried(400)
 
 HOSTS = ("ws://a.example", "ws://b.example")
 Kind = Literal["frame", "bad", "ten_bad", "future", "outdated", "too_large", "connect"]
@@ -107,7 +108,7 @@ def moved(kind: Kind, before: Position, after: Position, gaps: list[Gap]) -> Non
         assert set(causes(gaps)) <= {"too_large"}, "the first step tells of it"
 
 
-@always_the_same
+@often
 @given(starts, st.sampled_from(["live", "window"]), steps)
 def test_a_cursor_never_falls_in_an_epoch_and_each_new_epoch_records_its_gap(
     cursors: tuple[int | None, int | None], start: str, todo: list[Step]
@@ -121,7 +122,7 @@ def test_a_cursor_never_falls_in_an_epoch_and_each_new_epoch_records_its_gap(
         held.go_on()
 
 
-@always_the_same
+@often
 @given(starts, steps)
 def test_only_the_current_hosts_position_ever_changes(cursors: tuple[int | None, int | None], todo: list[Step]) -> None:
     held = Held(cursors, "window")
@@ -134,7 +135,7 @@ def test_only_the_current_hosts_position_ever_changes(cursors: tuple[int | None,
         held.go_on()
 
 
-@always_the_same
+@often
 @given(starts, steps)
 def test_no_number_is_taken_in_twice_by_one_connection(
     cursors: tuple[int | None, int | None], todo: list[Step]
@@ -146,7 +147,7 @@ def test_no_number_is_taken_in_twice_by_one_connection(
         held.go_on()
 
 
-@always_the_same
+@often
 @given(starts, steps)
 def test_a_number_above_the_cursor_becomes_the_cursor_and_one_that_is_only_late_is_taken_in(
     cursors: tuple[int | None, int | None], todo: list[Step]
@@ -167,7 +168,7 @@ def test_a_number_above_the_cursor_becomes_the_cursor_and_one_that_is_only_late_
         held.go_on()
 
 
-@always_the_same
+@often
 @given(starts, st.sampled_from(["live", "window"]), steps)
 def test_a_host_is_only_ever_asked_for_its_own_cursor(
     cursors: tuple[int | None, int | None], start: str, todo: list[Step]
@@ -180,7 +181,7 @@ def test_a_host_is_only_ever_asked_for_its_own_cursor(
         held.go_on()
 
 
-@always_the_same
+@often
 @given(st.integers(1, 12), st.lists(st.sampled_from(["frame", "future", "connect"]), max_size=20), st.data())
 def test_each_epoch_that_a_stream_went_through_has_exactly_one_gap(
     cursor: int, kinds: list[Kind], data: st.DataObject
@@ -207,7 +208,7 @@ rising = st.builds(lambda first, steps: [first + sum(steps[:n]) for n in range(1
                    numbers, st.lists(st.integers(1, 3), min_size=1, max_size=12))  # fmt: skip
 
 
-@always_the_same
+@often
 @given(starts, st.lists(rising | st.lists(st.none() | numbers, min_size=1, max_size=12), max_size=12))
 def test_a_handful_at_once_is_the_same_as_one_by_one(
     cursors: tuple[int | None, int | None], handfuls: list[list[int | None]]

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import cbor2
 import pytest
 from atproto import CAR, firehose_models, parse_subscribe_repos_message  # type: ignore[import-untyped]
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.decode import decode
 from civicsky.errors import BadInput
@@ -26,9 +26,10 @@ from civicsky.model import (
 )
 from civicsky.order import Plan, Rules, apply
 from civicsky.worker import judge_record
+from support.tried import tried
 from unit.recorded import car, cid_of, encode, frame, section, stream
 
-always_the_same = settings(deadline=None, derandomize=True, database=None, max_examples=300)
+often = tried(300)
 
 Ends = set[tuple[str, str, str]]
 
@@ -141,14 +142,14 @@ def test_the_comparison_with_the_sdk_sees_another_record_and_another_text(monkey
         check(one, one)
 
 
-@always_the_same
+@often
 @given(flipped())
 def test_a_commit_with_flipped_bytes_gives_the_sdks_record_or_a_counted_reason(pair: tuple[bytes, bytes]) -> None:
     whole, data = pair
     check(data, whole)
 
 
-@always_the_same
+@often
 @given(real, st.floats(0, 1), st.floats(0, 1))
 def test_a_commit_with_bytes_cut_out_gives_the_sdks_record_or_a_counted_reason(
     whole: bytes, first: float, second: float
@@ -157,7 +158,7 @@ def test_a_commit_with_bytes_cut_out_gives_the_sdks_record_or_a_counted_reason(
     check(whole[:start] + whole[end:], whole)
 
 
-@always_the_same
+@often
 @given(real, st.floats(0, 1, exclude_min=True, exclude_max=True))
 def test_a_commit_split_in_two_messages_gives_two_counted_reasons_and_no_post(whole: bytes, share: float) -> None:
     at = max(1, min(int(share * len(whole)), len(whole) - 1))
@@ -167,7 +168,7 @@ def test_a_commit_split_in_two_messages_gives_two_counted_reasons_and_no_post(wh
         assert reason == "undecodable"
 
 
-@always_the_same
+@often
 @given(spliced())
 def test_the_head_of_one_commit_and_the_tail_of_another_give_only_what_the_sdk_reads_in_them(
     pieces: tuple[bytes, bytes, bytes],
@@ -176,7 +177,7 @@ def test_the_head_of_one_commit_and_the_tail_of_another_give_only_what_the_sdk_r
     check(data, one, other)
 
 
-@always_the_same
+@often
 @given(real, st.data())
 def test_a_commit_whose_car_is_damaged_gives_the_sdks_record_or_a_counted_reason(
     whole: bytes, data: st.DataObject
@@ -190,7 +191,7 @@ def test_a_commit_whose_car_is_damaged_gives_the_sdks_record_or_a_counted_reason
     assert {reason for _, outcome, reason in ends if outcome == "quarantined"} <= {"no_block", "wrong_hash"}
 
 
-@always_the_same
+@often
 @given(real, real)
 def test_another_commits_record_under_a_posts_cid_is_a_wrong_hash_and_never_its_text(
     whole: bytes, other: bytes

@@ -206,7 +206,7 @@ def test_adjudicated_is_no_annotator_and_is_known_however_it_is_written() -> Non
         (b'text,civic\n"x,civic\n', "line 2: .*; put cells"),
         (b"text,civic\n\xff,civic\n", "not UTF-8 .byte 11.; save it as `CSV UTF-8`"),
         ("text,civic\nx,civic".encode("utf-16"), "not UTF-8"),
-        (b"text,civic\n" + b"x" * 10_001 + b",civic\n", "line 2, column 'text': 10,001 characters are more than"),
+        (b'{"civic": 1, "text": "' + b"x" * 800_000 + b'"}', "line 1, column 'text': 800,000 characters are more than"),
         (b"text,civic\n" + b"x" * 200_000 + b",civic\n", "line 2: field larger"),
     ],
 )

@@ -6,12 +6,13 @@ from typing import Any
 
 import cbor2
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.decode import decode
 from civicsky.filter import VERSION, Keep
 from civicsky.model import Verdict
 from civicsky.worker import judge_record
+from support.tried import tried
 from unit.recorded import POST, cid_of, encode, index, post, stream, truth
 
 ENGLISH = "The city council votes on the new budget tomorrow evening."
@@ -247,7 +248,7 @@ values = st.recursive(
 names = st.sampled_from(["text", "langs", "createdAt", "reply", "embed", "facets", "tags", "labels", "$type"])
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=400)
+@tried(400)
 @given(st.dictionaries(names, values, max_size=5), st.text(max_size=80))
 def test_any_record_gets_one_verdict_and_fields_unless_it_is_bad(changes: dict[str, Any], text: str) -> None:
     verdict = judge(post(**{"text": text, **changes}))
@@ -259,7 +260,7 @@ def test_any_record_gets_one_verdict_and_fields_unless_it_is_bad(changes: dict[s
         assert fields(verdict)["text"] == changes.get("text", text)
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=300)
+@tried(300)
 @given(st.integers(0, 10**6), st.integers(1, 255))
 def test_a_real_record_with_a_flipped_byte_gets_one_verdict(at: int, flip: int) -> None:
     block = bytearray(decode(stream("live")[226]).posts[0].block)

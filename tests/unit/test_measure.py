@@ -8,12 +8,11 @@ import warnings
 import krippendorff
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
-from sklearn import metrics
-from sklearn.calibration import calibration_curve
+from hypothesis import given, strategies as st
 
 from civicsky.research import measure
 from civicsky.research.measure import Figure
+from support.tried import tried
 
 Floats = np.typing.NDArray[np.float64]
 
@@ -101,6 +100,17 @@ def test_mcnemar_is_that_of_a_known_table() -> None:
     assert known.difference[1:3] == pytest.approx((0.0213, 0.0587), abs=2e-3)
 
 
+@pytest.mark.parametrize("one", [0, 1, 2, 7, 40, 400])
+@pytest.mark.parametrize("other", [0, 1, 3, 40, 393])
+def test_mcnemar_is_the_two_sided_binomial_test_of_scipy(one: int, other: int) -> None:
+    from scipy import stats  # noqa: PLC0415  (what the code under test does without)
+
+    first, second = ["a"] * one + ["b"] * other, ["b"] * one + ["a"] * other
+    found = measure.compare(["a"] * (one + other), first, second, [str(n) for n in range(one + other)])
+    wanted = stats.binomtest(one, one + other, 0.5).pvalue if one + other else 1.0
+    assert found.p_value == pytest.approx(float(wanted), rel=1e-9)
+
+
 # Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability", section C: nominal data of four
 # observers on twelve units. 0: not judged.
 OBSERVERS = [
@@ -130,6 +140,8 @@ def test_alpha_is_that_of_the_published_example() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_scores_are_those_of_scikit_learn(seed: int) -> None:
+    from sklearn import metrics  # noqa: PLC0415  (two seconds of each worker that collects this file)
+
     rng = np.random.default_rng(seed)
     k, n = int(rng.integers(2, 6)), int(rng.integers(20, 400))
     names = [f"class {i}" for i in range(k)]
@@ -171,11 +183,14 @@ def test_the_difference_of_macro_f1_is_that_of_both_raters_scores(seed: int) -> 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_calibration_is_that_of_scikit_learn(seed: int) -> None:
+    from sklearn.calibration import calibration_curve  # noqa: PLC0415  (as above)
+    from sklearn.metrics import brier_score_loss  # noqa: PLC0415
+
     rng = np.random.default_rng(seed)
     p = rng.random(300).round(2)  # many lie on the edge of a bin
     came = rng.random(300) < p**1.5
     found = measure.calibration(list(p), list(came), [str(i) for i in rng.integers(0, 80, 300)])
-    assert value(found.brier) == pytest.approx(metrics.brier_score_loss(came, p))
+    assert value(found.brier) == pytest.approx(brier_score_loss(came, p))
     shares, means = calibration_curve(came, p, n_bins=10)
     filled = [one for one in found.bins if one.share.n]
     assert [value(one.share) for one in filled] == pytest.approx(list(shares))
@@ -200,7 +215,7 @@ answers = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["a", "b", 
 
 
 @given(answers)
-@settings(max_examples=60, deadline=None)
+@tried(60)
 def test_every_interval_holds_its_value_and_stays_in_bounds(posts: list[tuple[str, str | None, str]]) -> None:
     truth, said, authors = [list(column) for column in zip(*posts, strict=True)] if posts else ([], [], [])
     found = measure.scores(truth, said, authors, ["a", "b", "c"])
@@ -218,7 +233,7 @@ def test_every_interval_holds_its_value_and_stays_in_bounds(posts: list[tuple[st
 
 
 @given(answers.filter(bool), st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@tried(40)
 def test_neither_order_nor_the_names_of_authors_matter(
     posts: list[tuple[str, str | None, str]], random: object
 ) -> None:
@@ -235,7 +250,7 @@ def test_neither_order_nor_the_names_of_authors_matter(
         st.tuples(st.booleans(), st.floats(0.01, 1), st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=40
     )
 )
-@settings(max_examples=200, deadline=None)
+@tried(200)
 def test_a_share_and_its_complement_mirror_each_other(posts: list[tuple[bool, float, int, int]]) -> None:
     weights, authors, units = (
         [1 / p for _, p, _, _ in posts],
@@ -477,7 +492,7 @@ def test_a_model_that_is_no_use_is_not_relied_on() -> None:
         max_size=30,
     )
 )
-@settings(max_examples=200, deadline=None)
+@tried(200)
 def test_a_corrected_share_stays_in_bounds_whatever_it_is_given(
     posts: list[tuple[bool, bool | None, float, int, bool, bool | None]],
 ) -> None:

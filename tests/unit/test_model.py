@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.decode import decode
 from civicsky.model import (
@@ -17,6 +17,7 @@ from civicsky.model import (
     parse_time,
     post_uri,
 )
+from support.tried import tried
 from unit.recorded import DID, TIME, TIME_US, cid_of, index, stream
 
 
@@ -80,7 +81,7 @@ def test_every_recorded_time_is_written_as_it_was_read() -> None:
         assert format_time(micros) == row["time"]
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=1000)
+@tried(1000)
 @given(st.integers(0, 253_402_300_799_999_999))
 def test_a_time_that_was_written_is_read_as_its_millisecond(micros: int) -> None:
     assert parse_time(format_time(micros)) == micros // 1000 * 1000

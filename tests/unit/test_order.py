@@ -4,7 +4,7 @@ from itertools import permutations
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.decode import decode
 from civicsky.model import Arrival, Event, Frame, FrameOutcome, PostOp, Verdict, cid_text
@@ -23,6 +23,7 @@ from civicsky.order import (
     state_for,
 )
 from civicsky.status import balance
+from support.tried import tried
 from unit.recorded import DID, cid_of, stream, truth
 
 HOST = "ws://relay"
@@ -274,7 +275,7 @@ def test_any_operation_of_the_stream_beats_a_post_that_is_known_from_elsewhere()
     assert (outcomes(done), done.known[KEY].rev) == ({("updated", ""): 1}, "2")
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=300)
+@tried(300)
 @given(
     st.lists(st.sampled_from(["create", "update", "delete"]), min_size=1, max_size=8),
     st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=20),

@@ -6,9 +6,10 @@ from email.utils import formatdate
 from itertools import accumulate
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.pace import DAY, LATE, Pace, Unit, pace, retry_after, seconds
+from support.tried import tried
 
 START = 1_800_000_000.0
 NONE: dict[Unit, int | None] = {"requests": None, "tokens": None}
@@ -56,7 +57,7 @@ def played(paced: Pace, gaps: list[float], used: list[tuple[int, int]], late: li
 GAPS = st.one_of(st.just(0.0), st.floats(0, 0.5), st.floats(0, 90))
 
 
-@settings(deadline=None, max_examples=60)
+@tried(60)
 @given(rpm=st.integers(1, 400), data=st.data())
 def test_no_minute_of_the_servers_has_more_requests_than_allowed(rpm: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 3 * rpm + 5))
@@ -68,7 +69,7 @@ def test_no_minute_of_the_servers_has_more_requests_than_allowed(rpm: int, data:
     assert log.most([1] * n) <= rpm
 
 
-@settings(deadline=None, max_examples=60)
+@tried(60)
 @given(tpm=st.integers(1_000, 50_000), data=st.data())
 def test_no_minute_of_the_servers_has_more_tokens_than_allowed(tpm: int, data: st.DataObject) -> None:
     used = data.draw(st.lists(st.tuples(st.integers(0, 700), st.integers(1, 300)), min_size=1, max_size=100))
@@ -91,14 +92,14 @@ def test_callers_who_always_wait_get_at_least_95_percent_of_the_requests(rpm: in
 TOKENS_AND_ABOVE = {"tokens": st.integers(1, 200), "above": st.integers(0, 400)}
 
 
-@settings(deadline=None, max_examples=15)
+@tried(15)
 @given(**TOKENS_AND_ABOVE)
 def test_callers_who_always_wait_get_at_least_95_percent_of_the_tokens(tokens: int, above: int) -> None:
     all_tokens_are_used(tokens, above)
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=100)
+@tried(100)
 @given(**TOKENS_AND_ABOVE)
 def test_callers_who_always_wait_get_at_least_95_percent_of_the_tokens_whatever_they_take(
     tokens: int, above: int
@@ -133,7 +134,7 @@ def test_what_a_wait_cost_is_caught_up_on_but_never_more_than_a_second_of_it() -
     assert 5 <= at_once <= 11
 
 
-@settings(deadline=None, max_examples=50)
+@tried(50)
 @given(rpm=st.integers(1, 300), lives=st.lists(st.floats(0, 40), min_size=1, max_size=12))
 def test_a_restart_gives_no_burst_anew(rpm: int, lives: list[float]) -> None:
     now, log = START, Log([], [])

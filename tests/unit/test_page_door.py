@@ -32,6 +32,24 @@ def test_a_cookie_that_was_changed_or_is_none_is_not_known() -> None:
         assert not Door(TOKEN).knows(bad), bad
 
 
+@pytest.mark.parametrize(
+    "other",
+    ['a={"x":"y z"}', 'a="open', "two words=1", "a[0]=1", "a=b c", "a=\xe9", "a@b=1", "lonely", "=x", "a/b=1", ""],
+)
+def test_a_cookie_is_found_beside_whatever_other_programs_of_the_machine_set(other: str) -> None:
+    cookie = value_of(Door(TOKEN).cookie())
+    assert Door(TOKEN).knows(f"{other}; {cookie}")
+    assert Door(TOKEN).knows(f"{cookie}; {other}")
+    assert Door(TOKEN).knows(f"{cookie.partition('=')[0]}=stale.1; {cookie}")
+    assert not Door(TOKEN).knows(other)
+
+
+def test_services_with_different_tokens_on_one_machine_leave_each_others_cookie_alone() -> None:
+    one, other = (value_of(Door(token).cookie()).partition("=")[0] for token in (TOKEN, TOKEN + "x"))
+    assert one != other
+    assert Door(TOKEN).no_cookie().startswith(f"{one}=;")
+
+
 def test_a_cookie_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     cookie = value_of(Door(TOKEN).cookie())
     end = int(cookie.partition("=")[2].partition(".")[0])

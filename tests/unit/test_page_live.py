@@ -1,5 +1,6 @@
 """What the page says of this moment."""
 
+from pathlib import Path
 from typing import Any, get_args
 
 from civicsky.metrics import Metrics
@@ -7,15 +8,17 @@ from civicsky.page import live
 from civicsky.page.facts import latency
 from civicsky.page.live import RATED, STATES, Rates, Stage, State
 from civicsky.page.reads import lots
-from civicsky.settings import Settings
+from civicsky.settings import Gate, Settings
 
 FINE: dict[str, Any] = {"reasons": [], "pending": [], "quiet": False, "window": ""}
 
 
 def stages(
-    metrics: Metrics, *, halves: str = "both", told: dict[str, Any] = FINE, rate: float = 1.0
-) -> dict[str, Stage]:
-    found = live.stages(metrics, Settings(), dict.fromkeys(RATED, rate), told, halves)
+    metrics: Metrics, *, halves: str = "both", told: dict[str, Any] = FINE, rate: float = 1.0,
+    gate: Path | None = None, **rates: float,
+) -> dict[str, Stage]:  # fmt: skip
+    settings = Settings(gate=Gate(file=gate))
+    found = live.stages(metrics, settings, {**dict.fromkeys(RATED, rate), **rates}, told, halves)
     return {one.name: one for one in found}
 
 
@@ -41,6 +44,16 @@ def test_each_stage_says_what_it_is_in() -> None:
     assert (stages(metrics)["source"].state, stages(metrics)["source"].why) == ("down", "refused")
     metrics.window_why = "closed until 9"
     assert (stages(metrics)["source"].state, stages(metrics)["source"].why) == ("closed", "closed until 9")
+
+
+def test_what_a_gate_keeps_back_stands_beside_what_is_labelled_and_is_something_that_passes() -> None:
+    metrics = Metrics(connected=True, waiting=5)
+    metrics.add("gated", 7)
+    found = stages(metrics, gate=Path("gate.json"), rate=0.0, gated=2.0)
+    assert ("kept back by the gate", 7, "") in found["label"].figures
+    assert {found[name].state for name in ("ledger", "queue", "label")} == {"flowing"}
+    assert list(found) == list(stages(metrics)), "it is no stage more"
+    assert not any("gate" in figure[0] for one in stages(metrics).values() for figure in one.figures)
 
 
 def test_the_other_half_is_elsewhere_and_words_of_others_are_harmless() -> None:

@@ -1,13 +1,16 @@
 """What a labelling will take, against figures that were worked out by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from civicsky.errors import Usage
+from civicsky.gate import Gate, Measured
 from civicsky.model import Asked, Spend, format_time
 from civicsky.plan import (
     Load,
+    behind,
     busy,
     drawn,
     estimated_load,
@@ -21,8 +24,8 @@ from civicsky.plan import (
 )
 from civicsky.plan_text import as_text
 from civicsky.prompt import messages, word_messages
-from civicsky.settings import Label, Price, Sample, Settings
-from civicsky.task import Task, load_task
+from civicsky.settings import Gate as GateSettings, Label, Price, Sample, Settings
+from civicsky.task import Task, file_hash, load_task
 
 CIVIC, _ = load_task("civic")
 SHORT = Task.model_validate(
@@ -138,6 +141,58 @@ def test_a_limit_a_day_that_is_too_small_takes_more_than_a_day() -> None:
     slowest = busy(label(requests_per_day=14_400), 20_000, 1, 1)[0]
     assert slowest.name == "label.requests_per_day"
     assert slowest.hours == pytest.approx(100 / 3)
+
+
+async def test_a_gate_takes_off_requests_tokens_and_money_and_the_plan_says_what_it_rests_on(tmp_path: Path) -> None:
+    own = settings(prices={"m": {"input": 1.0, "output": 2.0}}, anchors=0)
+    own = own.model_copy(update={"data_dir": tmp_path})
+    without = await gather(own)
+    file = tmp_path / "gate.json"
+    file.write_text(a_gate("civic", skipped=0.6).text())
+    plan = await gather(own.model_copy(update={"gate": GateSettings(file=file, ask_anyway=0.05)}))
+    assert "gate" not in without
+    assert plan["gate"] == {
+        "task": "civic", "version": a_gate("civic", skipped=0.6).version, "asked": pytest.approx(0.43),
+        "basis": "gold", "posts": 9,
+    }  # fmt: skip
+    for what, before in (
+        (plan["requests_a_day"], without["requests_a_day"]),
+        (plan["tokens"]["in_a_day"], without["tokens"]["in_a_day"]),
+        (plan["cost"]["a_day"], without["cost"]["a_day"]),
+        (plan["busy"]["hours_a_day"], without["busy"]["hours_a_day"]),
+    ):
+        assert what == pytest.approx(0.43 * before)
+    assert plan["sample"] == without["sample"], "it keeps back what is drawn, and draws no less"
+    assert "civic: the model is asked about 43% of the drawn (stated of its GOLD, 9 posts)" in as_text(plan)
+    assert "\ngate " in as_text(plan)
+    assert "\ngate " not in as_text(without)
+
+
+async def test_a_gate_that_the_service_would_refuse_is_refused_by_the_plan_too(tmp_path: Path) -> None:
+    file = tmp_path / "gate.json"
+    file.write_text(a_gate("toxicity", skipped=0.6).text())
+    own = settings().model_copy(update={"data_dir": tmp_path, "gate": GateSettings(file=file)})
+    with pytest.raises(Usage, match=r"gate\.file is about the task 'toxicity'"):
+        await gather(own)
+
+
+def test_what_a_gate_did_counts_once_it_looked_at_enough() -> None:
+    gate = a_gate("civic", skipped=0.6)
+    few, enough = behind(gate, 0.05, 99, 99), behind(gate, 0.05, 100, 80)
+    assert few.asked == pytest.approx(0.43)
+    assert few.posts is None
+    assert enough.asked == pytest.approx(0.24)
+    assert enough.posts == 100
+    assert behind(gate, 1.0, 100, 80).asked == 1.0
+
+
+def a_gate(task: str, skipped: float) -> Gate:
+    share = Measured(value=skipped, low=0, high=1, n=9, authors=9)
+    return Gate(
+        made="now", task=task, task_version="2", task_sha256=file_hash(load_task("civic")[1]), field="civic",
+        value="civic", model="m", model_version="1", model_sha256="0", gold_sha256="0", gold_posts=9, gold_positive=4,
+        seed=0, recall_wanted=0.95, recall=share, skipped=share, threshold=0.5, bias=0.0, weights=(0.0,),
+    )  # fmt: skip
 
 
 def test_half_an_interval_is_that_of_the_binomial() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.errors import BadInput
 from civicsky.model import Asked, FieldLabel
@@ -26,6 +26,7 @@ from civicsky.prompt import (
     word_messages,
 )
 from civicsky.task import Boundary, Example, Field, Task, Words, load_task
+from support.tried import tried
 
 CIVIC, _ = load_task("civic")
 TOXICITY, _ = load_task(str(Path(__file__).parents[1] / "tasks" / "toxicity.toml"))
@@ -190,7 +191,7 @@ MARKS = (
 """Marks of the chat templates that are in use."""
 
 any_text = st.one_of(st.text(), st.text(alphabet=st.sampled_from(SIGNS), max_size=60), st.sampled_from(HOSTILE))
-quick = settings(deadline=None, derandomize=True, database=None, max_examples=300)
+quick = tried(300)
 
 
 def items_of(content: str) -> list[tuple[str, str, str]]:

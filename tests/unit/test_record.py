@@ -1,11 +1,12 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from libipld import decode_dag_cbor
 
 from civicsky.decode import decode
 from civicsky.record import MAX_ITEMS, MAX_TEXT, extract, readable
+from support.tried import tried
 from unit.recorded import POST, index, stream
 
 NOTHING: dict[str, Any] = {
@@ -338,7 +339,7 @@ names = st.sampled_from(sorted({*NOTHING, "did", *names_in(WHOLE)}))
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4))
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=300)
+@tried(300)
 @given(st.dictionaries(names, values, max_size=8))
 def test_any_record_at_all_gives_fields_of_the_right_types(record: dict[str, Any]) -> None:
     well_formed(extract(record))

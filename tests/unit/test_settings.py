@@ -191,6 +191,7 @@ BAD = [
     ("label.currency", '"EURO"', "three capital letters are needed, such as USD"),
     ("label.currency", '"usd"', "three capital letters are needed, such as USD"),
     ("label.more_urls", '["localhost:8000"]', "'localhost:8000' is not an http:// or https:// address"),
+    ("label.budget_money", "inf", "finite number"),
     ("sample.unit", '"day"', "'post', 'author' or 'thread'"),
 ]
 

@@ -2,7 +2,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.errors import Usage
 from civicsky.model import FieldLabel
@@ -20,6 +20,7 @@ from civicsky.task import (
     load_task,
     load_tasks,
 )
+from support.tried import tried
 
 CIVIC, TEXT = load_task("civic")
 TOXICITY = Path(__file__).parents[1] / "tasks" / "toxicity.toml"
@@ -289,7 +290,7 @@ def test_the_default_context_names_every_part() -> None:
     assert shown == "Quoted post: Q\nFirst post of the thread: R\nPost that it answers: P"
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=100)
+@tried(100)
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_placeholders_inside_a_post_are_never_filled_in(root: str, parent: str) -> None:
     task = CIVIC.model_copy(update={"context_format": "<{root}>\n<{parent}>"})

@@ -1,13 +1,13 @@
 """The pure parts of a tuning: who goes into which part, what is tried, on how many posts, and how it is written."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from civicsky.errors import Usage
 from civicsky.model import Asked
@@ -19,8 +19,9 @@ from civicsky.tuning import candidates
 from civicsky.tuning.candidates import LONGEST, POOL, Candidate, Shot, Space
 from civicsky.tuning.new_file import new_text
 from civicsky.tuning.search import FIRST, Judged, Spent, halve, rungs, score, spread
-from civicsky.tuning.split import SHARES, parts
+from civicsky.tuning.split import ALIKE, FEWEST, SHARES, alike, parts
 from civicsky.tuning.tpe import tpe
+from support.tried import tried
 
 CIVIC, CIVIC_TEXT = load_task("civic")
 
@@ -38,7 +39,7 @@ posts = st.lists(
 
 
 @given(posts, st.integers(0, 5))
-@settings(max_examples=100, deadline=None)
+@tried(100)
 def test_every_post_is_in_one_part_and_no_author_or_text_in_two(
     made: list[tuple[int, str | None, str]], seed: int
 ) -> None:
@@ -60,6 +61,46 @@ def test_parts_have_their_shares_of_each_value_and_another_seed_deals_otherwise(
         counts = [sum(of[one.key] == value for one in found[name]) for value in ("yes", "no")]
         assert counts == [pytest.approx(60 * share, abs=2), pytest.approx(240 * share, abs=3)]
     assert parts(made, 2) != found
+
+
+COPY = (
+    "@{who} please call your senator today at {n} about the housing bill, {word} they vote on it! https://x.example/{n}"
+)
+
+
+def test_copies_with_a_name_a_number_or_a_word_changed_are_in_one_part() -> None:
+    """A campaign's post, sent by many: as an example it would give the answer to its copies."""
+    copies = [COPY.format(who=f"user{n}.example", n=n, word=("before", "when", "as")[n % 3]) for n in range(30)]
+    made = [(item(n, text, author=f"c{n}"), "yes") for n, text in enumerate(copies)]
+    made += [(item(100 + n, f"words of my own {n}", author=f"o{n}"), ("yes", "no")[n % 2]) for n in range(200)]
+    for seed in range(5):
+        where = {name for name, part in parts(made, seed).items() for one in part if (one.author or "")[0] == "c"}
+        assert len(where) == 1
+
+
+words = st.lists(st.integers(0, 14).map("w{}".format), max_size=14).map(" ".join)
+
+
+@given(st.lists(words, max_size=25))
+@tried(300)
+def test_texts_that_are_nearly_one_are_found_as_by_comparing_all(texts: list[str]) -> None:
+    sets = [frozenset(text.split()) for text in texts]
+    near = [
+        (one, other)
+        for one, other in combinations(range(len(texts)), 2)
+        if min(len(sets[one]), len(sets[other])) >= FEWEST
+        and len(sets[one] & sets[other]) >= ALIKE * len(sets[one] | sets[other])
+    ]
+    assert _joined(len(texts), alike(texts)) == _joined(len(texts), near)
+
+
+def _joined(n: int, pairs: Iterable[tuple[int, int]]) -> list[set[int]]:
+    groups = [{at} for at in range(n)]
+    for one, other in pairs:
+        joined = groups[one] | groups[other]
+        for at in joined:
+            groups[at] = joined
+    return groups
 
 
 # ---- the search ------------------------------------------------------------------------------------------------------
@@ -123,7 +164,6 @@ def test_each_beginning_has_about_the_shares_of_the_whole(values: list[str], see
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["a", "b", "c", None])), min_size=1, max_size=40))
-@settings(deadline=None)
 def test_a_candidates_score_is_the_reports_without_intervals(rows: list[tuple[str, str | None]]) -> None:
     gold, given_ = [one for one, _ in rows], [other for _, other in rows]
     told = measure.scores(gold, given_, [str(n) for n in range(len(rows))], ["a", "b", "c"])
@@ -248,7 +288,7 @@ anything = st.text(st.characters(codec="utf-8"), max_size=60).filter(str.strip)
 
 
 @given(anything, anything, st.booleans(), st.sampled_from(["json", "words"]))
-@settings(max_examples=150, deadline=None)
+@tried(150)
 def test_whatever_a_post_holds_the_file_is_read_as_the_task_that_was_tuned(
     text: str, definition: str, keep: bool, kind: candidates.Kind
 ) -> None:

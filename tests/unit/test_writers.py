@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, strategies as st
 from pyarrow import parquet
 
 from civicsky.errors import Usage
@@ -18,6 +18,7 @@ from civicsky.export import writers
 from civicsky.export.columns import Column, Format, Kind, clean
 from civicsky.export.writers import ROWS, Shuffled, guarded, leftovers, open_file, unguarded, whole_folder
 from support.command import until
+from support.tried import tried
 
 WIDE, SMALL = "\uff1d\uff0b\uff0d\uff20", "\ufe66\ufe62\ufe63\ufe6b"
 SIGNS = ["=", "+", "-", "@", "\u2212", "\u207a", *WIDE, *SMALL]
@@ -73,7 +74,7 @@ def test_taking_the_apostrophe_away_by_the_same_rule_gives_any_text_again(text: 
     assert cell[:1] not in {*SIGNS, "\t", "\r"}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@tried(100, HealthCheck.function_scoped_fixture)
 @given(st.lists(TEXTS.map(clean), min_size=1, max_size=5))
 def test_any_text_comes_back_from_csv_with_two_readers(tmp_path: Path, texts: list[str]) -> None:
     file = written(tmp_path, "csv", ["text", "int"], [[text, n] for n, text in enumerate(texts)])

@@ -24,6 +24,7 @@ from civicsky.annotate.votes import Draw, Votes
 from civicsky.document import ANY, FEED, FIREHOSE
 from civicsky.errors import Failed, Usage
 from civicsky.model import format_time, now_us, parse_moment, parse_time
+from civicsky.research.files import write_whole
 from civicsky.settings import Settings
 from civicsky.task import Task, file_hash, load_task
 from civicsky.typed import moment_of
@@ -304,12 +305,19 @@ async def _found(settings: Settings, folder: Path, votes: Votes, task: Task, wan
 
 
 def _write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A new file, for its owner alone. What is there may be somebody's work."""
+    """A new file, for its owner alone. What is there may be somebody's work.
+
+    A kill leaves it empty, and so of no use to anybody, or whole.
+    """
+    os.umask(0o077)
     try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         raise Usage(f"{file} is there already; name another with --out, or move it away") from None
     except OSError as error:
         raise Usage(f"{file}: {error.strerror}; name another with --out") from None
+    try:
+        write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise

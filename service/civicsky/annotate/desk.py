@@ -38,7 +38,6 @@ class Desk:
         self._person, self._kind = person, "adjudication" if adjudicates else "vote"
         self._order: list[str] = []
         self._known: dict[str, Known] = {}
-        self._shown: dict[int, str] = {}  # by place the version that the page has
 
     @property
     def adjudicates(self) -> bool:
@@ -117,17 +116,17 @@ class Desk:
 
     async def vote(self, said: Mapping[str, Any]) -> View:
         """Keep a vote or a skip, and give the next post. Raises ValueError for what is none."""
-        at, kind = said.get("at"), said.get("kind")
+        at, kind, seen = said.get("at"), said.get("kind"), said.get("seen")
         self._want_place(at)
         assert isinstance(at, int)
-        if kind not in {"vote", "skip"}:
+        if kind not in ("vote", "skip"):  # no set: it may be a list
             raise ValueError("a vote is of the kind vote or skip")
-        uri, before = self._order[at], self._shown.get(at)
+        uri = self._order[at]
         await self._look([uri])
         state, version = self._known[uri]
         if state != "live":
             return {**await self.next(at), "told": "gone"}
-        if before not in {None, version}:
+        if seen != self._seal(uri):  # in whichever tab, and before whichever restart, it was read
             sitting, votes = await self._sitting()
             return {**(await self._view(at, sitting, votes) or await self.next(at)), "told": "edited"}
         await self._votes.keep(self._new(said, "skip" if kind == "skip" else self._kind, uri, version))  # type: ignore[arg-type]
@@ -172,13 +171,13 @@ class Desk:
         text: Text | None = await self._look([uri])
         if text is None or self._known[uri].state != "live":
             return None
-        self._shown[at] = self._known[uri].version
         said = sitting.said(at)
         view = {
             **self._progress(sitting),
             "over": False,
             "at": at,
             "place": sitting.place(at),
+            "seen": self._seal(uri),
             "post": {"text": text.text, "link": text.link, "alts": text.alts},
             "said": _said(said, said.note) if said else None,
         }
@@ -200,6 +199,10 @@ class Desk:
             text = look.text or text
         await self._votes.forget([uri for uri, look in looks.items() if look.state == "deleted"])
         return text
+
+    def _seal(self, uri: str) -> str:
+        """What a vote brings back of the text that it is on. It says nothing of the post."""
+        return sha256(f"{self._draw.seed}\n{uri}\n{self._known[uri].version}".encode()).hexdigest()[:16]
 
     def _progress(self, sitting: Sitting) -> View:
         return {"progress": sitting.progress()._asdict(), "told": ""}

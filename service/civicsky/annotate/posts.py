@@ -112,8 +112,9 @@ class Posts:
             elif population.kind == "disagreement":
                 score = scores[document["_id"]]
             if score is not None:
-                p = about.get("p_sampled"), document.get("p_kept", 1.0)
-                pick = Pick(document["_id"], document.get("cid") or "", p_kept=p[1], p_sampled=p[0])
+                p = about.get("p_sampled")
+                p = None if p is None else p * about.get("p_asked", 1.0)  # a gate's lot is one more draw
+                pick = Pick(document["_id"], document.get("cid") or "", p_kept=document.get("p_kept", 1.0), p_sampled=p)
                 drawing.offer(pick, document["event_at"], score)
 
     async def _discord(self, page: Sequence[Document], task: str) -> dict[str, float | None]:

@@ -227,6 +227,9 @@ def as_text(told: Mapping[str, Any]) -> str:
         lines.append(f"  {who}: {one['posts']:,} posts, {one['votes']:,} votes, {one['skips']:,} skips")
     if told["decisions"]:
         lines.append(f"  {told['decisions']:,} decided by adjudication")
+    if ties := max((field["outcomes"].get("tie", 0) for field in told.get("fields", ())), default=0):
+        count = "tie counts" if ties == 1 else "ties count"
+        lines.append(f"  ! {ties:,} {count} nowhere: `civicsky annotate --adjudicate NAME` decides")
     if len(told["task_versions"]) > 1:
         lines.append("  ! votes under several versions of the task file: " + ", ".join(told["task_versions"]))
     for field in told.get("fields", ()):
@@ -262,5 +265,5 @@ def _field_lines(field: Mapping[str, Any]) -> list[str]:
 
 def _shown(figure: Mapping[str, Any]) -> str:
     if figure["value"] is None:
-        return f"no data  n = {figure['n']:,}"
+        return f"{'not defined' if figure['n'] else 'no data'}  n = {figure['n']:,}"
     return f"{figure['value']:.3f}  [{figure['low']:.3f}, {figure['high']:.3f}]  n = {figure['n']:,}"

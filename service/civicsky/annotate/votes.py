@@ -7,14 +7,14 @@ own, by as many processes as there are people labelling.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from civicsky import datadir, faults
 from civicsky.annotate.draw import Among, Kind, Pick
-from civicsky.model import did_of, now_us
-from civicsky.sqlite import Database, Schema, open_reader, open_writer, rows, write_many
+from civicsky.model import Change, Key, PostRow, did_of, now_us, post_key, post_uri
+from civicsky.sqlite import Database, Schema, open_reader, open_writer, reading, rows, write_many
 
 VoteKind = Literal["vote", "skip", "adjudication"]
 """skip: put off, and nothing said. adjudication: a decision after the others had voted."""
@@ -239,6 +239,38 @@ async def forget_in(folder: Path, names: Sequence[str]) -> None:
         await votes.forget_named(names)
     finally:
         await votes.close()
+
+
+class Forgetting:
+    """Empties what was said of posts as their deletions are told, for who follows the journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def heed(
+        self, changes: Iterable[Change], journal: Callable[[Iterable[Key]], Awaitable[Mapping[Key, PostRow]]]
+    ) -> None:
+        """Forget the drawn posts that these changes delete; told again, it changes nothing.
+
+        `journal` gives posts as they are now: one that was made again behind its deletion stays. Nothing is made, and
+        nothing is written unless a drawn post is gone. Errors as in `sqlite.open_writer`.
+        """
+        posts, accounts = set[str](), set[str]()
+        for change in changes:
+            if change.kind == "delete":
+                posts.add(post_uri(change.did, change.rkey))
+            elif change.kind == "remove":
+                accounts.add(change.did)
+        file = self._folder / datadir.ANNOTATIONS
+        if not (posts or accounts) or not file.is_file():
+            return
+        async with reading(file, SCHEMA) as database:
+            drawn = await database.rows("SELECT DISTINCT uri, did FROM item WHERE gone IS NULL")
+        named = [post_key(uri) for uri, did in drawn if uri in posts or did in accounts]
+        if named:
+            now = await journal(named)
+            gone = [key for key in named if key not in now or now[key].state == "deleted"]
+            await forget_in(self._folder, [post_uri(did, rkey) for rkey, did in gone])
 
 
 def newest(votes: Iterable[Vote], kind: VoteKind = "vote") -> dict[str, dict[str, Vote]]:

@@ -40,8 +40,12 @@ def annotate(
     ] = None,
     since: Since = "",
     until: Until = "",
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of the draw; default: by chance.")] = None,
-    draw: Annotated[int | None, typer.Option("--draw", metavar="N", help="A draw that there is, as listed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="Of the draw; default: by chance.", min=0, max=2**63 - 1)
+    ] = None,
+    draw: Annotated[
+        int | None, typer.Option("--draw", metavar="N", help="A draw that there is, as listed.", min=1)
+    ] = None,
     new: Annotated[bool, typer.Option("--new", help="Another draw beside those that there are.")] = False,
     port: Annotated[
         int, typer.Option("--port", help="Of the page, on loopback; 0: any free one.", min=0, max=65535)

@@ -41,15 +41,21 @@ def evaluate(
     ] = None,
     data_dir: DataDir = None,
     store: StoreKind = None,
+    events: Annotated[
+        Path | None,
+        typer.Option("--events", metavar="FOLDER", help="Articles: ask without and with them, and compare."),
+    ] = None,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
     """Hold models' labels against people's, and write a report."""
     from civicsky.research.evaluate import Wanted, evaluate as evaluated  # noqa: PLC0415
 
-    settings = load(config, {"data_dir": data_dir, **label_flags(store, model_url, None)})
+    flags = {"data_dir": data_dir, "events.folder": events, **label_flags(store, model_url, None)}
+    settings = load(config, flags)
     log.configure(settings.log)
-    wanted = Wanted(gold, out, task or (), model or (), tuple(filter(None, way.replace(" ", "").split(","))))
+    ways = tuple(filter(None, way.replace(" ", "").split(",")))
+    wanted = Wanted(gold, out, task or (), model or (), ways)
     done = finished(evaluated(settings, wanted, lambda text: print(f"civicsky: {text}", file=sys.stderr)))
     print(json.dumps(done.found, indent=1) if as_json else done.text)
     if not done.whole:

@@ -202,6 +202,35 @@ def sample_gold(file: Annotated[Path, typer.Argument(help="File to write (JSONL)
     print(f"{len(rows):,} items in {file}")
 
 
+@dev.command("train-gate")
+def train_gate(
+    task: Annotated[str, typer.Argument(help="A task that ships, or the path of a task file (.toml).")],
+    gold: Annotated[Path, typer.Argument(help="Posts that people have judged: CSV or JSONL.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Gate's file to write.")],
+    recall: Annotated[
+        float, typer.Option("--recall", metavar="R", help="Share of the posts looked for that is to pass.")
+    ] = 0.95,
+    field: Annotated[str, typer.Option("--field", metavar="NAME", help="Default: the task's first field.")] = "",
+    value: Annotated[
+        str, typer.Option("--value", metavar="NAME", help="What is looked for. Default: the field's first value.")
+    ] = "",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the folds.", min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make a gate: a small model that keeps posts from the one that is paid for."""
+    from civicsky.research.train_gate import Wanted, as_text, train_gate as train  # noqa: PLC0415
+
+    if not 0 < recall < 1:
+        raise typer.BadParameter("a share between 0 and 1", param_hint="--recall")
+    notes: list[str] = []
+    gate = train(Wanted(task, gold, recall, field, value, seed), out, notes.append)
+    if as_json:
+        shown = gate.model_dump(exclude={"weights", "bias"})
+        print(json.dumps({"version": gate.version, **shown, "notes": notes}, indent=2))
+        return
+    print("\n".join([*notes, as_text(gate, out)]))
+
+
 @dev.command()
 def tune(
     task: Annotated[str, typer.Argument(help="A task that ships, or the path of a task file (.toml).")],
@@ -229,7 +258,7 @@ def tune(
     ] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Sets may take the place of the old examples.")] = False,
     no_texts: Annotated[bool, typer.Option("--no-texts", help="No post of GOLD comes into the new file.")] = False,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of split and search.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of split and search.", min=0, max=2**32 - 1)] = 1,
     max_calls: Annotated[
         int | None, typer.Option("--max-calls", metavar="N", help="In all runs together.", min=1)
     ] = None,

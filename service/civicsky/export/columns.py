@@ -10,7 +10,7 @@ tells the place of a post within its hour, so both are rounded there.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from civicsky.document import Document
@@ -65,17 +65,20 @@ def cells(columns: Sequence[Column], row: Row) -> list[Any]:
     return [_CELLS[column.kind](column.take(row)) for column in columns]
 
 
-def columns_of(table: Table, level: Level, tasks: Tasks, names: Pseudonyms | None = None) -> list[Column]:
-    """A table's columns at a level, names once each. `public` needs `names`."""
+def columns_of(
+    table: Table, level: Level, tasks: Tasks, names: Pseudonyms | None = None, gated: Collection[str] = ()
+) -> list[Column]:
+    """A table's columns at a level, names once each. `public` needs `names`; `gated`: tasks that ever had a gate."""
     if level == "restricted":
         return [_of("post", "uri", "text", "The post's AT-URI.")]
     if level == "public":
         assert names is not None
-        return _public_posts(tasks, names) if table == "posts" else _public_labels(tasks, names)
+        return _public_posts(tasks, names, gated) if table == "posts" else _public_labels(tasks, names, gated)
     if table == "posts":
-        return [*_POSTS, *_task_columns(tasks, _POSTS, _labelled)]
+        return [*_POSTS, *_task_columns(tasks, _POSTS, _labelled, gated=gated)]
     if table == "labels":
-        return [*_LABELS, *_field_columns(tasks, _LABELS)]
+        base = [*_LABELS, *(_gate_of_a_label(_plain) if gated else ())]
+        return [*base, *_field_columns(tasks, base)]
     return [*(_SNAPSHOTS if table == "snapshots" else _AUTHORS)]
 
 
@@ -149,9 +152,13 @@ def feeds_of(post: Document) -> list[str]:
 
 
 def weight(post: Document, about: Document | None) -> float | None:
-    """For how many posts one that was drawn stands: 1 / (p_kept * p_sampled). None: it was not drawn, or waits."""
+    """For how many posts one that was drawn stands: 1 / (p_kept * p_sampled * p_asked); p_asked is 1 without a gate.
+
+    None: it was not drawn, waits, or a gate kept it from the model.
+    """
     p_kept, p_sampled = _float(post.get("p_kept", 1.0)), _float((about or {}).get("p_sampled"))
-    return 1 / (p_kept * p_sampled) if p_kept and p_sampled else None
+    p_asked = _float((about or {}).get("p_asked", 1.0))
+    return 1 / (p_kept * p_sampled * p_asked) if p_kept and p_sampled and p_asked else None
 
 
 def hour(text: Any) -> int | None:
@@ -329,6 +336,7 @@ def _task_columns(
     others: Iterable[Column],
     more: Callable[[str, _Names], list[Column]] | None,
     rounding: _Round = _plain,
+    gated: Collection[str] = (),
 ) -> list[Column]:
     names = _Names(others)
     found: list[Column] = []
@@ -336,6 +344,7 @@ def _task_columns(
         for field in fields:
             found += _pair(task, field, names, rounding, _label_of(task))
         found += _drawing_columns(task, names, rounding)
+        found += _gate_columns(task, names, rounding) if task in gated else []
         found += more(task, names) if more else []
     return found
 
@@ -375,6 +384,42 @@ def _drawing_columns(task: str, names: _Names, rounding: _Round) -> list[Column]
     ]  # fmt: skip
 
 
+def _gate_columns(task: str, names: _Names, rounding: _Round) -> list[Column]:
+    """Only for a task that ever had a gate."""
+
+    def judged(row: Row) -> Document:
+        return _drawn(row, task) or (row.post.get("gated") or {}).get(task) or {}
+
+    return [
+        Column(names.free(f"{task}_p_asked"), "float", "Probability with which the gate had the model asked. Null: no "
+               "gate was asked; then it counts as 1.", lambda row: rounding("p", judged(row).get("p_asked"))),
+        Column(names.free(f"{task}_gate"), "text", "Version of the gate.",
+               lambda row: (judged(row).get("gate") or {}).get("version")),
+        Column(names.free(f"{task}_gate_probability"), "float", "The gate's own; not calibrated.",
+               lambda row: rounding("probability", (judged(row).get("gate") or {}).get("probability"))),
+        Column(names.free(f"{task}_gate_passed"), "bool", "Not below the gate's threshold.",
+               lambda row: (judged(row).get("gate") or {}).get("passed")),
+        Column(names.free(f"{task}_gated"), "bool", "The gate kept it from the model: drawn, not asked about, and of "
+               "no weight.", lambda row: task in (row.post.get("gated") or {})),
+    ]  # fmt: skip
+
+
+def _gate_of_a_label(rounding: _Round) -> list[Column]:
+    """Only where a task ever had a gate."""
+
+    def gate(row: Row, key: str) -> Any:
+        return (row.about.get("gate") or {}).get(key)
+
+    return [
+        Column("p_asked", "float", "Probability with which the gate had the model asked. Null: no gate was asked; "
+               "then it counts as 1.", lambda row: rounding("p", row.about.get("p_asked"))),
+        Column("gate", "text", "Version of the gate.", lambda row: gate(row, "version")),
+        Column("gate_probability", "float", "The gate's own; not calibrated.",
+               lambda row: rounding("probability", gate(row, "probability"))),
+        Column("gate_passed", "bool", "Not below the gate's threshold.", lambda row: gate(row, "passed")),
+    ]  # fmt: skip
+
+
 def _field_columns(tasks: Tasks, others: Iterable[Column], rounding: _Round = _plain) -> list[Column]:
     """The values of a label's fields; null in the columns of other tasks."""
     names = _Names(others)
@@ -399,7 +444,7 @@ latency, which go with its length; `reason`, which may quote it; `cached_from`, 
 `endpoint`, which is the researchers' own."""
 
 
-def _public_posts(tasks: Tasks, names: Pseudonyms) -> list[Column]:
+def _public_posts(tasks: Tasks, names: Pseudonyms, gated: Collection[str]) -> list[Column]:
     base = [
         _post_name(names),
         Column("author", "text", "Stands for the author.", lambda row: names.author(row.post["did"])),
@@ -409,10 +454,10 @@ def _public_posts(tasks: Tasks, names: Pseudonyms) -> list[Column]:
         Column("p_kept", "float", "Probability with which it was kept while the disk's bound was reached; else 1.",
                lambda row: digits(row.post.get("p_kept"))),
     ]  # fmt: skip
-    return [*base, *_task_columns(tasks, base, None, _rounded)]
+    return [*base, *_task_columns(tasks, base, None, _rounded, gated)]
 
 
-def _public_labels(tasks: Tasks, names: Pseudonyms) -> list[Column]:
+def _public_labels(tasks: Tasks, names: Pseudonyms, gated: Collection[str]) -> list[Column]:
     base = [
         _post_name(names),
         *(column for column in _LABELS if column.name in _HARMLESS),
@@ -420,6 +465,7 @@ def _public_labels(tasks: Tasks, names: Pseudonyms) -> list[Column]:
                lambda row: digits(row.about.get("p_sampled"))),
         Column("label_hour", "time", "The hour (UTC) in which the answer was stored.",
                lambda row: hour(row.about.get("at"))),
+        *(_gate_of_a_label(_rounded) if gated else ()),
     ]  # fmt: skip
     return [*base, *_field_columns(tasks, base, _rounded)]
 

@@ -113,14 +113,15 @@ async def _filled(
     progress: Progress,
 ) -> dict[str, Any]:
     """Write all files; the manifest."""
-    values = {} if wanted.level == "restricted" else await _values(store, own, wanted.tasks, progress)
+    gated = set[str]()
+    values = {} if wanted.level == "restricted" else await _values(store, own, wanted.tasks, gated, progress)
     tasks = {name: list(fields) for name, fields in values.items()}
     wishes = _wishes(wanted.where, values)
     names = pseudonyms(wanted.key_file or settings.data_dir / KEY) if wanted.level == "public" else None
     asked = Asked(wanted.level, wanted.form, *period, tuple(tasks), tuple(wanted.where), wanted.origin,
                   wanted.model, wanted.prompt, settings.authors.respect)  # fmt: skip
     tables = {
-        table: columns_of(table, wanted.level, tasks, names)
+        table: columns_of(table, wanted.level, tasks, names, gated)
         for table in TABLES[wanted.level]
         if table in wanted.tables or not wanted.tables
     }
@@ -157,11 +158,12 @@ _Values = dict[str, dict[str, dict[str, None]]]
 
 
 async def _values(
-    store: Store, own: Mapping[str, tuple[Task, str]], chosen: Sequence[str], progress: Progress
+    store: Store, own: Mapping[str, tuple[Task, str]], chosen: Sequence[str], gated: set[str], progress: Progress
 ) -> _Values:
     """The tasks of the settings with their fields, and what else the labels have: other tasks, fields of old versions.
 
     Columns must stand before the first row, so all labels are looked at once for that. With `chosen`, these tasks only.
+    Tasks that ever had a gate are added to `gated`.
     """
     values: _Values = {
         name: {field.name: dict.fromkeys(field.values) for field in task.fields} for name, (task, _) in own.items()
@@ -173,6 +175,8 @@ async def _values(
         task = label.get("task")
         if label.get("state") == "deleted" or not isinstance(task, str):
             continue
+        if "gate" in label:
+            gated.add(task)
         fields = values.get(task)
         if fields is None:
             fields = others.setdefault(task, {})

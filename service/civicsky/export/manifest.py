@@ -48,6 +48,8 @@ class Tally:
         self.filters: Counter[str] = Counter()
         self.labelled: Counter[str] = Counter()
         self.unlabelled: Counter[tuple[str, str]] = Counter()
+        self.gated: Counter[str] = Counter()
+        """Drawn ones that a gate kept from the model."""
         self.neither: Counter[str] = Counter()
         self.makers: Counter[Maker] = Counter()
         self.ranges: dict[str, tuple[float, float]] = {}
@@ -61,6 +63,8 @@ class Tally:
                 self.labelled[task] += 1
             elif task in row.unlabelled:
                 self.unlabelled[task, str(row.unlabelled[task].get("reason"))] += 1
+            elif task in (row.post.get("gated") or {}):
+                self.gated[task] += 1
             else:
                 self.neither[task] += 1
             about = row.labels.get(task) or row.unlabelled.get(task)
@@ -176,15 +180,16 @@ def manifest(
 def _task_facts(name: str, found: tuple[Task, str] | None, tally: Tally) -> dict[str, Any]:
     labelled = tally.labelled[name]
     reasons = {reason: n for (task, reason), n in sorted(tally.unlabelled.items()) if task == name}
-    drawn = labelled + sum(reasons.values())
+    asked, gated = labelled + sum(reasons.values()), tally.gated[name]
     return {
         "version": found[0].version if found else None,
         "sha256": found[1] if found else None,
-        "drawn": drawn,
+        "drawn": asked + gated,
+        **({"gated": gated} if gated else {}),
         "labelled": labelled,
         "unlabelled": reasons,
         "not_drawn_or_waiting": tally.neither[name],
-        "share_labelled": labelled / drawn if drawn else None,
+        "share_labelled": labelled / asked if asked else None,
         "p_sampled": _range(tally.ranges.get(f"p_sampled {name}"), rounded=True),
     }
 

@@ -71,8 +71,13 @@ def _labels(found: Mapping[str, Any], name: str, task: Mapping[str, Any]) -> str
             else f", with probabilities from {low:.3g} to {high:.3g}"
         )
     text += f", and {task['labelled']:,} labelled{_made(found, name)}."
+    if gated := task.get("gated", 0):
+        text += (
+            f" A gate, a small model of its own, kept {_posts(gated)} from the labelling model; of the posts under its "
+            "threshold a random share was labelled all the same and stands for the others."
+        )
     if task["unlabelled"]:
-        missing = task["drawn"] - task["labelled"]
+        missing = sum(task["unlabelled"].values())
         most = max(task["unlabelled"], key=lambda reason: task["unlabelled"][reason])
         text += f" {missing:,} ({missing / task['drawn']:.1%}) could not be labelled, most often because of {most}."
     return text
@@ -105,6 +110,8 @@ def _facts(what: str, values: Sequence[str | None]) -> list[str]:
 def _weights(found: Mapping[str, Any]) -> str:
     if found["level"] == "restricted" or not any(task["drawn"] for task in found["tasks"].values()):
         return ""
+    if any(task.get("gated") for task in found["tasks"].values()):
+        return "Each post that was asked about carries the weight 1 / (p_kept x p_sampled x p_asked)."
     return "Each post drawn carries the weight 1 / (p_kept x p_sampled)."
 
 

@@ -2,15 +2,18 @@
 
 The cookie says until when it holds, and proves by a keyed hash that we said so: nothing is kept here, so it outlives a
 restart, and ends with the token. The token itself is in no address, and in no cookie.
+
+Browsers share cookies among all ports of a machine. So ours has a name by the token, or signing in to one service would
+sign out of another; and it is found beside cookies of others, whatever these look like.
 """
 
 import hmac
 from hashlib import sha256
-from http.cookies import CookieError, SimpleCookie
 from time import monotonic, time
 from typing import Final
 
-COOKIE: Final = "civicsky"
+COOKIE: Final = "civicsky-"
+"""Begins its name."""
 COOKIE_SECONDS: Final = 7 * 86_400
 TRIES: Final = 10
 """Tokens that may be tried at once; after that one in `TRY_SECONDS`, whoever tries."""
@@ -23,6 +26,7 @@ class Door:
 
     def __init__(self, token: str) -> None:
         self._token = token.encode()
+        self._name = COOKIE + self._keyed("civicsky page cookie")[:8]
         self._tries, self._tried_at = float(TRIES), monotonic()
 
     @property
@@ -48,23 +52,24 @@ class Door:
         """What to set: no script can read it, and no other site's page can have it sent."""
         until = str(int(time()) + COOKIE_SECONDS)
         value = f"{until}.{self._proof(until)}"
-        return f"{COOKIE}={value}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Strict"
+        return f"{self._name}={value}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Strict"
 
     def no_cookie(self) -> str:
         """What to set to take it away."""
-        return f"{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"
+        return f"{self._name}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"
 
     def knows(self, cookies: str) -> bool:
         """Whether a header `Cookie` holds one of ours that still holds."""
-        try:
-            found = SimpleCookie(cookies).get(COOKIE)
-        except CookieError:
-            return False
-        value = found.value if found else ""
+        pairs = (part.partition("=") for part in cookies.split(";"))
+        return any(self._holds(value.strip()) for name, _, value in pairs if name.strip() == self._name)
+
+    def _holds(self, value: str) -> bool:
         until, _, proof = value[:_MAX_COOKIE].partition(".")
         proved = hmac.compare_digest(proof.encode(errors="replace"), self._proof(until).encode())
         return proved and not self.is_open and until.isascii() and until.isdigit() and int(until) > time()
 
     def _proof(self, until: str) -> str:
-        said = f"civicsky page {until}".encode(errors="replace")
-        return hmac.new(self._token, said, sha256).hexdigest()
+        return self._keyed(f"civicsky page {until}")
+
+    def _keyed(self, said: str) -> str:
+        return hmac.new(self._token, said.encode(errors="replace"), sha256).hexdigest()

@@ -116,7 +116,7 @@ def _drawn(
     _, p_kept, root = known.get(row.key, ("", 1.0, ""))
     uri = post_uri(row.did, row.rkey)
     lot = {"author": row.did, "thread": root or uri}.get(unit, uri)
-    return Drawn(row.did, lot, 1 / (p_kept * row.p_sampled), fields if row.state == "done" else None)
+    return Drawn(row.did, lot, 1 / (p_kept * row.p), fields if row.state == "done" else None)
 
 
 def _figure(figure: Figure | None) -> dict[str, Any] | None:
@@ -128,6 +128,8 @@ class _Recent:
 
     def __init__(self, journal: Database) -> None:
         self._db = journal
+        self.is_whole = True
+        """Whether nothing of what was held was left out."""
 
     async def openings(self) -> list[Opened]:
         """See `JournalReader.openings`."""
@@ -137,6 +139,7 @@ class _Recent:
     async def held(self) -> list[Held]:
         """See `JournalReader.held`."""
         rows = await self._db.rows(f"SELECT {HELD_COLUMNS} FROM held ORDER BY id DESC LIMIT {ROWS}")
+        self.is_whole = len(rows) < ROWS
         return [Held(*row) for row in reversed(rows)]
 
     async def gaps(self) -> list[Gap]:
@@ -151,13 +154,16 @@ class _Recent:
 
 
 async def coverage(journal: Database, now: int) -> dict[str, Any]:
-    """The last days, and the newest gaps."""
-    found, _, _ = await covered(cast("JournalReader", _Recent(journal)))  # it asks just these four questions
+    """The last days, and the newest gaps. `whole`: whether every connection of the past is in it."""
+    recent = _Recent(journal)
+    found, _, _ = await covered(cast("JournalReader", recent))  # it asks just these four questions
     calendar = await asyncio.to_thread(days.calendar, found.stretches, now, DAYS)
     gaps = sorted(found.gaps, key=lambda gap: gap.at, reverse=True)
     return {
         "at": now // 1000,
         "days": calendar,
+        "whole": recent.is_whole,
+        "connections": ROWS,
         "since": format_time(found.stretches[0].begin) if found.stretches else None,
         "gaps": [
             {"host": gap.host, "cause": gap.cause, "at": gap.at // 1000,

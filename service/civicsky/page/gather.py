@@ -86,10 +86,13 @@ class Page:
 
     async def _watch(self) -> None:
         """As long as somebody watches, and a little longer."""
-        await self._greet()
+        is_greeted = False
         while self._goes_on():
             why, is_whole = "", False
             try:
+                if not is_greeted:
+                    await self._greet()
+                    is_greeted = True
                 is_whole = await self._turn_on()
             except CivicskyError as error:
                 why = log.harmless(str(error))
@@ -97,10 +100,17 @@ class Page:
                 log.event("http_failed", path="/page/events", why=repr(error))
                 why = "a defect: see the service's log"
             if not is_whole:
-                self._why = why
-                self._tell_state()
+                self._tell_why(why)
                 await asyncio.sleep(AGAIN_SECONDS if why else TURN_SECONDS)
         self._forget()  # nobody came since it was asked
+
+    def _tell_why(self, why: str) -> None:
+        """Tell why figures stand still, if that can be told."""
+        self._why = why
+        try:
+            self._tell_state()
+        except Exception as error:  # noqa: BLE001  (it may be what failed)
+            log.event("http_failed", path="/page/events", why=repr(error))
 
     def _goes_on(self) -> bool:
         """Whether anybody watches, or did a moment ago."""

@@ -22,7 +22,7 @@ STATES: Final[dict[State, str]] = {
     "closed": "Outside of the hours in which the stream is held.",
     "elsewhere": "Not in this process.",
 }
-RATED: Final = ("frames", "posts", "kept", "labelled", "failed", "stored", "calls")
+RATED: Final = ("frames", "posts", "kept", "labelled", "gated", "failed", "stored", "calls")
 RATE_SECONDS: Final = 20.0
 _WHY_CHARS: Final = 200
 
@@ -106,19 +106,24 @@ def _collecting(
 
 
 def _labelling(metrics: Metrics, settings: Settings, rates: Mapping[str, float | None]) -> list[Stage]:
-    label: State = "flowing" if rates["labelled"] else "behind" if metrics.waiting else "idle"
+    passes = rates["labelled"] or rates["gated"]
+    label: State = "flowing" if passes else "behind" if metrics.waiting else "idle"
     label = "parked" if metrics.model_parked else "down" if metrics.model_why else label
     store: State = "flowing" if rates["stored"] else "behind" if metrics.unstored else "idle"
     store = "parked" if metrics.store_parked else "down" if metrics.store_why else store
-    queue: State = "flowing" if rates["labelled"] else "idle" if not metrics.waiting else label
-    ledger: State = "flowing" if rates["labelled"] else "idle"
+    queue: State = "flowing" if passes else "idle" if not metrics.waiting else label
+    ledger: State = "flowing" if passes else "idle"
+    gated = (("kept back by the gate", metrics.counts["gated"], ""),) if settings.gate.file else ()
     kind = "MongoDB" if settings.store.mongo_uri.get_secret_value() else "SQLite"
     return [
         Stage("ledger", ledger, (("posts waiting", metrics.waiting, ""), ("failed", metrics.counts["failed"], ""))),
         Stage("queue", queue, (("read ahead", settings.queue.items, "at most"),), _plain(metrics.context_why)),
         Stage(
             "label", label,
-            (("labelled", rates["labelled"], "/s"), ("model", settings.label.model or "none", ""), *_workers(metrics)),
+            (
+                ("labelled", rates["labelled"], "/s"), *gated, ("model", settings.label.model or "none", ""),
+                *_workers(metrics),
+            ),
             _plain(metrics.model_why),
         ),
         Stage(

@@ -31,7 +31,8 @@ class JobRow(NamedTuple):
     cid: str
     task: str
     state: str
-    p_sampled: float
+    p: float
+    """Probability with which it was drawn, and let through by a gate: p_sampled * p_asked."""
     reason: str | None
     post_state: str
     post_cid: str
@@ -73,7 +74,9 @@ class Written(NamedTuple):
 
 
 _JOB: Final = (
-    "SELECT job.id, job.rkey, job.did, job.cid, task, job.state, p_sampled, reason, doc.state, doc.cid, event_at, v "
+    "SELECT job.id, job.rkey, job.did, job.cid, task, job.state, p_sampled * coalesce((SELECT p_asked FROM gate "
+    "WHERE (gate.rkey, gate.did, gate.cid, gate.task) = (job.rkey, job.did, job.cid, job.task)), 1), "
+    "reason, doc.state, doc.cid, event_at, v "
     "FROM job JOIN doc ON doc.rkey = job.rkey AND doc.did = job.did "
 )
 
@@ -102,14 +105,26 @@ async def last_settled(ledger: Database, last: int) -> int:
 
     async def none_settled(at: int) -> bool | None:
         found = await _near(ledger, at, last)
-        return None if not found else not any(state in {"done", "dead", "erased"} for state, _ in found)
+        return None if not found else not _any_settled(found)
 
     return min(last, await _search(none_settled, last) + LOOK_JOBS - 1)
 
 
+async def goes_on(ledger: Database, at: int, last: int) -> bool:
+    """Whether labelling is beyond this number: of the next jobs of the stream from there on some are settled."""
+    return _any_settled(await _near(ledger, at, last))
+
+
+def _any_settled(found: Iterable[tuple[str, int]]) -> bool:
+    return any(state in {"done", "dead", "gated", "erased"} for state, _ in found)
+
+
 async def _near(ledger: Database, at: int, last: int) -> list[tuple[str, int]]:
-    """(state, event_at) of jobs of the stream from this number on, the nearest that there are; empty: none are left."""
-    step = LOOK_JOBS
+    """(state, event_at) of jobs of the stream from this number on, about the nearest; empty: none up to `last`.
+
+    However wide the steps become, the last jobs of all are looked at.
+    """
+    step, end = LOOK_JOBS, last - LOOK_JOBS + 1
     for _ in range(GALLOPS):
         if at > last:
             break
@@ -120,7 +135,7 @@ async def _near(ledger: Database, at: int, last: int) -> list[tuple[str, int]]:
         )
         if found:
             return [(str(state), int(event_at)) for state, event_at in found]
-        at, step = at + step, step * 2
+        at, step = min(at + step, max(end, at + LOOK_JOBS)), step * 2
     return []
 
 

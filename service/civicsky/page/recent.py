@@ -120,6 +120,8 @@ class Recent:
             self._high = max(fresh[0], await reads.last_settled(ledger, last))
         elif fresh:
             self._high = max(self._high, fresh[0])
+        elif high < last and await reads.goes_on(ledger, high + 1, last):  # rounds and probes lie between
+            self._high = max(self._high, await reads.last_settled(ledger, last))
         rows: list[JobRow] = []
         for at in range(0, len(fresh), reads.KEYS_AT_ONCE):
             rows += await reads.jobs(ledger, fresh[at : at + reads.KEYS_AT_ONCE])

@@ -29,7 +29,7 @@ class Drawn(NamedTuple):
     unit: str
     """What shared its lot: itself, its author or its thread."""
     weight: float
-    """1 / (p_kept * p_sampled), or a multiple of it that is the same for all."""
+    """1 / (p_kept * p_sampled * p_asked), or a multiple of it that is the same for all."""
     fields: Mapping[str, str] | None
     """The label; None: there is none, and it counts as unlabelled."""
 

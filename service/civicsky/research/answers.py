@@ -89,7 +89,7 @@ class Kept:
     def keep(self, key: str, answer: Answer) -> None:
         """A paid answer is on disk when this returns."""
         fields = {name: list(label) for name, label in answer.fields.items()}
-        self._write({"key": key, "answer": {**answer._asdict(), "fields": fields}})
+        self._write({"key": key, "answer": {**answer.plain(), "fields": fields}})
 
     def keep_vain(self, key: str, bad: BadInput) -> None:
         """So is what was paid in vain."""
@@ -253,3 +253,39 @@ class Asking:
         else:
             self.unreached[post] = kind
             self._tick()
+
+
+class Put:
+    """Posts put to one model, in several goes; all that came of it. `begin` takes how many, and gives what ticks."""
+
+    def __init__(
+        self,
+        task: str,
+        kept: Kept,
+        settings: Label,
+        slots: Sequence[SlotShape],
+        begin: Callable[[int], Callable[[], None]],
+    ) -> None:
+        self._task, self._kept, self._settings, self._slots, self._begin = task, kept, settings, slots, begin
+        self.keys: dict[Asked, str] = {}
+        """As `Asking.keys`, and so on."""
+        self.unreached: dict[Asked, str] = {}
+        self.asked = 0
+
+    async def all(self, asked: Mapping[str, Asked]) -> None:
+        """Until each of these, by item, has an answer or cannot have one. Errors as of `Asking`."""
+        posts = list(dict.fromkeys(asked.values()))
+        asking = Asking(self._task, posts, self._kept, self._settings, self._begin(len(posts)))
+        await asking.run(self._slots)
+        self.keys |= asking.keys
+        self.unreached |= asking.unreached
+        self.asked += asking.asked
+
+    def answers(self, asked: Mapping[str, Asked]) -> dict[str, Answer]:
+        """Of these, by item, those that have one."""
+        known = self._kept.answers
+        return {key: known[at] for key, post in asked.items() if (at := self.keys.get(post)) in known}
+
+    def why(self, post: Asked) -> str:
+        """Why a post has none."""
+        return self.unreached.get(post) or self._kept.vain[self.keys[post]][-1]

@@ -84,8 +84,10 @@ def page(template: str, **values: Any) -> str:
 
 def figure_text(figure: Mapping[str, Any] | None) -> str:
     """A number with its interval and n."""
-    if figure is None or figure["value"] is None:
-        return f"no data n = {figure['n'] if figure else 0:,}"
+    if figure is None or not figure["n"]:
+        return "no data n = 0"
+    if figure["value"] is None:
+        return f"not defined n = {figure['n']:,}"
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] n = {figure['n']:,}"
 
 

@@ -1,8 +1,8 @@
 """Estimates from the store alone: which share of the posts has which label, weighted, with intervals, and corrected.
 
-A post counts by 1 / (p_kept * p_sampled). Posts that were drawn and got no label count too, by their reason. Which
-posts count at all goes by their origin: a feed's posts are no draw from the network. Text and figures out; nothing is
-printed here.
+A post counts by 1 / (p_kept * p_sampled * p_asked); p_asked is below 1 for what a gate would have kept from the model.
+Posts that were drawn and got no label count too, by their reason. Which posts count at all goes by their origin: a
+feed's posts are no draw from the network. Text and figures out; nothing is printed here.
 """
 
 import textwrap
@@ -17,7 +17,7 @@ from civicsky.errors import Usage
 from civicsky.model import parse_time
 from civicsky.research.files import read_file
 from civicsky.research.gold import Gold, Item, read_gold
-from civicsky.research.measure import Corrected, Figure, Share, corrected_share, weighted_share
+from civicsky.research.measure import Corrected, Figure, Share, corrected_share, passed_share, weighted_share
 from civicsky.settings import Settings
 from civicsky.store import Store, open_existing as open_existing_store
 from civicsky.task import Field, Task, load_task
@@ -83,6 +83,10 @@ class Post(NamedTuple):
     """Why there is none."""
     made_by: tuple[str, str]
     """Model and prompt."""
+    p_asked: float = 1.0
+    """By the gate's lot, which each post has for itself. It is in `weight`."""
+    passed: bool | None = None
+    """Whether the gate let it pass, or it was asked about all the same; None: no gate looked at it."""
 
 
 class Row(NamedTuple):
@@ -96,6 +100,9 @@ class Row(NamedTuple):
     """Of those that got a label; None where `share` is that already, and for posts without one."""
     corrected: Corrected | None
     """None without gold."""
+    passed: Figure | None = None
+    """Of those with this value that a gate looked at, the share that it let pass: what it does not miss. None without
+    any."""
 
 
 class Table(NamedTuple):
@@ -119,6 +126,9 @@ class Table(NamedTuple):
     """Gold posts found among the labelled ones, for which the field means something."""
     rows: list[Row]
     warnings: list[str]
+    gated: int = 0
+    """Posts that were drawn and that the gate kept from the model: calls saved. They are in no share; those that it
+    would have kept and that were asked about all the same stand for them."""
 
 
 async def estimate(settings: Settings, wanted: Wanted) -> list[Table]:
@@ -154,6 +164,8 @@ class Reading:
         """Live posts by day, drawn or not."""
         self.posts: dict[str, list[Post]] = {task.name: [] for task in tasks}
         """Those that were drawn, by task."""
+        self.gated: dict[str, Counter[str]] = {task.name: Counter() for task in tasks}
+        """Those that a gate kept from the model, by task and day."""
         self.first = self.last = ""
         """Times of the first and last of those that have a label."""
         self._unit = unit
@@ -168,6 +180,7 @@ class Reading:
             post = _post(document, name, self._unit, day, self.origin)
             if post is not None:
                 found.append(post)
+            self.gated[name][day] += name in (document.get("gated") or {})
             if post is not None and post.fields is not None:
                 self.first = min(self.first or document["event_at"], document["event_at"])
                 self.last = max(self.last, document["event_at"])
@@ -185,8 +198,10 @@ def tables(reading: Reading, by: By, gold: Mapping[str, Mapping[str, Item]], fie
                 mine[post.day].append(post)
         for period, within in mine.items():
             live = reading.collected.total() if period == "all" else reading.collected[period]
+            skipped = reading.gated[task.name]
+            gated = skipped.total() if period == "all" else skipped[period]
             found += [
-                _table(task, field, (period, reading.origin), live, within, gold.get(task.name))
+                _table(task, field, (period, reading.origin), live, within, gold.get(task.name), gated)
                 for field in task.fields
                 if not fields or field.name in fields
             ]
@@ -216,6 +231,7 @@ def as_json(tables: Iterable[Table]) -> dict[str, Any]:
                         "corrected": None
                         if row.corrected is None
                         else {**_figure_json(row.corrected.share), "tuning": row.corrected.tuning},
+                        "passed": None if row.passed is None else _figure_json(row.passed),
                     }
                     for row in table.rows
                 ],
@@ -234,7 +250,8 @@ def as_text(tables: Sequence[Table]) -> str:
         lines += [
             f"{table.task}: {table.field}{among}{period}",
             f"  {table.collected:,} posts collected, {table.drawn:,} behind these shares ({table.authors:,} authors)"
-            + (f"; gold for {table.gold:,}" if any(row.corrected for row in table.rows) else ""),
+            + (f"; gold for {table.gold:,}" if any(row.corrected for row in table.rows) else "")
+            + (f"; {table.gated:,} calls saved by the gate" if table.gated else ""),
         ]
         if not table.drawn:
             why = (
@@ -253,6 +270,8 @@ def as_text(tables: Sequence[Table]) -> str:
                 lines.append(f"  {'  of those labelled':{width}} {row.of_labelled.population}")
             if row.corrected is not None:
                 lines.append(f"  {'  corrected by gold':{width}} {row.corrected.share}")
+            if row.passed is not None:
+                lines.append(f"  {'  passed the gate':{width}} {row.passed}")
         lines += [*(f"  ! {warning}" for warning in table.warnings), ""]
     corrected = any(row.corrected for table in tables for row in table.rows)
     origins = dict.fromkeys(table.origin for table in tables)
@@ -289,15 +308,18 @@ def _post(document: Document, task: str, unit: Unit, day: str, origin: str) -> P
     if not about:
         return None
     uri, author = document["_id"], document["did"]
+    p_asked = about.get("p_asked", 1.0)
     return Post(
         uri,
         author,
         {"post": uri, "author": author, "thread": document.get("reply_root") or uri}[unit],
         day,
-        1 / (_p_kept(document, origin) * about["p_sampled"]),
+        1 / (_p_kept(document, origin) * about["p_sampled"] * p_asked),
         {name: field["value"] for name, field in label["fields"].items()} if label else None,
         "" if label else about["reason"],
         (label["model"], label["prompt"]) if label else ("", ""),
+        p_asked,
+        (about.get("gate") or {}).get("passed"),
     )
 
 
@@ -350,6 +372,7 @@ def _table(
     collected: int,
     posts: Sequence[Post],
     gold: Mapping[str, Item] | None,
+    gated: int,
 ) -> Table:
     """`of`: period and origin."""
     labelled = [post for post in posts if post.fields is not None]
@@ -360,12 +383,14 @@ def _table(
     seen = {_value(post, field.name) or "" for post in having}
     values = [*field.values, *sorted(seen - {*field.values})]  # also those of an older version of the task
     judged = [_judged(gold.get(post.uri), field) for post in labelled] if gold is not None else []
+    missed = [post.weight for post in posts if post.passed is False]
     rows = [
         Row(
             value,
             _share(base, [_value(post, field.name) == value for post in base]),
             _share(having, [_value(post, field.name) == value for post in having]) if reasons else None,
             _corrected(labelled, judged, field, value) if gold is not None else None,
+            _passed([post for post in having if _value(post, field.name) == value], missed),
         )
         for value in values
     ]
@@ -391,6 +416,7 @@ def _table(
         found,
         rows,
         _warnings(rows, labelled, found if gold is not None else None),
+        gated,
     )
 
 
@@ -400,8 +426,21 @@ def _value(post: Post, field: str) -> str | None:
 
 def _share(posts: Sequence[Post], hits: Sequence[bool]) -> Share:
     return weighted_share(
-        hits, [post.weight for post in posts], [post.author for post in posts], [post.unit for post in posts]
-    )
+        hits, [post.weight for post in posts], [post.author for post in posts], [post.unit for post in posts],
+        [post.p_asked for post in posts],
+    )  # fmt: skip
+
+
+def _passed(posts: Sequence[Post], missed: Sequence[float]) -> Figure | None:
+    """Which share of these posts a gate let pass; of those that it looked at.
+
+    `missed`: what posts of any value weigh that it did not let pass; without any, nothing can be said.
+    """
+    seen = [post for post in posts if post.passed is not None]
+    if not seen or not missed:
+        return None
+    passed, weights = [bool(post.passed) for post in seen], [post.weight for post in seen]
+    return passed_share(passed, weights, [post.author for post in seen], sum(missed) / len(missed))
 
 
 class _Truth(NamedTuple):

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
@@ -21,14 +22,16 @@ from civicsky.app import model_slots
 from civicsky.appview import AppView
 from civicsky.context import Contexts, records_of, texts_of
 from civicsky.errors import BadInput, Failed, Usage
+from civicsky.events.folder import check
 from civicsky.local import find_weights
-from civicsky.model import Asked, Spend, format_time, now_us
+from civicsky.model import Answer, Asked, Spend, format_time, now_us
 from civicsky.prompt import Way
 from civicsky.research import evaluation_report, figures
-from civicsky.research.answers import Asking, Kept
+from civicsky.research.answers import Asking, Kept, Put
 from civicsky.research.files import Progress, progress_bars, read_file, shown_in, write_whole
 from civicsky.research.gold import Gold, Item, read_gold, without_shown
-from civicsky.settings import Label, Settings
+from civicsky.research.with_articles import articles_of
+from civicsky.settings import Events, Label, Settings, expanded
 from civicsky.store import Store, open_store
 from civicsky.task import Field, Task, load_task
 
@@ -61,6 +64,8 @@ class Variant(NamedTuple):
 
     loaded: Loaded
     settings: Label
+    events: Events | None = None
+    """With articles from its folder."""
 
 
 class Done(NamedTuple):
@@ -106,7 +111,7 @@ async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None
     unreached = 0
     with Kept(out / ANSWERS) as kept, progress_bars() as progress:
         for variant in variants:
-            one, row = await _ask(variant, known, contexts, kept, progress)
+            one, row = await _ask(variant, known, contexts, kept, progress, out)
             said.append((one, row))
             unreached += row.pop("unreached")
     found = _found(wanted.gold.name, gold, loaded, known, said)
@@ -159,6 +164,7 @@ def _variants(settings: Settings, loaded: Sequence[Loaded], wanted: Wanted) -> l
     if unknown:
         raise Usage(f"--way: {min(unknown)!r} is none of {', '.join(WAYS)}")
     variants = []
+    events = settings.events
     for one in loaded:
         for model in dict.fromkeys(wanted.models) or [settings.label.model]:
             for way in dict.fromkeys(wanted.ways) or [settings.label.way]:
@@ -170,6 +176,10 @@ def _variants(settings: Settings, loaded: Sequence[Loaded], wanted: Wanted) -> l
                         f"--way words: the task {one.name} has no words; add them to its file, or leave this way"
                     )
                 variants.append(Variant(one, label))
+                if events.folder:
+                    variants.append(Variant(one, label, events))
+    if events.folder:
+        check(expanded(events.folder))
     return variants
 
 
@@ -234,7 +244,12 @@ async def _store(settings: Settings) -> AsyncIterator[Store | None]:
 
 
 async def _ask(
-    variant: Variant, items: Sequence[Item], contexts: Mapping[tuple[str, str], str], kept: Kept, progress: Progress
+    variant: Variant,
+    items: Sequence[Item],
+    contexts: Mapping[tuple[str, str], str],
+    kept: Kept,
+    progress: Progress,
+    out: Path,
 ) -> tuple[figures.Said, dict[str, Any]]:
     """What the variant says of the items, and where that comes from."""
     settings, task = variant.settings, variant.loaded.task
@@ -242,26 +257,32 @@ async def _ask(
         item.key: Asked((item.text or "")[: settings.max_chars], contexts.get((variant.loaded.name, item.key), ""))
         for item in items
     }
-    posts = list(dict.fromkeys(asked.values()))
     weights = find_weights(settings.gguf) if settings.model == "local" else None
     abilities = kept.abilities.get(Asking.whom(settings), {})
     async with model_slots(settings, {task.name: task}, weights, abilities, Spend("", 0, 0, 0)) as slots:
-        bar = progress.add_task(f"{variant.loaded.name} {settings.model} {settings.way}", total=len(posts))
-        asking = Asking(task.name, posts, kept, settings, lambda: progress.advance(bar))
-        await asking.run(slots)
+        title = f"{variant.loaded.name} {settings.model} {settings.way}"
+        put = Put(task.name, kept, settings, slots, partial(_bar, progress, title))
+        async with articles_of(variant.events, out, settings.model, items) as articles:
+            if articles:
+                asked |= await articles.named(asked, slots[0])
+            await put.all(asked)
+            if articles:
+                again = await articles.unclear(task, asked, put.answers(asked), slots[0])
+                await put.all(again)
+                asked |= {
+                    key: post for key, post in again.items() if key in put.answers(again)
+                }  # else the first stands
         model = slots[0].question(task.name).model
-    answers = {key: kept.answers[at] for key, post in asked.items() if (at := asking.keys.get(post)) in kept.answers}
-    failed = {
-        key: asking.unreached.get(post) or kept.vain[asking.keys[post]][-1]
-        for key, post in asked.items()
-        if key not in answers
-    }
-    mine = [kept.answers[key] for key in asking.keys.values() if key in kept.answers]
-    vain = [kept.vain_spend[key] for key in asking.keys.values() if key in kept.vain_spend]
-    times = sorted(kept.at[key] for key in asking.keys.values() if key in kept.at)
-    ways = Counter(answer.way for answer in mine)
-    way = settings.way if settings.way != "auto" else f"auto: {'/'.join(ways)}"
-    name = f"{variant.loaded.name}, {model}, {way}"
+    answers = put.answers(asked)
+    failed = {key: put.why(post) for key, post in asked.items() if key not in answers}
+    keys = put.keys.values()
+    mine = [kept.answers[key] for key in keys if key in kept.answers]
+    vain: list[Mapping[str, float]] = [kept.vain_spend[key] for key in keys if key in kept.vain_spend]
+    times = sorted(kept.at[key] for key in keys if key in kept.at)
+    way = settings.way if settings.way != "auto" else f"auto: {'/'.join(dict.fromkeys(one.way for one in mine))}"
+    name = f"{variant.loaded.name}, {model}, {way}" + (", with articles" if articles else "")
+    if articles:
+        vain += [spend._asdict() for spend in articles.spends]
     row: dict[str, Any] = {
         "name": name,
         "task": {
@@ -271,23 +292,31 @@ async def _ask(
             "sha256": hashlib.sha256(variant.loaded.text.encode()).hexdigest(),
         },
         "model": model,
-        "models_named": sorted({answer.model_named for answer in mine}),
-        "fingerprints": sorted({answer.fingerprint for answer in mine if answer.fingerprint}),
-        "endpoints": sorted({answer.endpoint for answer in mine}),
-        "servers": sorted({answer.server for answer in mine if answer.server}),
-        "ways": dict(ways),
-        "prompts": sorted({answer.prompt_hash for answer in mine}),
-        "parameters": sorted({answer.parameters for answer in mine}),
+        **_origins(mine),
         "first_at": times[0] if times else None,
         "last_at": times[-1] if times else None,
-        "asked_now": asking.asked,
+        "asked_now": put.asked,
         "answered": len(answers),
         "with_context": sum(bool(post.context) for post in asked.values()),
         "failed": dict(Counter(failed.values())),
         "effort": figures.plain(figures.effort(mine, vain, len(asked))),
-        "unreached": len(asking.unreached),
+        "unreached": len(put.unreached),
+        **({"articles": articles.told(asked)} if articles else {}),
     }
     return figures.Said(name, tuple(field.name for field in task.fields), answers, failed), row
+
+
+def _origins(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Where answers come from."""
+    return {
+        "models_named": sorted({answer.model_named for answer in answers}),
+        "fingerprints": sorted({answer.fingerprint for answer in answers if answer.fingerprint}),
+        "endpoints": sorted({answer.endpoint for answer in answers}),
+        "servers": sorted({answer.server for answer in answers if answer.server}),
+        "ways": dict(Counter(answer.way for answer in answers)),
+        "prompts": sorted({answer.prompt_hash for answer in answers}),
+        "parameters": sorted({answer.parameters for answer in answers}),
+    }
 
 
 # ---- what comes of it ------------------------------------------------------------------------------------------------
@@ -359,3 +388,9 @@ def _prepare(out: Path, sha256: str, say: Callable[[str], None]) -> None:
             aside = file.with_name(f"{file.stem}-{mark}{file.suffix}")
             file.rename(aside)
             say(f"{file} was made from another GOLD; it is now {aside}")
+
+
+def _bar(progress: Progress, title: str, total: int) -> Callable[[], None]:
+    """A new bar; what moves it on by one."""
+    bar = progress.add_task(title, total=total)
+    return lambda: progress.advance(bar)

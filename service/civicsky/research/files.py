@@ -3,7 +3,9 @@
 It loads little: no plots, no templates, no service.
 """
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -27,12 +29,17 @@ def read_file(file: Path) -> bytes:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Whole, or not at all. Raises `Usage`."""
+    """Whole, or not at all, and on the disk when this returns. Raises `Usage`."""
     part = file.with_suffix(".part")
     try:
-        part.write_text(text, encoding="utf-8")
+        with part.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
         part.replace(file)
     except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise Usage(f"{file}: {error.strerror}; name another folder with --out") from None
 
 

@@ -18,8 +18,8 @@ from importlib.resources import files
 from typing import Any, Final, Literal, NamedTuple
 
 from civicsky.errors import Usage
-from civicsky.model import post_uri
-from civicsky.record import MAX_TEXT, readable
+from civicsky.model import parse_time, post_uri
+from civicsky.record import MAX_READABLE, MAX_TEXT, readable
 
 MAX_BYTES: Final = 64_000_000
 """Bytes of a file at most; it is read as a whole. 200,000 long posts."""
@@ -71,6 +71,8 @@ class Item:
     """Whoever wrote it, for intervals that respect that an author's posts are alike; None when nobody said."""
     judgements: dict[str, dict[str, str]] = field(default_factory=dict)
     """By annotator and field: one of the field's values, or `CANNOT_TELL`. What is blank is not there."""
+    at: int | None = None
+    """When it was made, by a column `event_at`, in microseconds since 1970 UTC; None when nobody said."""
 
     def truth(self, name: str) -> Truth:
         """`adjudicated` decides; else what most annotators say. A tie for the first place is none."""
@@ -204,7 +206,9 @@ class _Reading:
         if author and did and author.startswith("did:") and author != did:
             raise self._bad(line, "author", f"{author!r} is not the author in the uri; correct one of them")
         key = f"uri {uri}" if uri else f"id {own}" if own else f"text {text}"
+        made = row.get("event_at")
         item = Item(key, line, text if text.strip() else None, uri, author or did)
+        item.at = parse_time(made.strip()) if isinstance(made, str) else None
         item = self._merged(line, self._items.setdefault(key, item), item)
         said = {name: value for name in self._fields if (value := self._value(line, name, row.get(name))) is not None}
         who = ADJUDICATED if annotator.strip().lower() == ADJUDICATED else annotator.strip()
@@ -242,6 +246,7 @@ class _Reading:
             if other and old and other != old:
                 raise self._bad(line, name, f"not the one in line {item.line}, of the same item; correct one of them")
             setattr(item, name, old or other)
+        item.at = new.at if item.at is None else item.at
         return item
 
     def _cell(self, line: int, column: str, cell: Any) -> str:
@@ -251,7 +256,7 @@ class _Reading:
             cell = str(cell)
         if not isinstance(cell, str):
             raise self._bad(line, column, f"{_shown(cell)} is no text; give a string")
-        longest = MAX_TEXT if column == "text" else MAX_NAME if column != "uri" else 2 * MAX_TEXT
+        longest = MAX_READABLE if column == "text" else MAX_NAME if column != "uri" else 2 * MAX_TEXT
         if len(cell) > longest:
             raise self._bad(line, column, f"{len(cell):,} characters are more than {longest:,}; no post has so many")
         # Half of a surrogate pair cannot be sent, hashed or written.

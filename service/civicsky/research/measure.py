@@ -14,7 +14,7 @@ from civicsky.errors import Usage
 
 try:
     import numpy as np
-    from scipy import special, stats
+    from scipy import special  # scipy.stats would take half a second of each start
 except ModuleNotFoundError as error:  # pragma: no cover
     raise Usage(
         f"this needs the extra `research` ({error.name} is missing): "
@@ -46,7 +46,7 @@ class Figure(NamedTuple):
 
     def __str__(self) -> str:
         if self.value is None:
-            return f"no data  n = {self.n:,}"
+            return f"{'not defined' if self.n else 'no data'}  n = {self.n:,}"
         return f"{self.value:.3f}  [{self.low:.3f}, {self.high:.3f}]  n = {self.n:,} ({self.clusters:,} authors)"
 
 
@@ -239,7 +239,7 @@ def compare(
     kinds = np.array([3 - 2 * a - b for a, b in zip(*right, strict=True)], int)
     cells = _summed(authors, [kinds], [np.ones(n)], 4)
     both, one, other, neither = (int(cells[:, i].sum()) for i in range(4))
-    p_value = float(stats.binomtest(one, one + other, 0.5).pvalue) if one + other else 1.0
+    p_value = min(1.0, 2 * float(special.bdtr(min(one, other), one + other, 0.5)))
     difference = _nothing(-1)
     if n:
         posts = cells.sum(axis=1, keepdims=True)
@@ -387,11 +387,13 @@ def weighted_share(
     weights: Sequence[float],
     clusters: Sequence[str],
     units: Sequence[str] | None = None,
+    asked: Sequence[float] | None = None,
 ) -> Share:
     """The share of posts for which `values` is true, from a sample drawn with known probabilities.
 
-    `weights` are 1 / (p_kept * p_sampled), 1 or more; `clusters` are authors; `units` what was drawn together with one
-    lot (the authors or threads, default: each post by itself).
+    `weights` are 1 / (p_kept * p_sampled * p_asked), 1 or more; `clusters` are authors; `units` what was drawn together
+    with one lot (the authors or threads, default: each post by itself); `asked` is p_asked, for which each post has a
+    second lot of its own (default: 1).
 
     The estimator is Hajek's, s = sum(w y) / sum(w), with e = w (y - s) / sum(w) by linearisation (Saerndal, Swensson
     and Wretman 1992, Model Assisted Survey Sampling, sec. 5.7). About the population: authors are the ultimate
@@ -403,8 +405,9 @@ def weighted_share(
     """
     y, w = np.array(values, float), _weights(weights)
     authors, lots = _numbered(clusters), _numbered(units) if units is not None else np.arange(len(y))
-    if not len(y) == len(w) == len(authors) == len(lots):
-        raise ValueError("values, weights, clusters and units differ in number")
+    second = np.ones(len(y)) if asked is None else np.array(asked, float)
+    if not len(y) == len(w) == len(authors) == len(lots) == len(second):
+        raise ValueError("values, weights, clusters, units and asked differ in number")
     if not len(y):
         return Share(_nothing(), _nothing(), 0.0, None)
     share = min(1.0, float((w * y).sum() / w.sum()))
@@ -419,21 +422,42 @@ def weighted_share(
         variance += max(0.0, apart)
     variance *= count / max(1, count - 1)
     size = share * (1 - share) / variance if variance > _TINY**2 else _effective(of_author)
-    size = _tempered(size, _effective(w))
+    size = _tempered(size, _by_weights(y, w, second, w**2))
     wide = _score_interval(share, size, _t(_effective(of_author) - 1)) if count > 1 else (0.0, 1.0)
     rest = 1 - len(y) / float(w.sum())  # the part that was not drawn
-    sampling = _poisson_variance(error, 1 - 1 / w, lots)
+    first = 1 / (w * second)
+    # Of two posts of a unit both second lots are their own, and cancel; of each with itself its own one is added.
+    sampling = _poisson_variance(error, 1 - first, lots) + float((error**2 * first * (1 - second)).sum())
     if rest < _TINY:
         narrow = (share, share)
     elif drawn == 1:
         narrow = (0.0, 1.0)
     else:
         of_lot = _by(lots, w)
-        by_weights = float(w.sum() ** 2 / (w * (w - 1)).sum())
+        by_weights = _by_weights(y, w, second, w * (w - 1))
         known = share * (1 - share) / sampling if sampling > _TINY**2 else _effective(of_lot) / rest
         known = _tempered(known, by_weights)
         narrow = _score_interval(share, known, _t(_effective(of_lot) - 1))
     return Share(Figure(share, *wide, len(y), count), Figure(share, *narrow, len(y), count), size, _warning(count))
+
+
+def passed_share(passed: Sequence[bool], weights: Sequence[float], clusters: Sequence[str], missed: float) -> Figure:
+    """The share of the posts with a value that a gate let pass, of those that were asked about.
+
+    `missed` is what one that it did not let pass weighs on average. So few of them are met that their number is what
+    is uncertain, and none met does not mean none: the interval holds at least Garwood's for a Poisson count (1936,
+    Biometrika 28:437) in place of theirs.
+    """
+    found = weighted_share(passed, weights, clusters).population
+    hits, w = np.array(passed, bool), np.array(weights, float)
+    if found.value is None or not hits.any():
+        return found
+    n, through = int((~hits).sum()), float(w[hits].sum())
+    few, many = (0.0 if not n else float(special.gammaincinv(n, (1 - LEVEL) / 2)),
+                 float(special.gammaincinv(n + 1, (1 + LEVEL) / 2)))  # fmt: skip
+    one = float(w[~hits].mean()) if n else missed
+    low, high = (through / (through + count * one) for count in (many, few))
+    return found._replace(low=min(found.low, low) if n else low, high=max(found.high, high))
 
 
 def corrected_share(
@@ -582,6 +606,25 @@ def _tempered(size: float, by_weights: float) -> float:
     (intervals held in 90 % of trials). With the variance half-way between both they hold.
     """
     return size if size <= by_weights else 2 / (1 / size + 1 / by_weights)
+
+
+def _by_weights(y: Floats, w: Floats, second: Floats, spread: Floats) -> float:
+    """The effective sample size that weights alone make, with `spread` as what each adds to the variance.
+
+    Where a second lot left out some, those that weigh most are those that hardly ever have the value: each of the two
+    kinds is then taken to vary as its own share does, with half a post more that has the value and half one that has
+    not, so that a kind in which none was met still varies.
+    """
+    share = float((w * y).sum() / w.sum())
+    if (second >= 1).all() or not _TINY < share < 1 - _TINY:
+        return float(w.sum() ** 2 / spread.sum())
+    variance = 0.0
+    for kind in (second < 1, second >= 1):
+        if kind.any():
+            one = float(w[kind].mean())
+            own = (float((w * y)[kind].sum()) + one / 2) / (float(w[kind].sum()) + one)
+            variance += (own * (1 - own) + (own - share) ** 2) * float(spread[kind].sum())
+    return share * (1 - share) * float(w.sum() ** 2) / variance
 
 
 def _effective(sizes: Floats) -> float:

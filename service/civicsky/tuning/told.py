@@ -131,12 +131,16 @@ def head(found: Row, posts: int) -> list[str]:
 
 # ---- for a terminal --------------------------------------------------------------------------------------------------
 
+_READ: Final = (
+    "in brackets: 95 % intervals, clustered by author. Macro F1: the mean of the values' F1, so a rare value counts as "
+    "much as a frequent one",
+)
 _MEASURES: Final = {"f1": "macro F1", "accuracy": "accuracy"}
 
 
 def text(found: Row, out: str, folder: str) -> str:
     """The whole result."""
-    lines = [*_beginning(found), ""]
+    lines = [*_beginning(found), *_READ, ""]
     for where, name in (
         ("validation", "validation (the new one was chosen by these posts: too good)"),
         ("held_out", "held-out (nothing was chosen by these posts)"),
@@ -147,7 +151,7 @@ def text(found: Row, out: str, folder: str) -> str:
             lines += [f"  {row[one]['field']} {one:4} {_both(row[one])}" for one in ("old", "new")]
         lines.append(f"  {found['field']} new less old: accuracy {_figure(side['accuracy']['difference'])}")
         lines.append(f"  {found['field']} new less old: macro F1 {_figure(side['f1'])}")
-        lines.append(f"  McNemar p = {side['accuracy']['p_value']:.3g}")
+        lines.append(f"  McNemar's test of the two accuracies: p = {side['accuracy']['p_value']:.3g}")
         if side["accuracy"]["warning"]:
             lines.append(f"  {side['accuracy']['warning']}")
     new = found["new"]
@@ -194,7 +198,7 @@ def _beginning(found: Row) -> list[str]:
 
 def _figure(figure: Row) -> str:
     if figure["value"] is None:
-        return f"no data n = {figure['n']:,}"
+        return f"{'not defined' if figure['n'] else 'no data'} n = {figure['n']:,}"
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] n = {figure['n']:,}"
 
 

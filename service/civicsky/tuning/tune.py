@@ -4,8 +4,8 @@
     validation   candidates are judged on it, so the chosen one's figures there are too good
     held-out     opened once the choice is on disk; old and new task are asked about it, and the difference is reported
 
-Beside the new task file NEW.toml lies a folder NEW.tuning: the three parts, every answer as it comes, the choice, and
-all figures. The same command goes on where a killed one stopped, and asks nothing twice.
+Beside the new task file NEW.toml lies a folder NEW.tuning: the three parts, every answer as it comes, the choice, all
+figures, and what is told of them. The same command goes on where a killed one stopped, and asks nothing twice.
 """
 
 import asyncio
@@ -38,6 +38,7 @@ from civicsky.tuning.wanted import CHOICE, Wanted, asks_by_words, field_of, labe
 
 ANSWERS: Final = "answers.jsonl"
 FIGURES: Final = "figures.json"
+REPORT: Final = "report.txt"
 
 
 class Done(NamedTuple):
@@ -313,8 +314,7 @@ class _Run:
             "verdict": "none",
             "validation_scores": {"old": old_score, "best": best.score if best else None},
         }
-        write_whole(self._plan.folder / FIGURES, json.dumps(found, indent=1, allow_nan=False) + "\n")
-        return Done(found, told.nothing_better(found))
+        return self._kept_as(found, told.nothing_better(found))
 
     def _written(self, new: Task, best: Judged, shots: Sequence[Shot], found: dict[str, Any]) -> Done:
         plan = self._plan
@@ -326,8 +326,12 @@ class _Run:
         text = new_text(plan.text, plan.base, new, plan.kind, tuned, told.head(found, len(earlier + posts)))
         write_whole(plan.wanted.out, text)
         found["new"]["sha256"] = file_hash(text)
-        write_whole(plan.folder / FIGURES, json.dumps(found, indent=1, allow_nan=False) + "\n")
-        return Done(found, told.text(found, str(plan.wanted.out), str(plan.folder)))
+        return self._kept_as(found, told.text(found, str(plan.wanted.out), str(plan.folder)))
+
+    def _kept_as(self, found: dict[str, Any], text: str) -> Done:
+        write_whole(self._plan.folder / FIGURES, json.dumps(found, indent=1, allow_nan=False) + "\n")
+        write_whole(self._plan.folder / REPORT, text + "\n")  # what a terminal showed is soon gone
+        return Done(found, text)
 
 
 def _ways(answers: Mapping[Asked, Answer]) -> str:

@@ -152,6 +152,7 @@ class Monitor:
             "civicsky_posts_total": {**_NO_POSTS, **posts},
             "civicsky_gaps_total": _with_zeros("civicsky_gaps_total", {(why,): n for why, n in metrics.gaps.items()}),
             "civicsky_labels_total": {(task,): float(metrics.labels[task, "labelled"]) for task in tasks},
+            "civicsky_labels_gated_total": {(task,): float(metrics.labels[task, "gated"]) for task in tasks},
             "civicsky_labels_failed_total": {(task,): float(metrics.labels[task, "failed"]) for task in tasks},
             "civicsky_model_calls_total": one(counts["calls"]),
             **_workers(metrics.workers),

@@ -100,6 +100,7 @@ MEASURES: Final = (
     Measure("civicsky_waiting_documents", "gauge", "documents", {}, "Documents that the store must still be told."),
     Measure("civicsky_labels_total", "counter", "labels", _TASK, "Labels that were kept."),
     Measure("civicsky_labels_failed_total", "counter", "jobs", _TASK, "Posts that had all their attempts in vain."),
+    Measure("civicsky_labels_gated_total", "counter", "jobs", _TASK, "Posts that the gate kept from the model."),
     Measure("civicsky_model_calls_total", "counter", "calls", {}, "Calls of the model, in vain or not."),
     Measure("civicsky_workers", "gauge", "workers", {}, "Label workers on other machines that are there."),
     Measure("civicsky_workers_queued", "gauge", "questions", {}, "Questions that no label worker has taken yet."),

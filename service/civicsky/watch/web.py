@@ -179,8 +179,10 @@ class _Guard:
         if not self._is_ours(hosts):
             return PlainTextResponse("this name is not served here; see http.names\n", 421)
         origins = headers.getlist("origin")
-        if any(origin.lower() not in _origins(hosts[0]) for origin in origins) or (
-            scope["method"] == "POST" and scope["path"] in {paged.LOGIN, paged.LOGOUT} and not origins
+        if (
+            any(origin.lower() not in _origins(hosts[0]) for origin in origins)
+            or (scope["method"] == "POST" and scope["path"] in {paged.LOGIN, paged.LOGOUT} and not origins)
+            or _is_of_others(scope["path"], headers)
         ):
             return PlainTextResponse("pages of other sites may not ask here\n", 403)
         if sum(len(name) + len(value) for name, value in headers.raw) > HEADER_BYTES:
@@ -223,6 +225,12 @@ class _Guard:
 def _origins(host: str) -> set[str]:
     """What a browser says of a page of ours, whether a proxy before us speaks TLS or not."""
     return {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}
+
+
+def _is_of_others(path: str, headers: Headers) -> bool:
+    """Whether another site's page has it loaded without an Origin, as for an image; a link to us may be followed."""
+    is_link = headers.get("sec-fetch-dest") == "document" and path != paged.EVENTS
+    return headers.get("sec-fetch-site", "none") not in {"none", "same-origin"} and not is_link
 
 
 class _Server(Server):

@@ -7,7 +7,7 @@ import asyncio
 import os
 import secrets
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -67,7 +67,9 @@ async def _work(settings: Settings) -> str:
     unlimited = dict.fromkeys(("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day"))
     label = settings.label.model_copy(update=unlimited)  # the home node heeds them
     try:
-        with signals(stop):
+        with signals(stop), ExitStack() as stack:
+            if settings.log.file:
+                stack.enter_context(log.to_file(Path(settings.log.file), settings.log))
             async with model_endpoints(label, tasks, weights, {}, Spend("", 0, 0, 0)) as (endpoints, slots):
                 worker = Worker(settings, endpoints, slots, stop)
                 await worker.run()

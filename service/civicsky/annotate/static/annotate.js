@@ -294,7 +294,7 @@
     const said = english ? answers : null;
     const told = "Saved: " + (english ? spoken(answers) : "not English") + ".";
     render();
-    send({ at: view.at, kind: "vote", token: token(), english, answers: said, note, seconds }, told);
+    send({ at: view.at, seen: view.seen, kind: "vote", token: token(), english, answers: said, note, seconds }, told);
   }
 
   function foreign() {
@@ -306,7 +306,7 @@
 
   function skip() {
     if (busy || view.over) return;
-    send({ at: view.at, kind: "skip", token: token(), seconds: elapsed(), note: "" }, "Skipped; it comes again at the end.");
+    send({ at: view.at, seen: view.seen, kind: "skip", token: token(), seconds: elapsed(), note: "" }, "Skipped; it comes again at the end.");
   }
 
   function undo() {

@@ -7,13 +7,26 @@ import { watch } from "./stream.js";
 
 const CONNECTION = { wait: "connecting", live: "live", lost: "reconnecting", full: "too many watch already; trying again", rests: "resting while nobody looks" };
 
+const UNHEARD = 120_000; // ms without news of deletions after which no post is shown any more
+
 let hello = null;
 let heard = "";
+let forgetting = null;
 
 function tell(state) {
   const words = state === "lost" && heard ? `${CONNECTION.lost}; what is shown is of ${heard} UTC` : CONNECTION[state];
   byId("connection").dataset.state = state;
   say(byId("connection"), words);
+  if (state !== "live" && heard) {
+    byId("health").dataset.state = "calm"; // how it was when it was last heard is not how it is
+    say(byId("health-word"), "not known");
+  }
+  if (state === "live") {
+    clearTimeout(forgetting);
+    forgetting = null;
+  } else {
+    forgetting ??= setTimeout(() => posts.reset(), UNHEARD); // some may have been deleted meanwhile
+  }
   document.body.dataset.connection = state;
 }
 

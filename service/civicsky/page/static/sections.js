@@ -103,14 +103,13 @@ export function shares(told, unit) {
     .filter(([n]) => n).map(([n, about, words]) => `${about}${whole(n)} of the ${words}`);
   say(byId("shares-fine"), [
     waiting.length ? `Pending, and in no figure: ${waiting.join(", ")} still wait for a label.` : "No post of these periods waits for a label.",
-    "civicsky estimate has the same for any period, from all posts.",
     unknown ? "Some posts are no longer in the journal: they count as if none had been left out by chance while the disk was full." : "",
   ].join(" ").trim());
 }
 
 function hero(value, words, figureOf, period, all) {
-  const n = all ? `n = ${whole(period.n)}, all that are labelled` : `n = ${whole(period.n)}, drawn by lot from about ${short(period.of)}`;
   if (!figureOf) return el("div", { class: "tile" }, el("span", { class: "title" }, `${value}, ${words}`), el("span", { class: "value" }, "–"), el("span", { class: "fine" }, "nothing labelled yet"));
+  const n = `n = ${whole(figureOf.n)}, ${all ? "all of this time" : `by lot from about ${short(period.of)}`}`;
   const rough = figureOf.authors < 40 ? `; only ${whole(figureOf.authors)} authors: rough` : "";
   return el(
     "div", { class: "tile" },
@@ -161,7 +160,8 @@ export function coverage(told) {
     say(byId("coverage-note"), "Nothing was held yet.");
     return;
   }
-  say(byId("coverage-note"), `What was held of the stream, a cell for each quarter of an hour, by the times of the events. As of ${clock(told.at)}.`);
+  const part = told.whole ? "" : ` Of the newest ${whole(told.connections)} connections only; civicsky status has all.`;
+  say(byId("coverage-note"), `What was held of the stream, a cell for each quarter of an hour, by the times of the events. As of ${clock(told.at)}.${part}`);
   byId("days").replaceChildren(...told.days.map(day));
   byId("days-legend").hidden = false;
   byId("gaps-box").hidden = !told.gaps.length;
@@ -213,7 +213,7 @@ function budget(what, spent, most, show) {
     "div", { class: "budget" },
     el("p", { class: "figure" }, `${show(spent)} of ${show(most)} today`),
     svg("svg", { class: "meter", viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("rect", { class: "empty", width: 100, height: 6 }), svg("rect", { class: share >= 0.9 ? "cell g" : "cell h", width: (share * 100).toFixed(1), height: 6 })),
-    el("p", { class: "note" }, `${percent(spent / most, 0)} of the day's budget of ${what}`),
+    el("p", { class: "note" }, `${percent(spent / most)} of the day's budget of ${what}`),
   );
 }
 
@@ -254,7 +254,7 @@ export function rejects(told) {
 let failuresKey = "";
 
 export function failed(state) {
-  say(byId("failed-note"), `${whole(state.totals.failed)} posts got no label since the start. civicsky failed lists all, and tries them again.`);
+  say(byId("failed-note"), `${whole(state.totals.failed)} ${state.totals.failed === 1 ? "post" : "posts"} got no label since the start.`);
   const key = JSON.stringify(state.failed);
   if (key === failuresKey) return;
   failuresKey = key;
