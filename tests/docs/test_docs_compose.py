@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from nats import connect
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from pydantic import SecretStr
 from ruamel.yaml import YAML
@@ -214,8 +215,10 @@ async def test_nats_wants_the_token_of_its_file_which_stands_on_no_command_line(
         client = await connect(address, token=token, allow_reconnect=False)
         assert (await client.jetstream().account_info()).limits.max_memory != 0
         await client.close()
+        stranger = Client()
         with pytest.raises(NatsError, match=r"(?i)authorization"):
-            await connect(address, token="wrong", allow_reconnect=False, error_cb=silent)
+            await stranger.connect(address, token="wrong", allow_reconnect=False, error_cb=silent)
+        await stranger.close()  # a connection that was refused stays open else
 
 
 async def silent(_error: Exception) -> None:
