@@ -60,14 +60,14 @@ Points = dict[str, list[tuple[float, float]]]
 def ceilings(parts: Measured) -> tuple[Points, Points]:
     """(simulated, measured): answers a second by calls in flight, for each latency."""
     own = cost(parts)
-    lines = {
+    lines: Points = {
         f"{ms} ms": [
             (slots, queues.answers_a_second(slots, queues.always(ms / 1000), queues.always(own), ANSWERS))
             for slots in IN_FLIGHT
         ]
         for ms in LATENCIES
     }
-    measured = {
+    measured: Points = {
         f"{ms} ms": [
             (slots, needs.median(parts, "label", f"{slots} in flight, {ms} ms")) for slots in IN_FLIGHT
         ]
