@@ -11,11 +11,13 @@ WORKDIR /src
 COPY requirements/build.txt requirements/
 RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes -r requirements/build.txt
 # More than the service: export, research or both. The lists agree with one another.
+# nkeys, for NATS's credentials files, comes as source only and is left out: here NATS is told a password or a token.
 # The local model's engine wants libgomp1, which slim images lack: a server beside this one is the way here.
 ARG EXTRAS=""
-COPY requirements/base.txt requirements/fast.txt requirements/export.txt requirements/research.txt requirements/
+COPY requirements/base.txt requirements/fast.txt requirements/nats.txt requirements/export.txt requirements/research.txt requirements/
 RUN python -m venv --without-pip /opt/civicsky \
-    && for list in base fast ${EXTRAS}; do \
+    && sed -i '/^nkeys==/,/[^\\]$/d' requirements/nats.txt \
+    && for list in base fast nats ${EXTRAS}; do \
         /opt/build/bin/pip --python /opt/civicsky/bin/python install --require-hashes --only-binary :all: \
             -r "requirements/$list.txt" || exit 1; \
     done

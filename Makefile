@@ -1,5 +1,5 @@
 # Every target does all of its own set-up.
-.PHONY: demo test long check fuzz soak mutants injections bench export-million image-steps over-workers format lock
+.PHONY: demo test long check fuzz soak mutants injections bench scale export-million image-steps over-workers format lock
 
 SECONDS ?= 600
 
@@ -77,3 +77,8 @@ image-steps:
 bench:
 	@tools/setup.sh test
 	@PYTHONPATH=.:tests .venv/bin/python -m bench.run $(ARGS)
+
+# docs/scale.md and its plots, from bench/results.json: what a home node can do, and what breaks first. Seconds; after `make bench`.
+scale:
+	@tools/setup.sh test
+	@PYTHONPATH=.:tests .venv/bin/python -m bench.scaling

@@ -14,7 +14,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from bench import machine, page, results
 from bench.part import Ask, CannotRun, Measured, Part
 from bench.results import Entry
+from bench.scaling import page as scaling_page
 from bench.shown import lines
 
 PARTS: Final = ("decode", "collect", "memory", "loop", "label", "store", "growth", "script", "workers")
@@ -82,6 +83,8 @@ def write(into: Path, done: dict[str, Entry]) -> None:
     parts = {name: parts[name] for name in PARTS if name in parts}
     results.write(file, parts)
     page.write(into / "docs", parts, PARTS)
+    with suppress(KeyError):  # something that it reckons with was never measured
+        scaling_page.write(into / "docs", parts)
 
 
 @contextmanager

@@ -210,10 +210,114 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
     def log_message(self, *_): pass
 signal.signal(signal.SIGTERM, lambda *_: (print("server: over", flush=True), os._exit(0)))
+with open(os.environ["HOME"] + "/server.pid", "w") as pid:
+    pid.write(str(os.getpid()))
 with open(os.environ["NOTES"], "a") as notes:
-    notes.write(f"server {' '.join(arguments)} key={os.environ.get('VLLM_API_KEY', '')}\\n")
+    key = os.environ.get("VLLM_API_KEY") or os.environ.get("LLAMA_API_KEY", "")
+    notes.write(f"server {' '.join(arguments)} key={key}\\n")
 ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
+
+
+# ---- label workers as an array ---------------------------------------------------------------------------------------
+
+WORKER = """
+case $1 in label) ;; *) exit 9 ;; esac
+echo "key=$CIVICSKY_LABEL__API_KEY slots=$CIVICSKY_LABEL__SLOTS" >> "$NOTES"
+trap 'echo "worker: over" >> "$NOTES"; exit 0' TERM
+while :; do sleep 0.05; done
+"""
+
+
+def worker_node(node: Node, program: str, worker: str = WORKER) -> dict[str, str]:
+    """What a task of the array needs: a server that can be started, and a worker."""
+    variables = model_node(node, program)
+    if not shutil.which("curl"):
+        node.command(
+            "curl", f'exec {sys.executable} -c "import sys, urllib.request as u; u.urlopen(sys.argv[-1])" "$@"'
+        )
+    variables |= {"NATS": "tls://nats.example.org:4222", "MODEL": "m", "GGUF": "", "PAUSE": "0", "SLOTS": "12"}
+    return variables | {
+        "CIVICSKY": str(node.command("civicsky", worker)), "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "3",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("gguf", "program"), [("", "vllm"), ("/models/Llama 3.gguf", "llama-server")])
+def test_a_task_of_the_array_serves_a_model_has_a_worker_ask_it_and_ends_the_worker_first(
+    node: Node, started: list["subprocess.Popen[str]"], gguf: str, program: str
+) -> None:
+    variables = worker_node(node, program) | {"GGUF": gguf}
+    job = node.start("worker.sbatch", **variables)
+    started.append(job)
+    until(lambda: node.asked("key="), "the worker")
+    (called,) = node.asked("civicsky")
+    model = f"--model-url http://127.0.0.1:{variables['PORT']}/v1 --model m --config {node.folder}/civicsky.toml"
+    assert called == f"civicsky label --worker tls://nats.example.org:4222 {model}"
+    (key, slots) = re.findall(r"=(\S+)", node.asked("key=")[0])
+    assert len(key) == 32, "a key of its own"
+    assert slots == "12"
+    assert not [line for line in node.asked() if key in line and not line.startswith(("key=", "server"))]
+    assert f"--host 127.0.0.1 --port {variables['PORT']}" in node.asked(program)[0]
+    os.kill(job.pid, signal.SIGTERM)  # as --signal=B: does, to the shell alone
+    code, out = ended(job)
+    assert code == 0, out
+    assert node.asked()[-1] == "worker: over"
+    assert "server: over" in out, "the shell waited for it"
+    assert "civicsky" not in out, "nothing was said to be wrong"
+    assert not node.asked("scancel")
+    with pytest.raises(ProcessLookupError):  # nobody of its group is left
+        os.killpg(job.pid, 0)
+
+
+def test_a_worker_that_a_person_must_help_takes_the_tasks_behind_it_away(
+    node: Node, started: list["subprocess.Popen[str]"]
+) -> None:
+    job = node.start("worker.sbatch", **worker_node(node, "vllm", "exit 2"))
+    started.append(job)
+    code, out = ended(job)
+    assert code == 2
+    assert "server: over" in out
+    assert node.asked("scancel") == ["scancel --state=PENDING 77"]
+
+
+def test_a_model_that_dies_ends_its_worker_which_could_only_wait_for_it(
+    node: Node, started: list["subprocess.Popen[str]"]
+) -> None:
+    variables = worker_node(node, "vllm")
+    job = node.start("worker.sbatch", **variables)
+    started.append(job)
+    until(lambda: node.asked("key="), "the worker")
+    os.kill(int((node.folder / "server.pid").read_text()), signal.SIGKILL)
+    code, out = ended(job)
+    assert code == 1
+    assert "the model's server ended by itself" in out
+    assert node.asked()[-1] == "worker: over"
+
+
+def test_a_model_that_does_not_start_ends_its_task_and_starts_no_worker(
+    node: Node, started: list["subprocess.Popen[str]"]
+) -> None:
+    variables = worker_node(node, "vllm")
+    node.command("vllm", "exit 7")
+    node.command("curl", "exit 7")
+    node.command("sleep")
+    job = node.start("worker.sbatch", **variables, NOTHING="")
+    started.append(job)
+    assert ended(job)[0] == 1
+    assert not node.asked("civicsky")
+    assert node.asked("sleep"), "who fails at once gives way slowly"
+
+
+def test_no_worker_starts_without_an_address_of_nats(node: Node, started: list["subprocess.Popen[str]"]) -> None:
+    job = node.start("worker.sbatch", **worker_node(node, "vllm") | {"NATS": ""})
+    started.append(job)
+    code, out = ended(job)
+    assert code != 0
+    assert "NATS=tls://HOST:4222 sbatch worker.sbatch" in out
+    assert not node.asked("vllm")
+
+
+# ---- what the model's server is here ---------------------------------------------------------------------------------
 
 
 def model_node(node: Node, program: str) -> dict[str, str]:

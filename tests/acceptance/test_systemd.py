@@ -17,6 +17,7 @@ from civicsky.datadir import locked
 from civicsky.setup import unit
 from conftest import skip
 from support.command import CIVICSKY, LAST_SEQ, Ended, cursor, query, sample_relay, tell, until
+from support.nats_server import nats_server
 from support.user_manager import UserManager, user_manager, why_not
 
 pytestmark = pytest.mark.timeout(180)
@@ -376,3 +377,45 @@ def test_a_drain_that_is_longer_than_the_units_patience_is_not_cut_off(
     assert (service.shown("Result"), service.shown("ExecMainStatus")) == ("success", "0")
     assert service.log("drain_over"), "it took its whole time"
     assert query(service.folder / "ledger.db", "SELECT 1 FROM job WHERE state = 'pending' LIMIT 1"), "there was work"
+
+
+def worker_unit(manager: UserManager, url: str, model_url: str, token: str) -> Service:
+    """An instance of the unit that ships; the command is this installation's, and its files lie where it says."""
+    text = (Path(__file__).parents[2] / "deploy/systemd/civicsky-worker@.service").read_text(encoding="utf-8")
+    (manager.units / "civicsky-worker@.service").write_text(
+        text.replace("%h/.local/bin/civicsky", CIVICSKY), encoding="utf-8"
+    )
+    folder = manager.home / ".config" / "civicsky"
+    folder.mkdir(parents=True, exist_ok=True)
+    model = f'[label]\nmodel_url = "{model_url}"\nmodel = "mock"\n'
+    (folder / "worker-gpu0.toml").write_text(model, encoding="utf-8")
+    secret = folder / "worker-gpu0.env"
+    secret.touch(mode=0o600)
+    secret.write_text(f"CIVICSKY_WORKERS__TOKEN='{token}'\n", encoding="utf-8")
+    service = Service(manager, "civicsky-worker@gpu0")
+    service.settings = {"workers__url": url}
+    return service.change()
+
+
+def test_an_instance_of_the_worker_is_ready_when_nats_answers_starts_again_and_drains(
+    manager: UserManager, model: tuple[str, Path]
+) -> None:
+    with nats_server(manager.folder / "nats", 'authorization { token: "the-token" }\n') as nats:
+        service = worker_unit(manager, nats.url, model[0], "the-token").start()
+        assert service.shown("ActiveState") == "active"
+        until(lambda: "0 in flight, 0 done" in service.shown("StatusText"), "STATUS")
+        main = manager.main(service.name)
+        assert "the-token" not in Path(f"/proc/{main}/cmdline").read_text(encoding="utf-8")
+        manager.systemctl("kill", "--kill-who=main", "--signal=KILL", service.name)
+        until(lambda: service.restarts() == 1 and service.shown("ActiveState") == "active", "it to start again")
+        service.stop()
+    assert (service.shown("Result"), service.shown("ExecMainStatus")) == ("success", "0")
+    assert manager.processes(service.name) == []
+
+
+def test_a_worker_that_nats_does_not_let_in_is_not_started_again(manager: UserManager, model: tuple[str, Path]) -> None:
+    with nats_server(manager.folder / "nats", 'authorization { token: "the-token" }\n') as nats:
+        service = worker_unit(manager, nats.url, model[0], "wrong")
+        manager.inside("systemctl", "--user", "start", service.name)
+        until(lambda: service.shown("ActiveState") == "failed", "it to end")
+    assert (service.shown("ExecMainStatus"), service.restarts()) == ("2", 0)

@@ -106,5 +106,5 @@ def test_the_scripts_for_a_cluster_are_read_by_bash_and_shellcheck_without_a_wor
 def test_every_script_is_named_by_the_page_for_clusters() -> None:
     for name in SCRIPTS:
         assert f"](../{name})" in page("docs/cluster.md"), name
-    assert len(SCRIPTS) == 4
+    assert len(SCRIPTS) == 5
     assert Path(ROOT / "deploy/slurm/tunnel.sh").stat().st_mode & 0o100

@@ -25,6 +25,7 @@ from docs.pages import ROOT, page
 FETCH, TIMER = "deploy/systemd/civicsky-fetch.service", "deploy/systemd/civicsky-fetch.timer"
 UNIT = "deploy/systemd/civicsky.service"
 HALVES: dict[str, unit.Half] = {unit.BOTH: "run", unit.COLLECT: "collect", unit.LABEL: "label"}
+WORKER = "deploy/systemd/civicsky-worker@.service"
 RISING, CREDENTIALS = "deploy/systemd/rising-delay.conf", "deploy/systemd/credentials.conf"
 SETTINGS = "deploy/systemd/civicsky.toml.example"
 SECRETS = "deploy/systemd/civicsky.env.example"
@@ -111,6 +112,35 @@ def test_the_halves_are_held_in_and_watched_as_the_whole_is_and_labelling_outliv
         lines = uncommented(page(f"deploy/systemd/{name}")).splitlines()
         assert not [line for line in shared if line not in lines and not line.startswith(("Description", "Conflicts"))]
         assert not [line for line in lines if line.startswith(("BindsTo", "Requires", "PartOf"))]
+
+
+def test_a_worker_is_held_in_and_watched_as_the_half_that_labels_is_and_needs_no_lock() -> None:
+    own = {"Description", "ExecStart", "EnvironmentFile", "TimeoutStartSec"}
+    not_its = {"Conflicts", "Wants", "After"}
+    of_label, of_worker = (
+        {line for line in uncommented(page(file)).splitlines() if line.split("=")[0] not in own}
+        for file in (f"deploy/systemd/{unit.LABEL}", WORKER)
+    )
+    assert {line.split("=")[0] for line in of_label - of_worker} == not_its
+    assert of_worker - of_label == {"Environment=CIVICSKY_WORKERS__URL=nats://127.0.0.1:4222"}
+
+
+def test_an_instance_of_the_worker_is_a_settings_file_and_its_secrets_stand_beside_it() -> None:
+    (command,) = re.findall(r"^ExecStart=(.*)$", page(WORKER), re.MULTILINE)
+    (secret,) = re.findall(r"^EnvironmentFile=-(.*)$", page(WORKER), re.MULTILINE)
+    config = command.split("--config ")[1]
+    assert config == "%h/.config/civicsky/worker-%i.toml"
+    assert secret == str(loading.secrets_file(Path(config)))
+    assert "label --worker ${CIVICSKY_WORKERS__URL} " in command
+
+
+def test_systemd_has_nothing_to_say_about_an_instance_of_the_worker(tmp_path: Path) -> None:
+    name = "civicsky-worker@gpu0.service"
+    credentials = {f"{name}.d/credentials.conf": page(CREDENTIALS).replace("#Load", "Load")}
+    found = verified_units(tmp_path, {name: page(WORKER)} | credentials)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    found = verified_units(tmp_path, {name: page(WORKER).replace("WatchdogSec", "WatchSec")})
+    assert "Unknown key 'WatchSec'" in found.stderr, "it would"
 
 
 def test_the_service_is_watched_for_as_long_as_it_is_patient_by_itself(service: dict[str, str]) -> None:
