@@ -410,7 +410,7 @@ async def test_a_ledger_of_before_knows_the_authors_of_its_labels(
     process = service(tmp_path, relay, model)
     end_when(process, lambda: len(in_store(tmp_path)) == 3 and all_told(tmp_path), "all to be labelled")
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as db:
-        db.executescript("DROP TABLE author; PRAGMA user_version=2;")
+        db.executescript("DROP TABLE author; DROP TABLE gate; DROP TABLE gate_file; PRAGMA user_version=2;")
     ledger = await Ledger.open(tmp_path / "ledger.db")
     try:
         assert await authors.Authors(ledger.database).due(NOW, 10) == sorted(did_of(n) for n in range(3))

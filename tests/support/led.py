@@ -229,8 +229,8 @@ QUICK: dict[str, Any] = {"worker__batch_seconds": 0.05, "appview__recheck": "fal
 
 def three_posts(relay: Led) -> None:
     """Two of A with the secret, and one of B without."""
-    for rkey in (FIRST, SECOND):
-        relay.post(rkey, f"The {SECRET} of the council's budget", did=A)
+    for rkey, word in ((FIRST, "budget"), (SECOND, "plans")):  # the same text twice may be asked about only once
+        relay.post(rkey, f"The {SECRET} of the council's {word}", did=A)
     relay.post(OTHER, "Another post, in plain English", did=B)
 
 

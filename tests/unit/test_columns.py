@@ -126,7 +126,7 @@ def test_the_level_public_has_these_columns_and_no_others() -> None:
     labels = told("labels", "public", row(about={**LABEL, "task": "civic"}))
     assert set(labels) == {
         "post", "current_text", "task", "task_version", "run", "prompt", "model", "model_asked", "fingerprint",
-        "server", "way", "parameters", "p_sampled", "label_hour",
+        "server", "way", "parameters", "p_sampled", "label_hour", "events_why",
         "civic_civic", "civic_civic_probability", "civic_lean", "civic_lean_probability",
     }  # fmt: skip
 
