@@ -87,7 +87,8 @@ def options(gold: Path, more: dict[str, Any]) -> dict[str, Any]:
 
 
 def asked(log: Path) -> list[Found]:
-    return [json.loads(line) for line in log.read_text().splitlines()]
+    """What the server was asked; of a line that it is writing just now nothing."""
+    return [json.loads(line) for line in log.read_text().rpartition("\n")[0].splitlines()]
 
 
 def folder_of(out: Path) -> Path:

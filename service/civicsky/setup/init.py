@@ -28,7 +28,10 @@ from civicsky.store import MongoStore
 
 NONE: Final = "none"
 """The model's name of those who want none yet."""
-KEY, MONGO, *OTHERS = SECRETS
+_VARIABLES: Final = {name: variable for variable, name in SECRETS.items()}
+KEY: Final = _VARIABLES["label.api_key"]
+MONGO: Final = _VARIABLES["store.mongo_uri"]
+OTHERS: Final = [variable for variable in SECRETS if variable not in {KEY, MONGO}]
 _TRIES: Final = 5
 """Bad answers to one question in a row after which it ends: whatever answers may be no person."""
 
