@@ -75,16 +75,16 @@ def load() -> Embedding:
     paths = [_file(name) for name in (_TABLE, _RULES)]
     if not all(map(find_spec, ("numpy", "safetensors", "tokenizers"))):
         raise Usage(f"the gate's model {INSTALL}")
-    from safetensors.numpy import load_file  # noqa: PLC0415
+    from safetensors.numpy import load as tensors  # noqa: PLC0415
     from tokenizers import Tokenizer  # noqa: PLC0415
 
-    table = load_file(paths[0])[_KEY]
-    tokenizer = Tokenizer.from_file(str(paths[1]))
+    weights, rules = (path.read_bytes() for path in paths)
+    table = tensors(weights)[_KEY]
+    tokenizer = Tokenizer.from_buffer(rules)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
+    digest = hashlib.sha256(weights)
+    digest.update(rules)
     identity = Identity(f"{PACKAGE} {Path(_TABLE).stem}", distribution(PACKAGE).version, digest.hexdigest())
     return Embedding(identity, table, tokenizer)
 
