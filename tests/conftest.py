@@ -99,7 +99,9 @@ class Mongod:
             [
                 binary, "--dbpath", self.folder / "db", "--bind_ip", "127.0.0.1", "--port", str(self.port),
                 "--replSet", "rs0", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25", "--nounixsocket",
-                "--setParameter", "ttlMonitorSleepSecs=1", "--logappend",
+                "--setParameter", "ttlMonitorSleepSecs=1",
+                "--setParameter", "diagnosticDataCollectionEnabled=false",  # a third of what an idle one takes
+                "--logappend",
                 "--logpath", self.folder / "log", *self.options,
             ],
             stdout=subprocess.DEVNULL,
