@@ -2,6 +2,8 @@
 .PHONY: demo test long check fuzz soak mutants injections bench scale export-million image-steps over-workers format lock
 
 SECONDS ?= 600
+# Four workers and a thousand processes need not compile the same files.
+export PYTHONDONTWRITEBYTECODE =
 
 demo:
 	@tools/setup.sh demo
