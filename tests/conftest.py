@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from support.made_frames import Made
 
 tried.register()
+# For this process, where numpy is not loaded yet, and each that a test starts: where processors are shared, OpenBLAS'
+# threads spin while they wait for one another, and to make a gate took 11 s of a processor instead of 2.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 Client = MongoClient[dict[str, Any]]
 
 
