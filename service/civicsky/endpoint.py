@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from civicsky import log, pace, pulse
-from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient, Unsent, Usage
+from civicsky.errors import BAD_PROXY, BadInput, Refused, TooLate, Transient, Unsent, Usage
 from civicsky.exchange import Direct
 from civicsky.lean import without
 from civicsky.lifecycle import happened
@@ -79,13 +79,19 @@ class Came(NamedTuple):
     """How it failed, where that is not raised: it was sent."""
 
 
+May = Callable[[bool], bool]
+"""Asked when a request can be sent at last: may it be now? It is told whether somebody else sent it before."""
+
+
 class Far(Protocol):
     """A way to servers that others speak to. See `workers.dispatch.Dispatcher`."""
 
-    async def exchange(self, method: str, path: str, content: bytes, seconds: float) -> Came:
+    async def exchange(
+        self, method: str, path: str, content: bytes, seconds: float, may: May = lambda _again: True
+    ) -> Came:
         """One request, which may take so many seconds once it is sent.
 
-        Raises `Unsent`, and `Refused`: then nobody will take it.
+        Raises `Unsent` (`TooLate`: it might not be sent when it could be), and `Refused`: then nobody will take it.
         """
         ...
 
@@ -200,6 +206,20 @@ class Endpoint:
             self.calls += 1
             self._flying += 1
             return self._pace.begin(tokens, clock())
+
+    def may(self, call: pace.Call, *, again: bool) -> bool:
+        """Whether a request may be sent now that waited elsewhere since its turn; `again`: besides, it was sent before.
+
+        Limits are of when requests are sent: without this, what has piled up for hours would go at once.
+        """
+        if again:
+            self._pace.repeat(call, clock())
+            return True
+        return self._pace.recount(call, clock())
+
+    def unsent(self, call: pace.Call) -> None:
+        """A request was not sent after all: it counts as nothing; `over` must follow."""
+        self._pace.withdraw(call)
 
     def over(self, call: pace.Call, headers: Mapping[str, str], tokens: int | None) -> None:
         """A request has ended, whatever came of it."""
@@ -362,12 +382,19 @@ class Line:
 
     async def _call(self, server: Endpoint, method: str, path: str, body: Body | None) -> Reply:
         """As `call`, but what a 403 or 404 is about is left open."""
+        while True:
+            with suppress(TooLate):
+                return await self._call_in_turn(server, method, path, body)
+
+    async def _call_in_turn(self, server: Endpoint, method: str, path: str, body: Body | None) -> Reply:
+        """As `_call`. Raises `TooLate` as well."""
         call = await server.turn(server.estimate(body.said, body.max_tokens) if body else 0)
         headers: Mapping[str, str] = {}
         tokens: int | None = None
         self.sent += 1
         try:
-            came = await self._sent(server, method, path, body.content if body else b"")
+            content = body.content if body else b""
+            came = await self._sent(server, method, path, content, lambda again: server.may(call, again=again))
             headers = came.headers
             self.sent += came.calls - 1
             if came.failure:
@@ -380,6 +407,7 @@ class Line:
                 server.learn_size(body.said if body else 0, reply.tokens.read)
         except Unsent:
             self.sent -= 1  # it says nothing of a server
+            server.unsent(call)
             raise
         except Transient as error:
             server.failed(call, error.retry_after, busy=error.busy)
@@ -417,9 +445,11 @@ class Line:
                 if version.isascii() and version.isprintable():
                     server.program = f"vllm {version}"
 
-    async def _sent(self, server: Endpoint, method: str, path: str, content: bytes) -> Came:
+    async def _sent(
+        self, server: Endpoint, method: str, path: str, content: bytes, may: May = lambda _again: True
+    ) -> Came:
         if server.far:
-            return await server.far.exchange(method, path, content, self._settings.request_seconds)
+            return await server.far.exchange(method, path, content, self._settings.request_seconds, may)
         return await self.exchange(server, method, path, content, self._settings.request_seconds)
 
     async def exchange(self, server: Endpoint, method: str, path: str, content: bytes, seconds: float) -> Came:

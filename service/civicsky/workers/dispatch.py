@@ -15,8 +15,8 @@ from time import monotonic
 from typing import Any, Final
 
 from civicsky import log, pulse
-from civicsky.endpoint import MAX_ANSWER_BYTES, Came
-from civicsky.errors import BadInput, Refused, Transient, Unsent
+from civicsky.endpoint import MAX_ANSWER_BYTES, Came, May
+from civicsky.errors import BadInput, Refused, TooLate, Transient, Unsent
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics, WorkerSeen
 from civicsky.settings import Workers as WorkersSettings
@@ -38,8 +38,8 @@ AT_THE_END: Final = "the work ends, so it was not sent any more"
 class _Asked:
     """A question that waits for its result."""
 
-    def __init__(self, job: Job, wanted: Wanted | None, now: float) -> None:
-        self.job, self.wanted = job, wanted
+    def __init__(self, job: Job, wanted: Wanted | None, may: May, now: float) -> None:
+        self.job, self.wanted, self.may = job, wanted, may
         self.number: int | None = None
         """In the queue; None: it is not known to be there."""
         self.since = now
@@ -84,7 +84,9 @@ class Dispatcher:
 
     # ---- one question ----
 
-    async def exchange(self, method: str, path: str, content: bytes, seconds: float) -> Came:
+    async def exchange(
+        self, method: str, path: str, content: bytes, seconds: float, may: May = lambda _again: True
+    ) -> Came:
         """One request, by whichever worker takes it first. See `endpoint.Far`."""
         if self._bus.refused and not self._bus.up.is_set():
             raise Refused(self._bus.refused)
@@ -103,7 +105,7 @@ class Dispatcher:
             own.deliveries,
             content,
         )
-        asked = self._asked[job.id] = _Asked(job, current(), monotonic())
+        asked = self._asked[job.id] = _Asked(job, current(), may, monotonic())
         try:
             await self._dispatch(asked)
             return await self._result(asked)
@@ -179,14 +181,16 @@ class Dispatcher:
             asked.fail(Withdrawn("its post was deleted or changed while it waited"))
         if asked.result.done():  # perhaps just now
             return b"drop"
+        if (claim.worker, claim.delivery) in asked.claims:  # it asked again, since our word was lost
+            return b"go"
+        if not asked.may(bool(asked.claims)):
+            asked.fail(TooLate("its turn was over when a label worker took it"))
+            return b"drop"
         self._let_go(asked, claim)
         return b"go"
 
     def _let_go(self, asked: _Asked, claim: Claim) -> None:
-        who = (claim.worker, claim.delivery)
-        if who in asked.claims:  # it asked again, since our word was lost
-            return
-        asked.claims.add(who)
+        asked.claims.add((claim.worker, claim.delivery))
         asked.claimed_at = self._claimed_at = monotonic()
         self._metrics.workers.claimed += 1
         self._metrics.workers.redelivered += claim.delivery > 1
