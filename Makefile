@@ -53,7 +53,7 @@ LABELLING = tests/integration/test_slot.py tests/integration/test_label.py tests
 	tests/acceptance/test_events.py
 over-workers:
 	@tools/setup.sh test
-	PYTHONPATH=tests .venv/bin/pytest -p support.over_workers -n $(JOBS) -m "not long" $(or $(ARGS),$(LABELLING))
+	PYTHONPATH=tests .venv/bin/pytest -p support.over_workers -n $(JOBS) --dist worksteal -m "not long" $(or $(ARGS),$(LABELLING))
 
 mutants:
 	@tools/setup.sh test

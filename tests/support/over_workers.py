@@ -38,6 +38,7 @@ from support import command
 from support.nats_server import NatsServer, nats_server
 
 _LABEL: Final = "tests/integration/test_label.py::"
+_FAULTS: Final = "tests/acceptance/test_faults.py::"
 OUTSIDE: Final[Mapping[str, str]] = {
     _LABEL + "test_a_probe_asks_each_server_once_for_all_slots": "the worker looks itself whether its server is there",
     _LABEL + "test_a_key_that_one_server_refuses_does_not_stop_the_others": (
@@ -46,6 +47,11 @@ OUTSIDE: Final[Mapping[str, str]] = {
     _LABEL + "test_a_server_that_is_not_there": (
         "the worker takes nothing meanwhile, so there is nothing for the home node to wait for: see test_workers"
     ),
+    _FAULTS + "test_label_with_an_unreachable_model_waits_and_says_so_once": (
+        "the home node says what its workers say, besides that nobody took a question: see test_worker_roster"
+    ),
+    _FAULTS + "test_a_model_that_refuses_ends_label_and_parks_run[options0-mock-refuses the key (HTTP 401); set "
+    "CIVICSKY_LABEL__API_KEY]": "it is the worker that ends with 2; the home node waits for one whose key is accepted",
 }
 """Tests that cannot hold with a worker between, and why. One that is not there fails the run."""
 SLOTS: Final = 32

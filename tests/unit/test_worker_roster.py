@@ -55,3 +55,15 @@ def test_the_list_has_a_bound() -> None:
     for n in range(MAX_WORKERS + 10):
         told.hear(str(n), 0)
     assert len(told.names()) == MAX_WORKERS
+
+
+def test_why_nobody_takes_a_question_is_told_as_workers_say() -> None:
+    told = Told()
+    assert told.roster.idle() == "no label worker is there"
+    told.hear("a", 0, "the model cannot be reached")
+    assert told.roster.idle() == "label workers are there (1), but take nothing: the model cannot be reached"
+    told.hear("b", 0)
+    assert told.roster.idle() == "1 label workers are there, all at work"
+    told.hear("b", 1, leaving=True)
+    told.hear("a", 1, "the key is refused", leaving=True)
+    assert told.roster.idle() == "no label worker is there; the last one left: the key is refused"

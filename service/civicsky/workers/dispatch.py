@@ -126,8 +126,7 @@ class Dispatcher:
         if asked.result.done():
             return asked.result.result()
         if not asked.claims:
-            there = len(self._roster.working())
-            why = f"{there} label workers are there, all at work" if there else "no label worker is there"
+            why = log.harmless(self._roster.idle())
             raise Unsent(self._bus.why or f"nobody took a question within {self._settings.wait_seconds:g} s: {why}")
         why = "a label worker took a question and is silent, or cut off"
         return Came(0, {}, "", calls=len(asked.claims), failure=Transient(why))

@@ -26,11 +26,14 @@ class Roster:
         """Those two are told of each that comes, and of each that goes, and how: `leaving` or `silent`."""
         self._seen: dict[str, Seen] = {}
         self._joined, self._left = joined, left
+        self._left_since = ""
+        """Why the last one that left did so, where it said."""
 
     def heard(self, beat: Beat, now: float) -> None:
         """A worker said how it is."""
         known = beat.worker in self._seen
         if beat.leaving:
+            self._left_since = beat.why
             if known:
                 del self._seen[beat.worker]
                 self._left(beat, "leaving")
@@ -53,3 +56,11 @@ class Roster:
     def working(self, *, besides: str = "") -> list[Beat]:
         """Those that take jobs."""
         return [beat for beat in self.there() if not beat.why and beat.worker != besides]
+
+    def idle(self) -> str:
+        """Why nobody takes a question, for people: in what workers said, who may say anything."""
+        if working := len(self.working()):
+            return f"{working} label workers are there, all at work"
+        if there := self.there():
+            return f"label workers are there ({len(there)}), but take nothing: {there[0].why}"
+        return "no label worker is there" + (f"; the last one left: {self._left_since}" if self._left_since else "")

@@ -184,10 +184,13 @@ class Worker:
     async def _is_there(self, line: Line) -> bool:
         """Whether some server answers, whatever it says, unless that is that it does not want us."""
         for server in self._endpoints.servers:
-            with suppress(Transient, BadInput):
-                came = await line.exchange(server, "GET", "/models", b"", self._settings.label.request_seconds)
-                self._heed(server, came.status)
-                return True
+            try:
+                with suppress(BadInput):
+                    came = await line.exchange(server, "GET", "/models", b"", self._settings.label.request_seconds)
+                    self._heed(server, came.status)
+                    return True
+            except Transient as error:
+                self._resting = str(error)
         return False
 
     def _heed(self, server: Endpoint, status: int) -> None:
