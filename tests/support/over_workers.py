@@ -59,6 +59,7 @@ WAIT_SECONDS: Final = 3.0
 THERE_SECONDS: Final = 3.0
 """So long a worker within the loop has to find its model; one that is not there it never finds."""
 END_SECONDS: Final = 2
+CALLS: Final = "calls by workers"
 COMMANDS: Final = ("run", "label")
 UNLIMITED: Final = dict.fromkeys(("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day"))
 _open, _line, _turn = endpoint.open_endpoints, Endpoints.line, Endpoint.turn
@@ -214,7 +215,7 @@ async def _asks_by_workers(request: pytest.FixtureRequest, monkeypatch: pytest.M
     for _, process in _now.beside.values():
         process.terminate()
     _now.calls += sum(_calls_of(process) for _, process in _now.beside.values())
-    request.node.user_properties.append(("calls by workers", _now.calls))
+    request.node.user_properties.append((CALLS, _now.calls))
     over, _now = _now, Between()
     assert over.direct == [], "somebody asks a model without a worker"
 
@@ -267,7 +268,8 @@ class _Counted:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "teardown":
-            self.calls[report.nodeid.partition("::")[0]] += dict(report.user_properties).get("calls by workers", 0)
+            told = [n for name, n in report.user_properties if name == CALLS and isinstance(n, int)]
+            self.calls[report.nodeid.partition("::")[0]] += sum(told)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
