@@ -92,6 +92,8 @@ async def test_home_node_and_workers_need_no_more_rights_than_it_gives(
         ("publish", "civicsky.queue"),
         ("subscribe", "civicsky.job.>"),
         ("subscribe", "civicsky.home.>"),
+        ("subscribe", "civicsky.inbox.home.>"),
+        ("subscribe", "_INBOX.>"),
         ("subscribe", ">"),
     ],
 )

@@ -11,8 +11,9 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from hmac import compare_digest
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from civicsky import log, pulse
 from civicsky.endpoint import MAX_ANSWER_BYTES, Came
@@ -32,6 +33,7 @@ NAME: Final = "workers"
 LOOK_SECONDS: Final = 1.0
 STEP_SECONDS: Final = 5.0
 """How often a question that waits looks at the clock."""
+END_SECONDS: Final = 2.0
 UNAUTHORIZED: Final = 401
 AT_THE_END: Final = "the work ends, so it was not sent any more"
 
@@ -45,8 +47,8 @@ class _Asked:
         """In the queue; None: it is not known to be there."""
         self.since = now
         """When it was put there, or should have been."""
-        self.claims: set[tuple[str, int]] = set()
-        """(worker, delivery) of each call that was let go."""
+        self.claims: dict[tuple[int, int], str] = {}
+        """By (attempt, delivery), each call that was let go: its worker's proof. NATS makes each delivery once."""
         self.claimed_at = 0.0
         self.lost_at: float | None = None
         """When the queue was found to have lost it; None: it has not."""
@@ -67,7 +69,8 @@ class Dispatcher:
         self._settings, self._metrics, self._stop = settings, metrics, stop
         self.session = secrets.token_hex(6)
         self._bus = Bus(settings, f"civicsky home {self.session}")
-        self._queue = WorkQueue(self._bus, settings, messages.model_key(model, fingerprint))
+        self._model, self._key = model, messages.model_key(model, fingerprint)
+        self._queue = WorkQueue(self._bus, settings, self._key)
         home = f"{settings.name}.home.{self.session}"
         self._bus.on(f"{home}.claim", self._on_claim)
         self._bus.on(f"{home}.result", self._on_result)
@@ -76,7 +79,6 @@ class Dispatcher:
         self._roster = Roster(self._joined, self._left)
         self._made = ""
         self._making = asyncio.Lock()
-        self._n = 0
         self._claimed_at = 0.0
         """When a worker last took a question."""
         self._behind: set[asyncio.Task[None]] = set()
@@ -89,10 +91,9 @@ class Dispatcher:
             raise Refused(self._bus.refused)
         if self._stop.hurried:
             raise Unsent(AT_THE_END)
-        self._n += 1
         own = self._settings
         job = Job(
-            f"{self.session}-{self._n}",
+            secrets.token_hex(8),  # nobody can guess it who was not given the job
             0,
             self.session,
             method,
@@ -124,8 +125,8 @@ class Dispatcher:
         if asked.result.done():
             return asked.result.result()
         if not asked.claims:
-            there = len(self._roster.working())
-            why = f"{there} label workers are there, all at work" if there else "no label worker is there"
+            there = f"{len(self._roster.working(self._key))} label workers are there, all at work"
+            why = self._bus.forbidden or self._roster.shortage(self._key, self._model) or there
             raise Unsent(self._bus.why or f"nobody took a question within {self._settings.wait_seconds:g} s: {why}")
         why = "a label worker took a question and is silent, or cut off"
         return Came(0, {}, "", calls=len(asked.claims), failure=Transient(why))
@@ -172,8 +173,12 @@ class Dispatcher:
         asked = self._asked.get(claim.id)
         if asked is None or asked.result.done() or claim.attempt != asked.job.attempt:
             return b"drop"
-        if any(delivery > claim.delivery for _, delivery in asked.claims):
+        if not 1 <= claim.delivery <= asked.job.deliveries:
+            return b"leave"
+        if any(delivery > claim.delivery for attempt, delivery in asked.claims if attempt == claim.attempt):
             return b"leave"  # it lay with that worker for too long, and another one has it
+        if asked.claims.get((claim.attempt, claim.delivery), claim.proof) != claim.proof:
+            return b"leave"  # that delivery went to another one
         if asked.wanted is not None and not await asked.wanted():
             asked.fail(Withdrawn("its post was deleted or changed while it waited"))
         if asked.result.done():  # perhaps just now
@@ -182,10 +187,10 @@ class Dispatcher:
         return b"go"
 
     def _let_go(self, asked: _Asked, claim: Claim) -> None:
-        who = (claim.worker, claim.delivery)
+        who = (claim.attempt, claim.delivery)
         if who in asked.claims:  # it asked again, since our word was lost
             return
-        asked.claims.add(who)
+        asked.claims[who] = claim.proof
         asked.claimed_at = self._claimed_at = monotonic()
         self._metrics.workers.claimed += 1
         self._metrics.workers.redelivered += claim.delivery > 1
@@ -198,10 +203,10 @@ class Dispatcher:
             return None
         self._metrics.workers.results += 1
         asked = self._asked.get(result.id)
-        if asked is None or asked.result.done():
+        if asked is None or asked.result.done() or not _is_due(result, asked):
             self._metrics.workers.late += 1
             return b"ok"
-        if result.status == UNAUTHORIZED and self._roster.working(besides=result.worker):
+        if result.status == UNAUTHORIZED and self._roster.working(self._key, besides=result.worker):
             # That worker's key is refused, and it ends; others have theirs.
             self._later(self._dispatch(asked))
             return b"ok"
@@ -214,8 +219,13 @@ class Dispatcher:
         return b"ok"
 
     async def _on_beat(self, data: bytes) -> None:
-        with suppress(Foreign, Garbled):
+        try:
             self._roster.heard(messages.decode_beat(data), monotonic())
+        except Foreign as error:
+            if self._roster.heard_foreign(monotonic()):
+                log.event("workers_foreign", stage="label", why=str(error))
+        except Garbled:
+            pass
 
     def _joined(self, beat: Beat) -> None:
         log.event("workers_joined", stage="label", worker=beat.worker, server=beat.server, slots=beat.slots,
@@ -329,9 +339,12 @@ class Dispatcher:
         task.add_done_callback(self._behind.discard)
 
     async def end(self) -> None:
-        """Wait for what is done beside, as long as that is quick."""
-        if self._behind:
-            await asyncio.wait(self._behind, timeout=2)
+        """Wait for what is done beside, and leave no text of a post behind, as long as that is quick."""
+        with suppress(TimeoutError, Transient, Refused):
+            async with asyncio.timeout(END_SECONDS):
+                if self._behind:
+                    await asyncio.wait(self._behind)
+                await self._queue.empty(self._made)
 
 
 @asynccontextmanager
@@ -349,14 +362,29 @@ async def dispatching(
             run.cancel()
 
 
-async def listened(settings: WorkersSettings) -> tuple[str, list[Beat]]:
-    """NATS's address, and the workers that say that they are there. Raises `Transient`, `Refused` or `Usage`."""
+class Heard(NamedTuple):
+    """What can be found out from outside."""
+
+    host: str
+    workers: int
+    shortage: str
+    """See `Roster.shortage`."""
+    forbidden: str
+    """What NATS forbids us of it."""
+
+
+async def listened(settings: WorkersSettings, key: str, model: str) -> Heard:
+    """Whether NATS lets us in, and which workers say that they are there. Raises `Transient`, `Refused` or `Usage`."""
     roster = Roster(lambda _beat: None, lambda _beat, _how: None)
     bus = Bus(settings, "civicsky doctor")
 
     async def on_beat(data: bytes) -> None:
-        with suppress(Foreign, Garbled):
+        try:
             roster.heard(messages.decode_beat(data), monotonic())
+        except Foreign:
+            roster.heard_foreign(monotonic())
+        except Garbled:
+            pass
 
     bus.on(f"{settings.name}.beat", on_beat)
     run = asyncio.create_task(bus.run())
@@ -366,7 +394,15 @@ async def listened(settings: WorkersSettings) -> tuple[str, list[Beat]]:
     finally:
         run.cancel()
         await asyncio.wait([run])
-    return bus.host, roster.there()
+    return Heard(bus.host, len(roster.there()), roster.shortage(key, model), bus.forbidden)
+
+
+def _is_due(result: Result, asked: _Asked) -> bool:
+    """Whether it is of a worker that was let make the call; who gives a job up made none."""
+    if result.kind == "given_up":
+        return result.attempt == asked.job.attempt
+    shown = result.proof.encode()
+    return any(compare_digest(shown, proof.encode()) for proof in asked.claims.values())
 
 
 def _came(asked: _Asked) -> bool:
@@ -374,14 +410,15 @@ def _came(asked: _Asked) -> bool:
 
 
 def _came_of(result: Result, calls: int) -> Came:
-    text = result.body[: MAX_ANSWER_BYTES + 1].decode(errors="replace")
-    if result.kind == "reply":
-        return Came(result.status, result.headers, text, result.by, calls)
-    if result.kind == "unusable":
-        bad = BadInput(result.why)
+    """What a worker says is the far side's word: it names no reason of its own, and nothing that a terminal obeys."""
+    text, by = result.body[: MAX_ANSWER_BYTES + 1].decode(errors="replace"), log.harmless(result.by)
+    if result.kind == "reply" and result.status in range(100, 600):
+        return Came(result.status, result.headers, text, by, calls)
+    if result.kind in {"reply", "unusable"}:
+        bad = BadInput(result.why if result.why == "too_long" else "bad_response")
         bad.raw = text
-        return Came(0, {}, "", result.by, calls, bad)
+        return Came(0, {}, "", by, calls, bad)
     why = (
         result.why if result.kind == "unreachable" else "label workers took a question again and again, and were silent"
     )
-    return Came(0, {}, "", result.by, calls, Transient(log.harmless(why)))
+    return Came(0, {}, "", by, calls, Transient(log.harmless(why)))

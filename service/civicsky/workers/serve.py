@@ -42,6 +42,8 @@ FOREIGN_SECONDS: Final = PULL_SECONDS + 1.0
 """A job that is for others comes back after so many seconds: none of our slots waits for a job then."""
 FOREIGN_REST: Final = 10.0
 """For so long no slot asks for another job, so that others get it."""
+SHORTEST_KEY: Final = 8
+"""A shorter one (`none`, `x`) is a stopgap for servers that want none, and may well be part of an answer."""
 NO_MODEL: Final = "--worker needs a model: give --model-url URL --model NAME, or --model local"
 
 
@@ -87,8 +89,10 @@ class Worker:
     def __init__(self, settings: Settings, endpoints: Endpoints, slots: int, stop: Stop) -> None:
         self._settings, self._endpoints, self._slots, self._stop = settings, endpoints, slots, stop
         self.name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(2)}"
-        self._bus = Bus(settings.workers, f"civicsky worker {self.name}")
-        key = messages.model_key(endpoints.model, endpoints.fingerprint)
+        self._proof = secrets.token_hex(16)
+        self._bus = Bus(settings.workers, f"civicsky worker {self.name}", "worker")
+        self._model, key = endpoints.model, messages.model_key(endpoints.model, endpoints.fingerprint)
+        self._model_key = key
         queue = WorkQueue(self._bus, settings.workers, key)
         self._key = settings.label.api_key.get_secret_value().encode()
         self._bus.on(f"{settings.workers.name}.queue", self._on_queue)
@@ -151,7 +155,7 @@ class Worker:
                 await self._bus.publish(f"{self._settings.workers.name}.beat", messages.encode(self._says()))
                 if not told:
                     told = manager.tell("READY=1")
-            why = self._bus.why or self._resting or self._queue_why or "ok"
+            why = self._bus.why or self._bus.forbidden or self._resting or self._queue_why or "ok"
             manager.tell(
                 f"STATUS={log.harmless(f'{self._in_flight} in flight, {self.done:,} done, {why}')[:200]}", "WATCHDOG=1"
             )
@@ -161,7 +165,7 @@ class Worker:
         server = ", ".join(server.name for server in self._endpoints.servers)
         return Beat(
             self.name, civicsky.__version__, server, self._slots, self._in_flight, self.done,
-            self.refused or self._resting, leaving,
+            self.refused or self._resting, leaving, self._model, self._model_key,
         )  # fmt: skip
 
     async def _rest(self) -> None:
@@ -270,7 +274,7 @@ class Worker:
 
     async def _do_ours(self, line: Line, job: Job, delivery: Delivery) -> None:
         if delivery.number > job.deliveries:
-            await self._give(Result(job.id, job.attempt, self.name, "given_up", ""), job, delivery)
+            await self._give(Result(job.id, job.attempt, self.name, "given_up", "", proof=self._proof), job, delivery)
             return
         word = await self._claim(job, delivery)
         if word == b"go":
@@ -284,7 +288,7 @@ class Worker:
 
     async def _claim(self, job: Job, delivery: Delivery) -> bytes:
         """What the home node says to our doing it; empty: nothing, it may be away."""
-        claim = messages.encode(Claim(job.id, job.attempt, delivery.number, self.name))
+        claim = messages.encode(Claim(job.id, job.attempt, delivery.number, self.name, self._proof))
         try:
             return await self._bus.request(f"{self._settings.workers.name}.home.{job.home}.claim", claim, CLAIM_SECONDS)
         except Transient:
@@ -294,7 +298,7 @@ class Worker:
         """The call itself, and what came of it."""
         server = min(self._endpoints.servers, key=lambda one: one.load)
         path = job.path if job.path != "/version" else server.base_url().removesuffix("/v1") + job.path
-        result = Result(job.id, job.attempt, self.name, "reply", server.name)
+        result = Result(job.id, job.attempt, self.name, "reply", server.name, proof=self._proof)
         server.load += 1
         try:
             came = await line.exchange(server, job.method, path, job.body, job.seconds)
@@ -318,7 +322,7 @@ class Worker:
 
     def _without_key(self, text: str) -> bytes:
         body = text.encode(errors="replace")[: MAX_ANSWER_BYTES + 1]
-        return body.replace(self._key, b"***") if self._key else body
+        return body.replace(self._key, b"***") if len(self._key) >= SHORTEST_KEY else body
 
     async def _give(self, result: Result, job: Job, delivery: Delivery) -> None:
         """Offer a result until the home node has it: only then is the job done with."""

@@ -161,6 +161,17 @@ class WorkQueue:
             raise self._bus.failed(error) from error
         return True
 
+    async def empty(self, made: str) -> None:
+        """Take all jobs out of the queue, if it is still the one that was made then. Raises `Transient`."""
+        js = self._js()
+        try:
+            if str((await js.stream_info(self._name)).created) == made:
+                await js.purge_stream(self._name)
+        except NotFoundError:
+            pass
+        except FAILURES as error:
+            raise self._bus.failed(error) from error
+
     async def take_back(self, number: int) -> None:
         """Take a job out of the queue, if that can be done now; who has it in hand already finds out by itself."""
         with suppress(Transient, *FAILURES):
