@@ -306,13 +306,17 @@ class Workers(Group):
     token: SecretStr = SecretStr("")
     """Token, if NATS wants one instead: set CIVICSKY_WORKERS__TOKEN."""
     credentials: Path | None = None
-    """Credentials file (.creds: a JWT and its key), if NATS wants that instead. Of mode 600."""
+    """Credentials file (.creds: a JWT and its key; or an NKey's seed), if NATS wants that instead. Of mode 600; it is
+    read again for each connection."""
     ca: Path | None = None
     """Authorities (PEM) that the server's certificate is checked by, instead of the system's."""
     certificate: Path | None = None
     """Our own certificate (PEM), if NATS wants one."""
     key: Path | None = None
     """Its key (PEM), where it is not in the same file."""
+    in_clear: bool = False
+    """Send password or token without TLS, and posts with them, beyond this machine: for a network where nobody can listen
+    in, such as the containers' own of compose."""
     in_hand: int = Field(1_024, ge=1, le=65_536)
     """Jobs that all workers hold together at most; more wait in the queue."""
     ack_seconds: float = Field(30, ge=1)

@@ -81,7 +81,7 @@ class Bus:
         self._insists = parts.scheme == "tls"
         if settings.credentials:
             _check_usable(settings.credentials)
-        elif not self._insists and not is_loopback(parts.hostname or "") and _has_secret(settings):
+        elif not (self._insists or settings.in_clear or is_loopback(parts.hostname or "")) and _has_secret(settings):
             raise Usage(f"workers.url: a password or token would go to {self.host} in clear; write tls:// and use TLS")
         self._login: credentials.Login | None = None
         self._client: Client | None = None
@@ -181,7 +181,9 @@ class Bus:
             return Transient(f"NATS at {self.host} says {self.forbidden}; mend the rights of its user")
         if isinstance(error, ssl.SSLCertVerificationError):
             why = log.harmless(error.verify_message)
-            return Transient(f"NATS at {self.host} has a certificate that is not trusted: {why}; mend it, or workers.ca")
+            return Transient(
+                f"NATS at {self.host} has a certificate that is not trusted: {why}; mend it, or workers.ca"
+            )
         what = type(error).__name__ if error else "the connection ended"
         return Transient(f"NATS at {self.host} cannot be reached ({what})")
 
@@ -284,7 +286,9 @@ def _has_secret(settings: WorkersSettings) -> bool:
 
 def _check_usable(file: Path) -> None:
     if find_spec("nkeys") is None:
-        raise Usage("workers.credentials: the package nkeys is not installed; install requirements/nats.txt, or use a token")
+        raise Usage(
+            "workers.credentials: the package nkeys is not installed; install requirements/nats.txt, or use a token"
+        )
     credentials.read(file)
 
 
