@@ -315,8 +315,8 @@ class Workers(Group):
     key: Path | None = None
     """Its key (PEM), where it is not in the same file."""
     in_clear: bool = False
-    """Send password or token without TLS, and posts with them, beyond this machine: for a network where nobody can listen
-    in, such as the containers' own of compose."""
+    """Send password or token without TLS, and posts with them, beyond this machine: for a network where nobody can
+    listen in, such as the containers' own of compose."""
     in_hand: int = Field(1_024, ge=1, le=65_536)
     """Jobs that all workers hold together at most; more wait in the queue."""
     ack_seconds: float = Field(30, ge=1)

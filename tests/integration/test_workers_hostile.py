@@ -1,4 +1,4 @@
-"""A worker that lies, floods and guesses, and a NATS that forbids: what the home node takes from it, and what it tells."""
+"""A worker that lies, floods and guesses, and a NATS that forbids: what the home node takes, and what it tells."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -17,8 +17,18 @@ from civicsky.workers.bus import Bus
 from civicsky.workers.messages import Beat, Claim, Job, Result
 from civicsky.workers.roster import MAX_WORKERS, NEWS
 from civicsky.workers.workqueue import Delivery, WorkQueue
-from integration.test_workers import KEY, Home, Model, become, home, own, speaking, taking, value
-from integration.test_workers import model as model  # noqa: PLC0414  (a fixture)
+from integration.test_workers import (
+    KEY,
+    Home,
+    Model,
+    become,
+    home,
+    model as model,  # noqa: PLC0414  (a fixture)
+    own,
+    speaking,
+    taking,
+    value,
+)
 from support.model_says import answer_for
 from support.nats_server import NatsServer, nats_server, worker_here, worker_settings
 
@@ -120,7 +130,7 @@ async def test_what_a_worker_makes_up_becomes_no_reason_of_ours(
 
 
 async def test_the_name_that_a_worker_gives_its_server_moves_no_cursor(shared: NatsServer, model: Model) -> None:
-    async with lying(own(shared, model, "by")) as (asker, asked, liar):
+    async with lying(own(shared, model, "by")) as (asker, asked, _):
         asked.cancel()
         exchange = asyncio.create_task(asker.dispatcher.exchange("GET", "/models", b"", 5))
         async with taking(own(shared, model, "by")) as take, speaking(own(shared, model, "by")) as bus:
@@ -128,9 +138,9 @@ async def test_the_name_that_a_worker_gives_its_server_moves_no_cursor(shared: N
             while job.path != "/models":
                 await delivery.ack()
                 job, delivery = await take()
-            liar = Liar(bus, own(shared, model, "by"), job, delivery)
-            await liar.claim()
-            await liar.answer(by="evil\x1b[2J\u202e<script>")
+            other = Liar(bus, own(shared, model, "by"), job, delivery)
+            await other.claim()
+            await other.answer(by="evil\x1b[2J\u202e<script>")
         assert (await exchange).by == "evil?[2J?<script>"
 
 
@@ -139,7 +149,7 @@ async def test_a_flood_of_beats_with_names_that_nobody_has_stops_no_answer_and_f
 ) -> None:
     settings = own(shared, model, "flood")
     async with home(settings) as asker, speaking(settings) as bus, worker_here(settings) as (worker, _, _):
-        await become(lambda: asker.dispatcher._roster.there(), "the worker to be there")
+        await become(asker.dispatcher._roster.there, "the worker to be there")
         for n in range(5_000):
             beat = Beat(f"\x1b[2J<b>{n}", "\x07" * 400, "\u202e" * 400, 10**9, 10**9, 10**9, key="k")
             await bus.publish("flood.beat", messages.encode(beat))
@@ -181,7 +191,7 @@ async def test_a_worker_with_another_models_name_is_told_where_one_looks_for_it(
     settings = own(shared, model, "names", workers__wait_seconds=1)
     async with worker_here(own(shared, model, "names", label__model="mocc")):
         async with home(settings) as asker:
-            await become(lambda: asker.dispatcher._roster.there(), "the worker to be there")
+            await become(asker.dispatcher._roster.there, "the worker to be there")
             with pytest.raises(Unsent, match=r"with another model or other weights \(mocc, here mock\)"):
                 await asker.ask("A post")
         found = await said_by_doctor(settings, tmp_path)
@@ -236,7 +246,7 @@ async def test_rights_that_are_lacking_are_told_once_each_and_in_place_of_what_c
         assert "rights of workers.user" in found.remedy
         capsys.readouterr()
         async with home(settings) as asker:
-            with pytest.raises(Unsent, match="(?i)permissions violation"):
+            with pytest.raises(Unsent, match=r"(?i)permissions violation"):
                 await asker.ask("A post")
             for _ in range(20):
                 await asker.dispatcher._bus.publish("elsewhere", b"")

@@ -1,4 +1,4 @@
-"""Each way into NATS on a real server: who is let in, what a wrong, ended or damaged one is told, and what is replaced."""
+"""Each way into NATS on a real server: who is let in, what a wrong, ended or damaged one is told, what is replaced."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from nkeys import PREFIX_BYTE_USER
 
-from civicsky.errors import Refused, Transient, Usage
+from civicsky.errors import Refused, Usage
 from civicsky.lifecycle import Stop
 from civicsky.metrics import Metrics
 from civicsky.settings import Settings, Workers
@@ -196,7 +196,8 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tls(pem: Path, server: str) -> str:
     """NATS's lines for one of the server's certificates."""
-    return f'tls {{ cert_file: "{pem}/{server}.pem", key_file: "{pem}/server.key", ca_file: "{pem}/ca.pem", verify: true }}\n'
+    files = f'cert_file: "{pem}/{server}.pem", key_file: "{pem}/server.key", ca_file: "{pem}/ca.pem"'
+    return f"tls {{ {files}, verify: true }}\n"
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,7 @@ def test_a_worker_that_is_not_let_in_ends_with_one_line_and_exit_code_2(tmp_path
         words = ("label", "--worker", nats.url, "--model-url", "http://127.0.0.1:9/v1", "--model", "mock")
         ended = run(*words, workers__credentials=file)
     assert ended.code == 2
-    (last,) = [one for one in ended.err.splitlines() if not one.startswith("{") and "does not let us in; mend" in one]
+    assert "does not let us in; mend" in ended.err.splitlines()[-1]
     assert all(part not in ended.err + ended.out for part in file.read_text().splitlines() if len(part) > 50)
     assert "Traceback" not in ended.err
 

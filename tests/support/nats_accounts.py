@@ -55,7 +55,8 @@ class Operator:
         new = file.with_suffix(".new")
         new.touch(mode=0o600)
         new.write_text(
-            f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n************************* IMPORTANT\n"
+            f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
+            "************************* IMPORTANT *************************\nNKEY Seed printed below\n\n"
             f"-----BEGIN USER NKEY SEED-----\n{user.seed}\n------END USER NKEY SEED------\n"
         )
         return new.replace(file)

@@ -39,13 +39,13 @@ What always holds:
 6. Limits a minute and a day, and budgets, are those of the home's settings, for all workers together.
 7. Messages of a version that a worker does not know go to a subject that it does not read; one that is on the wrong
    subject all the same is given back, for others. So homes and workers are upgraded in any order.
-8. A result counts only with the proof of a claim that was granted, which nobody but that worker and the home node knows. What
+8. A result counts only with the proof of a claim that was granted, which only that worker and the home node know. What
    else a worker says of itself is the far side's word: bounded, harmless, no reason and no name of ours.
 9. Secrets (password, token, credentials file, the model's key) are in no message, address, process list or log. A
    worker sends nothing but what `messages.PATHS` lists, to its own server: a job can name no address.
 
 Modules: `messages` (pure: what is said), `roster` (pure: who is there), `wanted` (whether a call is still wanted),
-`credentials` (files that let us into NATS), `bus` and `workqueue` (the homes of nats-py: the connection, and the stream in it), `dispatch` (the home node's side),
-`serve` (the worker), `told` (what `civicsky status` reads). Without `workers.url` only `wanted` and `told` are
-imported, which are some dozen lines.
+`credentials` (files that let us into NATS), `bus` and `workqueue` (the homes of nats-py: the connection, and the stream
+in it), `dispatch` (the home node's side), `serve` (the worker), `heard` (what `civicsky doctor` hears), `told`
+(what `civicsky status` reads). Without `workers.url` only `wanted` and `told` are imported, which are some dozen lines.
 """

@@ -252,7 +252,8 @@ class Bus:
         ended = credentials.ends(self._login) if self._login else None
         if ended is not None and ended < time():
             day = format_time(int(ended * 1e6))
-            return f"NATS at {self.host} does not let us in; {self._settings.credentials} ended at {day}: put a new one there"
+            file = self._settings.credentials
+            return f"NATS at {self.host} does not let us in; {file} ended at {day}: put a new one there"
         return f"NATS at {self.host} does not let us in; mend workers.user, token or credentials"
 
     def _forbids(self, text: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from hmac import compare_digest
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from civicsky import log, pulse
 from civicsky.endpoint import MAX_ANSWER_BYTES, Came
@@ -360,41 +360,6 @@ async def dispatching(
         finally:
             await dispatcher.end()
             run.cancel()
-
-
-class Heard(NamedTuple):
-    """What can be found out from outside."""
-
-    host: str
-    workers: int
-    shortage: str
-    """See `Roster.shortage`."""
-    forbidden: str
-    """What NATS forbids us of it."""
-
-
-async def listened(settings: WorkersSettings, key: str, model: str) -> Heard:
-    """Whether NATS lets us in, and which workers say that they are there. Raises `Transient`, `Refused` or `Usage`."""
-    roster = Roster(lambda _beat: None, lambda _beat, _how: None)
-    bus = Bus(settings, "civicsky doctor")
-
-    async def on_beat(data: bytes) -> None:
-        try:
-            roster.heard(messages.decode_beat(data), monotonic())
-        except Foreign:
-            roster.heard_foreign(monotonic())
-        except Garbled:
-            pass
-
-    bus.on(f"{settings.name}.beat", on_beat)
-    run = asyncio.create_task(bus.run())
-    try:
-        await bus.wait_up(CONNECT_SECONDS)
-        await asyncio.sleep(1.5 * BEAT_SECONDS)
-    finally:
-        run.cancel()
-        await asyncio.wait([run])
-    return Heard(bus.host, len(roster.there()), roster.shortage(key, model), bus.forbidden)
 
 
 def _is_due(result: Result, asked: _Asked) -> bool:

@@ -84,8 +84,8 @@ class Roster:
         if there:
             theirs = ", ".join(sorted({log.harmless(beat.model[:60]) for beat in there})[:3])
             return (
-                f"{len(there)} label workers are there, but with another model or other weights ({theirs}, here {model}); "
-                "give them the same --model"
+                f"{len(there)} label workers are there, but with another model or other weights ({theirs}, here "
+                f"{model}); give them the same --model"
             )
         if self._now - self._foreign_at <= SILENT_SECONDS:
             return "label workers are there whose version speaks otherwise; upgrade them, or the home node"
