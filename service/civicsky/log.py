@@ -162,7 +162,7 @@ EVENTS: Final[dict[EventName, str]] = {
     "workers_queue_lost": "warning: NATS has lost the work queue; n= jobs are dispatched again",
     "workers_resting": "warning: at a worker, its model cannot be reached; it takes nothing meanwhile; why=",
     "workers_working": "info: at a worker, it takes jobs (again)",
-    "workers_foreign": "warning: at a worker, a job of an unknown version is left to others; at home, one says such; why=",
+    "workers_foreign": "warning: a job of an unknown version is left to others, or, at home, a worker speaks one; why=",
     "workers_result_lost": "warning: at a worker, the home node did not take what a call brought; n=",
     "workers_idle": "info: at a worker, there is no work queue for its model; it looks again and again; why=",
     "events_read": "info: article files were read; read=, gone= (files), articles=, doubled=, bad=, left_out= (lines)",

@@ -104,6 +104,21 @@ async def test_a_delivery_is_claimed_by_one_worker_and_a_job_by_no_more_than_it_
         assert asker.counts.claimed == 1
 
 
+async def test_the_home_node_replies_to_inboxes_alone_and_speaks_for_nobody_elsewhere(
+    shared: NatsServer, model: Model
+) -> None:
+    settings = own(shared, model, "replies")
+    async with lying(settings) as (_, _, liar), speaking(settings) as bus:
+        claim = messages.encode(Claim(liar.job.id, liar.job.attempt, 1, "liar", "its proof"))
+        queue = WorkQueue(bus, settings.workers, KEY)
+        await bus.connected().publish(f"replies.home.{liar.job.home}.claim", claim, reply=queue.subject)
+        await bus.connected().flush()
+        assert await liar.claim() == b"go", "the one before was heard, too"
+        look = await queue.look()
+        assert look is not None
+        assert look.jobs == 1
+
+
 async def test_a_jobs_number_tells_nothing_of_the_next_ones(shared: NatsServer, model: Model) -> None:
     settings = own(shared, model, "numbers")
     async with home(settings) as asker, taking(settings) as take:

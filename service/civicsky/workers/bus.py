@@ -223,7 +223,9 @@ class Bus:
             )  # fmt: skip
             client.let_in = True
             for subject, handler in self._handlers.items():
-                await client.subscribe(subject, cb=_answering(client, handler), pending_bytes_limit=PENDING_BYTES)
+                await client.subscribe(
+                    subject, cb=_answering(client, handler, f"{own.name}.inbox."), pending_bytes_limit=PENDING_BYTES
+                )
             await client.flush(CONNECT_SECONDS)
         self.connections += 1
         self.why = self.refused = self._no = ""
@@ -271,10 +273,12 @@ class Bus:
                     await client.close()
 
 
-def _answering(client: Client, handler: Handler) -> Callable[[Any], Awaitable[None]]:
+def _answering(client: Client, handler: Handler, inboxes: str) -> Callable[[Any], Awaitable[None]]:
+    """Replies go to inboxes alone: else who asks could have us say things where only we may speak."""
+
     async def answer(msg: Any) -> None:
         reply = await handler(bytes(msg.data))
-        if reply is not None and msg.reply:
+        if reply is not None and msg.reply.startswith(inboxes):
             with suppress(*FAILURES):
                 await client.publish(msg.reply, reply)
 

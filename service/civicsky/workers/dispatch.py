@@ -22,9 +22,9 @@ from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics, WorkerSeen
 from civicsky.settings import Workers as WorkersSettings
 from civicsky.workers import messages
-from civicsky.workers.bus import CONNECT_SECONDS, Bus, Nobody
+from civicsky.workers.bus import Bus, Nobody
 from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Result
-from civicsky.workers.roster import BEAT_SECONDS, Roster
+from civicsky.workers.roster import Roster
 from civicsky.workers.wanted import Wanted, Withdrawn, current
 from civicsky.workers.workqueue import Look, WorkQueue
 

@@ -162,11 +162,11 @@ class WorkQueue:
         return True
 
     async def empty(self, made: str) -> None:
-        """Take all jobs out of the queue, if it is still the one that was made then. Raises `Transient`."""
+        """Take our jobs out of the queue, if it is still the one that was made then. Raises `Transient`."""
         js = self._js()
         try:
             if str((await js.stream_info(self._name)).created) == made:
-                await js.purge_stream(self._name)
+                await js.purge_stream(self._name, subject=self.subject)
         except NotFoundError:
             pass
         except FAILURES as error:
