@@ -57,6 +57,8 @@ class Claim(NamedTuple):
     delivery: int
     """1 for the first; more: others got it before."""
     worker: str
+    void: bool = False
+    """What was said to the claim before did not come in time: nothing is sent."""
 
 
 class Result(NamedTuple):
@@ -97,9 +99,9 @@ def model_key(model: str, fingerprint: str | None) -> str:
     return hashlib.blake2b(f"{model}\0{fingerprint or ''}".encode(), digest_size=8).hexdigest()
 
 
-def subject_of_jobs(name: str, key: str, version: int = VERSION) -> str:
-    """Where the jobs for a model are."""
-    return f"{name}.job.{version}.{key}"
+def subject_of_jobs(name: str, key: str, session: str, version: int = VERSION) -> str:
+    """Where a home node's jobs for a model are."""
+    return f"{name}.job.{version}.{key}.{session}"
 
 
 def consumer_name(key: str, version: int = VERSION) -> str:
@@ -140,7 +142,8 @@ def decode_job(data: bytes) -> Job:
 def decode_claim(data: bytes) -> Claim:
     """Raises `Foreign` or `Garbled`."""
     head, _ = _opened(data, "claim")
-    return Claim(_text(head, "id"), _number(head, "attempt"), _number(head, "delivery"), _text(head, "worker"))
+    return Claim(_text(head, "id"), _number(head, "attempt"), _number(head, "delivery"), _text(head, "worker"),
+                 head.get("void") is True)  # fmt: skip
 
 
 def decode_result(data: bytes) -> Result:
