@@ -15,13 +15,13 @@ from typing import Final
 
 import civicsky
 from civicsky import log, pace
-from civicsky.app import model_endpoints
 from civicsky.endpoint import MAX_ANSWER_BYTES, Endpoint, Endpoints, Line, clock
 from civicsky.errors import BadInput, Failed, Refused, Transient, Usage, first_of
 from civicsky.lifecycle import Stop, happened, signals
 from civicsky.local import find_weights
 from civicsky.model import Spend
 from civicsky.settings import Settings
+from civicsky.slots import model_endpoints
 from civicsky.task import load_tasks
 from civicsky.watch.systemd import Manager
 from civicsky.workers import messages
