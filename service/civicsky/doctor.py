@@ -560,7 +560,7 @@ async def _model(context: Context) -> list[Finding]:
 
 async def _workers(context: Context) -> list[Finding]:
     """Whether NATS lets us in, and who is there."""
-    from civicsky.workers.heard import listened  # noqa: PLC0415  (only with `workers.url`)
+    from civicsky.workers.listen import listened  # noqa: PLC0415  (only with `workers.url`)
     from civicsky.workers.messages import model_key  # noqa: PLC0415
 
     label = context.settings.label

@@ -468,7 +468,7 @@ class Line:
         if code == httpx.codes.UNAUTHORIZED:
             return Refused(self._refusal(name, code))
         after = pace.retry_after(came.headers, clock())
-        if code in {402, 408, 409, 425, 429} or (code >= httpx.codes.INTERNAL_SERVER_ERROR and code != _NOT_BUILT):
+        if passes(code):
             busy = code in {402, 425, 429, 503} or after is not None
             seconds = None if after is None else min(after, MAX_RETRY_AFTER)
             return Transient(f"model at {name} answers HTTP {code}", seconds, busy=busy)
@@ -530,6 +530,11 @@ class _Doubtful(BadInput):
 
 _NOT_BUILT: Final = 501
 """A server that cannot do what a request asks for, and never will."""
+
+
+def passes(code: int) -> bool:
+    """Whether a status says that the server cannot just now, whatever it is asked."""
+    return code in {402, 408, 409, 425, 429} or (code >= httpx.codes.INTERNAL_SERVER_ERROR and code != _NOT_BUILT)
 
 
 def open_endpoints(

@@ -163,10 +163,6 @@ class Bus:
         except FAILURES as error:
             raise self.failed(error) from error
 
-    def takes(self, size: int) -> bool:
-        """Whether a message may have so many bytes."""
-        return self._client is None or size <= self._client.max_payload
-
     def connected(self) -> Client:
         """The connection. Raises `Transient`."""
         if self._client is None or not self.up.is_set():

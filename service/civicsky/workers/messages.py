@@ -61,6 +61,8 @@ class Claim(NamedTuple):
     worker: str
     proof: str = ""
     """A secret of the worker, that only the home node hears: with a result it shows whose it is."""
+    void: bool = False
+    """What was said to the claim before did not come in time: nothing is sent."""
 
 
 class Result(NamedTuple):
@@ -107,9 +109,9 @@ def model_key(model: str, fingerprint: str | None) -> str:
     return hashlib.blake2b(f"{model}\0{fingerprint or ''}".encode(), digest_size=8).hexdigest()
 
 
-def subject_of_jobs(name: str, key: str, version: int = VERSION) -> str:
-    """Where the jobs for a model are."""
-    return f"{name}.job.{version}.{key}"
+def subject_of_jobs(name: str, key: str, session: str, version: int = VERSION) -> str:
+    """Where a home node's jobs for a model are."""
+    return f"{name}.job.{version}.{key}.{session}"
 
 
 def consumer_name(key: str, version: int = VERSION) -> str:
@@ -155,7 +157,8 @@ def decode_claim(data: bytes) -> Claim:
     """Raises `Foreign` or `Garbled`."""
     head, _ = _opened(data, "claim")
     names = [_text(head, name) for name in ("id", "worker")]
-    return Claim(names[0], _number(head, "attempt"), _number(head, "delivery"), names[1], _text(head, "proof", ""))
+    numbers = [_number(head, name) for name in ("attempt", "delivery")]
+    return Claim(names[0], *numbers, names[1], _text(head, "proof", ""), head.get("void") is True)
 
 
 def decode_result(data: bytes) -> Result:

@@ -57,6 +57,12 @@ class Roster:
         self._now = self._foreign_at = now
         return news and self._may_tell()
 
+    def rests(self, worker: str, why: str) -> None:
+        """Its server could not be used just now. It says more itself with its next word."""
+        if worker in self._seen:
+            beat, at = self._seen[worker]
+            self._seen[worker] = Seen(beat._replace(why=beat.why or why), at)
+
     def turn(self, now: float) -> None:
         """Time has passed: who is silent for too long is gone."""
         self._now = now

@@ -1,4 +1,4 @@
-"""What can be found out from outside: whether NATS lets us in, and why nobody takes questions. It changes nothing."""
+"""Who is there, and why nobody takes questions: hears workers for a moment, for `civicsky doctor`."""
 
 import asyncio
 from time import monotonic
