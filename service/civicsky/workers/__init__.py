@@ -24,7 +24,7 @@ What always holds:
 
 1. The ledger is the truth. The stream holds nothing that is not in the ledger as a job still to be done, so it may be
    lost, wiped or restarted at any time. It is in memory for that reason, and since it holds what authors wrote: no text
-   reaches a disk of NATS, and at the end of the home node it is emptied.
+   reaches a disk of NATS, and a home node that ends takes its jobs out.
 2. A job has an id and an attempt, `Nats-Msg-Id` is both. One that is lost (stream gone or made anew, message gone
    without a result) is dispatched again under the next attempt, at once when that is seen. Whichever attempt's result
    comes first is taken; what comes later is answered with `ok` and dropped.
@@ -46,10 +46,9 @@ What always holds:
    else a worker says of itself is the far side's word: bounded, harmless, no reason and no name of ours.
 9. Secrets (password, token, credentials file, the model's key) are in no message, address, process list or log. A
    worker sends nothing but what `messages.PATHS` lists, to its own server: a job can name no address.
-
-9. Home nodes may share a stream, also with the same model. Who finds no stream makes one, and nobody deletes it; each
-   has its jobs under a subject of its own. A session with jobs there that does not answer `alive` three times is no
-   more, and who asked takes its jobs out. One that was only cut off sees that they are lost, and dispatches them again.
+10. Home nodes may share a stream, also with the same model. Who finds no stream makes one, and nobody deletes it; each
+    has its jobs under a subject of its own. A session with jobs there that does not answer `alive` three times is no
+    more, and who asked takes its jobs out. One that was only cut off sees that they are lost, and dispatches them again.
 
 Modules: `messages` (pure: what is said), `roster` (pure: who is there), `wanted` (whether a call is still wanted),
 `credentials` (files that let us into NATS), `bus` and `workqueue` (the homes of nats-py: the connection, and the stream
