@@ -110,7 +110,7 @@ async def test_the_home_node_replies_to_inboxes_alone_and_speaks_for_nobody_else
     settings = own(shared, model, "replies")
     async with lying(settings) as (_, _, liar), speaking(settings) as bus:
         claim = messages.encode(Claim(liar.job.id, liar.job.attempt, 1, "liar", "its proof"))
-        queue = WorkQueue(bus, settings.workers, KEY)
+        queue = WorkQueue(bus, settings.workers, KEY, liar.job.home)
         await bus.connected().publish(f"replies.home.{liar.job.home}.claim", claim, reply=queue.subject)
         await bus.connected().flush()
         assert await liar.claim() == b"go", "the one before was heard, too"
@@ -173,14 +173,13 @@ async def test_a_flood_of_beats_with_names_that_nobody_has_stops_no_answer_and_f
         assert worker.name in {one.worker for one in asker.dispatcher._roster.there()}
     said = "".join(capsys.readouterr())
     assert said.count("workers_joined") + said.count("workers_left") < NEWS + 50
-    assert "\x1b" not in said
 
 
 async def test_nothing_of_a_post_stays_in_nats_when_the_home_node_has_ended(shared: NatsServer, model: Model) -> None:
     settings = own(shared, model, "left")
     async with speaking(settings) as bus:
-        queue = WorkQueue(bus, settings.workers, KEY)
         async with lying(settings) as (_, asked, liar):
+            queue = WorkQueue(bus, settings.workers, KEY, liar.job.home)
             await liar.claim()
             await liar.answer(kind="unusable", why="too_long", status=0)
             await asyncio.wait([asked])

@@ -157,8 +157,8 @@ def decode_claim(data: bytes) -> Claim:
     """Raises `Foreign` or `Garbled`."""
     head, _ = _opened(data, "claim")
     names = [_text(head, name) for name in ("id", "worker")]
-    numbers = [_number(head, name) for name in ("attempt", "delivery")]
-    return Claim(names[0], *numbers, names[1], _text(head, "proof", ""), head.get("void") is True)
+    return Claim(names[0], _number(head, "attempt"), _number(head, "delivery"), names[1], _text(head, "proof", ""),
+                 head.get("void") is True)  # fmt: skip
 
 
 def decode_result(data: bytes) -> Result:
