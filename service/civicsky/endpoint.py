@@ -201,6 +201,11 @@ class Endpoint:
             self._flying += 1
             return self._pace.begin(tokens, clock())
 
+    def besides(self, calls: int, tokens: int) -> None:
+        """So many requests more were sent, of about so many tokens, by who speaks to it for us."""
+        for _ in range(calls):
+            self._pace.end(self._pace.begin(tokens, clock()), {}, clock())
+
     def over(self, call: pace.Call, headers: Mapping[str, str], tokens: int | None) -> None:
         """A request has ended, whatever came of it."""
         self._flying -= 1
@@ -362,7 +367,8 @@ class Line:
 
     async def _call(self, server: Endpoint, method: str, path: str, body: Body | None) -> Reply:
         """As `call`, but what a 403 or 404 is about is left open."""
-        call = await server.turn(server.estimate(body.said, body.max_tokens) if body else 0)
+        estimate = server.estimate(body.said, body.max_tokens) if body else 0
+        call = await server.turn(estimate)
         headers: Mapping[str, str] = {}
         tokens: int | None = None
         self.sent += 1
@@ -370,6 +376,7 @@ class Line:
             came = await self._sent(server, method, path, body.content if body else b"")
             headers = came.headers
             self.sent += came.calls - 1
+            server.besides(came.calls - 1, estimate)
             if came.failure:
                 raise came.failure
             if came.status != httpx.codes.OK:

@@ -349,10 +349,10 @@ class Storm:
         return self.made.home(store__mongo_uri=self.mongod.uri)
 
     def _redelivered(self) -> int:
-        return (told.read(self.made.folder) or {"redelivered": 0})["redelivered"]
+        return int((told.read(self.made.folder) or {"redelivered": 0})["redelivered"])
 
     def _why(self) -> str:
-        return (told.read(self.made.folder) or {"why": ""})["why"]
+        return str((told.read(self.made.folder) or {"why": ""})["why"])
 
 
 @pytest.mark.mongo

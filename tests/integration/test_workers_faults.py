@@ -101,12 +101,15 @@ async def test_a_home_nodes_questions_wait_in_line_behind_anothers_for_as_long_a
     settings = own(shared, model, "line", label__slots=1, workers__wait_seconds=2.5)
     model.tell(delay=0.1)
     async with home(settings) as many:
+        async with worker_here(settings):
+            await many.ask("the first finds out how")
+        before = many.counts.dispatched
         crowd = asyncio.create_task(ask_all(many, [f"Post {n}" for n in range(60)], at_once=60))
-        await become(lambda: many.counts.dispatched == 60, "all to be in the queue")
+        await become(lambda: many.counts.dispatched == before + 60, "all to be in the queue")
         async with home(settings) as one, worker_here(settings):
             await one.ask("Behind six seconds of work")
             await crowd
-    assert model.calls == 61
+    assert model.calls == 62
 
 
 async def test_what_a_home_node_that_is_no_more_left_in_the_queue_is_taken_out_by_another(
@@ -144,7 +147,9 @@ async def test_a_consumer_that_somebody_deleted_is_made_again_and_each_post_call
         js = bus.connected().jetstream()
         await js.delete_consumer("nobody-takes", messages.consumer_name(KEY))
         await asyncio.gather(called, ask_all(asker, [f"Post {n}" for n in range(10)]))
-        assert (await js.stream_info("nobody-takes")).state.messages == 0
+        async with asyncio.timeout(30):  # until the last ack has come to NATS, too
+            while (await js.stream_info("nobody-takes")).state.messages:
+                pass
     assert model.calls == 11
 
 
@@ -174,7 +179,8 @@ async def test_a_nats_without_room_is_told_and_what_waits_goes_back_to_disk(tmp_
         server.start()
         settings = own(server, model, "full", workers__wait_seconds=2)
         async with home(settings) as asker:
-            asked = [asyncio.create_task(asker.slot().ask("civic", [Asked(f"Post {n}")])) for n in range(4)]
+            body = b"x" * 5_000
+            asked = [asker.dispatcher.exchange("POST", "/chat/completions", body, 5) for _ in range(4)]
             done = await asyncio.gather(*asked, return_exceptions=True)
             assert all(isinstance(one, Unsent) for one in done)
             assert any("takes no job" in str(one) for one in done), done
@@ -281,6 +287,24 @@ async def test_a_question_that_was_given_up_while_its_claim_is_looked_at_is_sent
         goes_on.set()
         await asker.ask("Another post")
     assert model.calls == 1
+
+
+async def test_each_call_counts_for_the_days_limit_also_one_that_was_made_twice(
+    shared: NatsServer, model: Model
+) -> None:
+    settings = own(shared, model, "limit", label__requests_per_day=3)
+    async with home(settings) as asker, taking(settings) as take, speaking(settings) as bus:
+        asked = asyncio.create_task(asker.ask("A post"))
+        job, delivery = await take()
+        claim = messages.Claim(job.id, job.attempt, delivery.number, "one that dies")
+        subject = f"{settings.workers.name}.home.{job.home}.claim"
+        assert await bus.request(subject, messages.encode(claim), 5) == b"go"
+        async with worker_here(settings):
+            assert (await asked).calls == 2
+            assert asker.endpoints.delay() == 0
+            await asker.ask("Another post")
+        assert asker.endpoints.delay() > 0, "three are as many as a day has"
+    assert model.calls == 2
 
 
 # ---- a worker among others -------------------------------------------------------------------------------------------

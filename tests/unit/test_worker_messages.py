@@ -103,7 +103,7 @@ def test_of_headers_only_those_that_matter_come_home_and_bounded() -> None:
 def test_another_model_other_weights_and_another_version_are_other_jobs() -> None:
     keys = {model_key("a", None), model_key("b", None), model_key("a", "sha256:1"), model_key("a", "sha256:2")}
     assert len(keys) == 4
-    subjects = {subject_of_jobs("n", key, version) for key in keys for version in (1, 2)}
+    subjects = {subject_of_jobs("n", key, "s", version) for key in keys for version in (1, 2)}
     assert len(subjects) == len({consumer_name(key, version) for key in keys for version in (1, 2)}) == 8
 
 

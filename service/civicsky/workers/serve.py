@@ -282,8 +282,9 @@ class Worker:
         except Garbled:
             await delivery.ack()
             return
-        if self._stop.requested.is_set() or self._rests.why:
-            await delivery.nak()
+        is_last = delivery.number > job.deliveries  # nobody gets it after us: the home node must be told
+        if (self._stop.requested.is_set() or self._rests.why) and not is_last:
+            await delivery.nak(AWAY_SECONDS if delivery.number > 1 else 0)  # it came back to us, or one like us
             return
         self._in_flight += 1
         silence = asyncio.create_task(_speaking_up(delivery, job.ack_seconds))

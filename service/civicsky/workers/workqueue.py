@@ -184,9 +184,16 @@ class WorkQueue:
         return Look(_made(stream, info), jobs.get(self.subject, 0), others, delivered, info.num_ack_pending or 0)
 
     async def bury(self, session: str) -> None:
-        """Take out all jobs of a home node that is no more."""
+        """Take out all jobs of a home node that is no more.
+
+        One by one: a purge by subject lets the consumer of nats-server 2.9 forget what others have there.
+        """
+        js = self._js()
         try:
-            await self._js().purge_stream(self._name, subject=f"{self._subjects[:-1]}{session}")
+            with suppress(NotFoundError):  # there are no more of them
+                for _ in range(MAX_JOBS):
+                    last = await js.get_last_msg(self._name, f"{self._subjects[:-1]}{session}")
+                    await js.delete_msg(self._name, last.seq or 0)
         except FAILURES as error:
             raise self._failed(error) from error
 
