@@ -48,7 +48,8 @@ What always holds:
    worker sends nothing but what `messages.PATHS` lists, to its own server: a job can name no address.
 10. Home nodes may share a stream, also with the same model. Who finds no stream makes one, and nobody deletes it; each
     has its jobs under a subject of its own. A session with jobs there that does not answer `alive` three times is no
-    more, and who asked takes its jobs out. One that was only cut off sees that they are lost, and dispatches them again.
+    more, and who asked takes its jobs out. One that was only cut off sees that they are lost, and dispatches them
+    again.
 
 Modules: `messages` (pure: what is said), `roster` (pure: who is there), `wanted` (whether a call is still wanted),
 `credentials` (files that let us into NATS), `bus` and `workqueue` (the homes of nats-py: the connection, and the stream
