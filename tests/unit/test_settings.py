@@ -637,6 +637,7 @@ OTHER_VALUES = {
     "fetch": "True",
     "format": "json",
     "http.page": "False",
+    "in_clear": "True",
     "from": "07:00",
     "keep": "all",
     "kind": "mongo",
