@@ -258,6 +258,7 @@ def _judge(made: World, models: Models, mongod: Mongod, gone: set[int], in_fligh
             assert doc["labels"]["civic"]["fields"], f"post {n} has no label"
             assert labels[doc["_id"]] == 1
     asked = made.sent - len(gone)
+    print(f"{made.sent} posts, {len(gone)} deleted, {models.calls} calls, at most {made.sent + in_flight}")
     assert asked <= models.calls <= made.sent + in_flight
 
 
@@ -387,7 +388,6 @@ def test_a_long_storm_drawn_by_lot_costs_no_post_and_no_label_twice(tmp_path: Pa
             until(made.is_done, "all to be labelled and stored", 300)
             storm.home.send_signal(signal.SIGTERM)
             assert finish(storm.home).code == 0
-            print(f"seed {seed}: {posts} posts, {len(gone)} deleted, {models.calls} calls, bound {posts + may}")
             _judge(made, models, mongod, gone, may)
     finally:
         mongod.stop()
