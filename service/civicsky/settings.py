@@ -830,12 +830,6 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     _file: Path | None = PrivateAttr(None)
 
-    @model_validator(mode="after")
-    def _in_flight(self) -> Self:
-        if self.label.slots > SLOTS_OF_OWN and not self.workers.url:
-            raise ValueError(f"label.slots: more than {SLOTS_OF_OWN} need label workers: set workers.url")
-        return self
-
     @property
     def asks(self) -> bool:
         """Whether the user said which model to ask: here, or by way of workers."""
