@@ -247,6 +247,18 @@ def test_a_worker_that_is_not_let_in_ends_with_one_line_and_exit_code_2(tmp_path
     assert "Traceback" not in ended.err
 
 
+async def test_a_connection_that_is_cancelled_ends_whatever_it_is_at() -> None:
+    for steps in range(60):
+        bus = Bus(Workers(url="nats://127.0.0.1:9"), "a test")
+        task = asyncio.create_task(bus.run())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.wait([task])
+        assert task.cancelled(), steps
+
+
 async def test_what_listens_there_and_is_no_nats_ends_nobody(tmp_path: Path) -> None:
     words = [b"SSH-2.0-OpenSSH_9\r\n", b"INFO 7\r\n", b"INFO []\r\n", b"INFO " + b"x" * 200_000, b"\x00\xff\r\n", b"",
              b'INFO {"max_payload": "x", "connect_urls": [7]}\r\n']  # fmt: skip

@@ -120,11 +120,13 @@ class Bus:
                 except Exception as error:  # noqa: BLE001  (what else than NATS says there can end the library in any way)
                     self._down(self._last or error)
                 else:
+                    _heed_cancellation()
                     await gone.wait()
                     if self._defect is not None:
                         raise self._defect
                     self._down(None)
                 await self._close()
+                _heed_cancellation()
                 await asyncio.sleep(AGAIN_SECONDS)
         finally:
             self.up.clear()
@@ -267,6 +269,13 @@ class Bus:
             with suppress(Exception):  # what is left of it is of no use to anybody
                 async with asyncio.timeout(1):
                     await client.close()
+
+
+def _heed_cancellation() -> None:
+    """The library swallows a cancellation that comes while it closes, and we would be connected for ever."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _answering(client: Client, handler: Handler, inboxes: str) -> Callable[[Any], Awaitable[None]]:
