@@ -12,7 +12,7 @@ from civicsky import doctor
 from civicsky.errors import Unsent
 from civicsky.model import Asked
 from civicsky.settings import Settings
-from civicsky.workers import messages
+from civicsky.workers import listen, messages, serve
 from civicsky.workers.bus import Bus
 from civicsky.workers.messages import Beat, Claim, Job, Result
 from civicsky.workers.roster import MAX_WORKERS, NEWS
@@ -192,6 +192,14 @@ async def test_nothing_of_a_post_stays_in_nats_when_the_home_node_has_ended(shar
 
 
 # ---- what is told ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _beats_come_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that who listens for some of them need not wait for seconds."""
+    monkeypatch.setattr(serve, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(listen, "BEAT_SECONDS", 0.4)
+    monkeypatch.setattr(listen, "CONNECT_SECONDS", 1)
 
 
 async def said_by_doctor(settings: Settings, folder: Path) -> doctor.Finding:
