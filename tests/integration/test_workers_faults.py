@@ -191,6 +191,8 @@ async def test_a_question_that_was_given_to_workers_in_vain_goes_back_though_oth
 ) -> None:
     settings = own(shared, model, "vain", workers__wait_seconds=3, workers__ack_seconds=60)
     async with home(settings) as asker, taking(settings) as take:
+        async with worker_here(settings):
+            await asker.ask("the first finds out how")
         lost = asyncio.create_task(asker.ask("A post"))
         await take()  # by somebody who says nothing of it
         async with worker_here(settings):
