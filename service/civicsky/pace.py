@@ -212,10 +212,6 @@ class Pace:
         self._take(call, now)
         return True
 
-    def repeat(self, call: Call, now: float) -> None:
-        """It is sent once more by somebody else, for who sent it is silent: that counts besides."""
-        self._take(Call(call.number, now, call.tokens, ended=True), now)
-
     def withdraw(self, call: Call) -> None:
         """It was not sent after all; `end` must follow."""
         for unit, amount in _amounts(call.tokens):

@@ -103,8 +103,9 @@ def test(home: Path, mutant: Mutant) -> tuple[int, str]:
 
 
 def is_killed(code: int, out: str) -> bool:
-    """Whether a test failed by an assertion, and not for another reason."""
-    return code == 1 and bool(re.search(r"^E +(AssertionError|assert |Failed: DID NOT RAISE)", out, re.MULTILINE))
+    """Whether a test failed by an assertion, also within a group of errors, and not for another reason."""
+    failed = r"^(?:E| +\|) +(AssertionError|assert |Failed: DID NOT RAISE)"
+    return code == 1 and bool(re.search(failed, out, re.MULTILINE))
 
 
 def main() -> int:

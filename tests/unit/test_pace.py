@@ -170,14 +170,6 @@ def test_what_waited_elsewhere_after_its_turn_makes_no_minute_fuller(rpm: int, d
     assert log.most([1] * len(log.at)) <= rpm
 
 
-def test_what_was_sent_twice_counts_twice() -> None:
-    paced = pace(NONE, {"requests": 3, "tokens": None}, NOTHING, START)
-    paced.repeat(paced.begin(1, START), START + 5)
-    assert paced.delay(1, START + 5) == 0
-    paced.begin(1, START + 5)
-    assert paced.delay(1, START + 5) > 0
-
-
 def test_what_was_never_sent_takes_nothing_from_the_minute_nor_the_day_nor_what_a_server_says_is_left() -> None:
     paced = pace({"requests": None, "tokens": 100}, {"requests": 2, "tokens": 100}, NOTHING, START)
     first = paced.begin(10, START)
