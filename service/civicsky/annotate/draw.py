@@ -36,6 +36,18 @@ class Pick(NamedTuple):
     """Of a rejected post: the filter's reason. Never shown to who labels."""
 
 
+def shares_within(runs: Sequence[tuple[int, float]], first: int, last: int) -> list[tuple[int, float]]:
+    """Which shares of the rejected posts had their records kept between two times, and since when each.
+
+    `runs`: when each began, and its share, in order. With more than one share chances were unequal.
+    """
+    found: list[tuple[int, float]] = []
+    for (began, share), ended in zip(runs, [*(began for began, _ in runs[1:]), last + 1], strict=True):
+        if began <= last and ended > first and (not found or found[-1][1] != share):
+            found.append((began, share))
+    return found
+
+
 class Drawing:
     """Takes a population in, in any order, and holds what is drawn of it."""
 
