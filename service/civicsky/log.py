@@ -6,6 +6,7 @@ and go. Nothing here raises for a disk that is full or a reader that is gone.
 """
 
 import json
+import logging
 import re
 import select
 import sys
@@ -239,6 +240,7 @@ _STALL_SECONDS: Final = 1.0
 
 def configure(settings: "Log") -> None:
     """Set up the log of this process."""
+    logging.getLogger("asyncio").addFilter(_says_something)
     structlog = _structlog()
     console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     renderer: Any = (
@@ -272,6 +274,11 @@ def to_file(path: Path, settings: "Log") -> Iterator[None]:
             yield
         finally:
             structlog.configure(processors=[*processors, renderer])
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """asyncio has a line of its own for each connection with TLS that the far side ends: no event, and no fault."""
+    return "eof_received() has no effect" not in str(record.msg)
 
 
 def settle(*, at_once: bool = False) -> None:
