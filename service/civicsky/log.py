@@ -277,7 +277,7 @@ def to_file(path: Path, settings: "Log") -> Iterator[None]:
 
 
 def _says_something(record: logging.LogRecord) -> bool:
-    """asyncio has a line of its own for each connection with TLS that the far side ends: no event, and no fault."""
+    """Of each TLS connection that the far side ends asyncio has a line of its own: no event, and no fault."""
     return "eof_received() has no effect" not in str(record.msg)
 
 
