@@ -9,7 +9,7 @@ nothing can be estimated from it.
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 from civicsky.sample import lot
@@ -42,7 +42,7 @@ def shares_within(runs: Sequence[tuple[int, float]], first: int, last: int) -> l
     `runs`: when each began, and its share, in order. With more than one share chances were unequal.
     """
     found: list[tuple[int, float]] = []
-    for (began, share), ended in zip(runs, [*(began for began, _ in runs[1:]), last + 1], strict=True):
+    for (began, share), (ended, _) in pairwise([*runs, (last + 1, 0.0)]):
         if began <= last and ended > first and (not found or found[-1][1] != share):
             found.append((began, share))
     return found
