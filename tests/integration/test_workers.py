@@ -175,7 +175,7 @@ async def test_a_worker_that_was_idle_says_so_and_that_it_works_once_somebody_as
             await become(lambda: told()[-1:] == ["workers_idle"], "it to be idle")
             async with home(settings) as asker:
                 await asker.ask("A post about the election")
-                await become(lambda: told() == ["workers_working", "workers_idle", "workers_working"], "it to say so")
+                await become(lambda: told()[-2:] == ["workers_idle", "workers_working"], "it to say so")
 
 
 async def test_a_question_that_nobody_takes_goes_back_as_if_it_had_never_been_asked(
