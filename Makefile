@@ -1,5 +1,5 @@
 # Every target does all of its own set-up.
-.PHONY: demo test long check fuzz soak mutants injections bench scale export-million image-steps over-workers format lock
+.PHONY: demo test long check fuzz soak mutants injections bench scale export-million image-steps over-workers picture format lock
 
 SECONDS ?= 600
 
@@ -82,3 +82,8 @@ bench:
 scale:
 	@tools/setup.sh test
 	@PYTHONPATH=.:tests .venv/bin/python -m bench.scaling
+
+# docs/page.png anew: the page of a service on made-up posts, in a headless Chromium. Two minutes.
+picture:
+	@tools/setup.sh test
+	@PYTHONPATH=tests .venv/bin/python -m support.picture docs/page.png
