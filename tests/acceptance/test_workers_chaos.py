@@ -387,7 +387,7 @@ def test_a_long_storm_drawn_by_lot_costs_no_post_and_no_label_twice(tmp_path: Pa
                 some = {lot.randrange(posts) for _ in range(posts // 60)} - gone
                 for n in sorted(some):
                     made.relay.delete(rkey(n), did=did(n))
-                gone |= some
+                gone.update(some)
                 until(lambda: made.deleted() >= len(gone), "deletions to be known")  # this relay sends nothing twice
                 may += fault()
             until(made.is_done, "all to be labelled and stored", 300)
