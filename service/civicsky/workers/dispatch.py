@@ -378,12 +378,8 @@ class Dispatcher:
 
     async def end(self) -> None:
         """Wait for what is done beside, and leave no text of a post behind, as long as that is quick."""
-        self._later(self._bury())  # our own task may be cancelled already
+        self._later(self._queue.leave(self.session))  # our own task may be cancelled already
         await asyncio.wait(self._behind, timeout=END_SECONDS)
-
-    async def _bury(self) -> None:
-        with suppress(Transient, Refused):
-            await self._queue.bury(self.session)
 
 
 @asynccontextmanager
