@@ -6,6 +6,7 @@ and go. Nothing here raises for a disk that is full or a reader that is gone.
 """
 
 import json
+import logging
 import re
 import select
 import sys
@@ -84,6 +85,7 @@ EventName = Literal[
     "events_read",
     "events_bad_line",
     "events_unreadable",
+    "progress",
     "model_started",
     "model_ended",
     "store_up",
@@ -171,6 +173,7 @@ EVENTS: Final[dict[EventName, str]] = {
     "events_read": "info: article files were read; read=, gone= (files), articles=, doubled=, bad=, left_out= (lines)",
     "events_bad_line": "warning: a line of an article file is left out; file=, line=, why=",
     "events_unreadable": "warning: an article file, or the folder, cannot be read now; it counts as it was; file=",
+    "progress": "info: how far `evaluate` or `dev tune` is, where no terminal shows bars; what=, done=, of=",
     "model_started": "info: the local model's server is ready; pid=",
     "model_ended": "warning: the local model's server died and is started again; code=",
     "store_up": "info: the store takes documents",
@@ -240,6 +243,7 @@ _STALL_SECONDS: Final = 1.0
 
 def configure(settings: "Log") -> None:
     """Set up the log of this process."""
+    logging.getLogger("asyncio").addFilter(_says_something)
     structlog = _structlog()
     console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     renderer: Any = (
@@ -273,6 +277,11 @@ def to_file(path: Path, settings: "Log") -> Iterator[None]:
             yield
         finally:
             structlog.configure(processors=[*processors, renderer])
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """Of each TLS connection that the far side ends asyncio has a line of its own: no event, and no fault."""
+    return "eof_received() has no effect" not in str(record.msg)
 
 
 def settle(*, at_once: bool = False) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import Refused, Transient, Unsent
@@ -159,6 +160,22 @@ async def test_a_worker_with_another_model_takes_nothing(shared: NatsServer, mod
         with pytest.raises(Unsent, match="nobody took"):
             await asker.ask("A post")
     assert model.calls == 0
+
+
+async def test_a_worker_that_was_idle_says_so_and_that_it_works_once_somebody_asks_for_its_model(
+    shared: NatsServer, model: Model
+) -> None:
+    settings = own(shared, model, "idle")
+    with capture_logs() as lines:
+
+        def told() -> list[str]:
+            return [line["event"] for line in lines if line["event"] in {"workers_idle", "workers_working"}]
+
+        async with worker_here(settings):
+            await become(lambda: told()[-1:] == ["workers_idle"], "it to be idle")
+            async with home(settings) as asker:
+                await asker.ask("A post about the election")
+                await become(lambda: told()[-2:] == ["workers_idle", "workers_working"], "it to say so")
 
 
 async def test_a_question_that_nobody_takes_goes_back_as_if_it_had_never_been_asked(

@@ -266,7 +266,9 @@ class Worker:
                 log.event("workers_idle", stage="label", why=self._queue_why)
             await happened(self._stop.requested, AGAIN_SECONDS)
             return None
-        self._queue_why = ""
+        if self._queue_why:
+            self._queue_why = ""
+            log.event("workers_working", stage="label")
         return delivery
 
     async def _do(self, line: Line, delivery: Delivery) -> None:
