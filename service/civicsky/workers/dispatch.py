@@ -378,11 +378,8 @@ class Dispatcher:
 
     async def end(self) -> None:
         """Wait for what is done beside, and leave no text of a post behind, as long as that is quick."""
-        with suppress(TimeoutError, Transient, Refused):
-            async with asyncio.timeout(END_SECONDS):
-                if self._behind:
-                    await asyncio.wait(self._behind)
-                await self._queue.bury(self.session)
+        self._later(self._queue.leave(self.session))  # our own task may be cancelled already
+        await asyncio.wait(self._behind, timeout=END_SECONDS)
 
 
 @asynccontextmanager
