@@ -27,12 +27,12 @@ from civicsky.appview import AppView
 from civicsky.clock import SKEW_SECONDS, is_off, skew_seconds
 from civicsky.decode import decode
 from civicsky.endpoint import open_endpoints
-from civicsky.errors import BadInput, CivicskyError
+from civicsky.errors import BadInput, CivicskyError, Transient
 from civicsky.events import tables as events
 from civicsky.journal import JournalReader
 from civicsky.label import Slot
 from civicsky.ledger import LedgerReader
-from civicsky.local import find_weights
+from civicsky.local import find_weights, fingerprint_of
 from civicsky.model import format_time, now_us
 from civicsky.recheck import Rechecks
 from civicsky.settings import Label as LabelSettings, Settings, expanded
@@ -560,12 +560,27 @@ async def _model(context: Context) -> list[Finding]:
 
 async def _workers(context: Context) -> list[Finding]:
     """Whether NATS lets us in, and who is there."""
-    from civicsky.workers.dispatch import listened  # noqa: PLC0415  (only with `workers.url`)
+    from civicsky.workers.listen import listened  # noqa: PLC0415  (only with `workers.url`)
+    from civicsky.workers.messages import model_key  # noqa: PLC0415
 
-    host, there = await listened(context.settings.workers)
-    what = f"NATS at {host} lets us in; {len(there)} label workers are there"
-    remedy = "start workers: civicsky label --worker URL; until then posts wait on disk"
-    return [Finding("model", "unknown", what, remedy)] if not there else _ok("model", what)
+    label = context.settings.label
+    if label.model == "local":
+        weights = find_weights(label.gguf)
+        model, fingerprint = weights.name, await asyncio.to_thread(fingerprint_of, weights)
+    else:
+        model, fingerprint = label.model, None
+    try:
+        heard = await listened(context.settings.workers, model_key(model, fingerprint), model)
+    except Transient as error:
+        return [_troubled("model", error, "start NATS, or mend workers.url; until then posts wait on disk")]
+    if heard.forbidden:
+        remedy = "mend the rights of workers.user: docs/operations.md has those of a home node"
+        return [Finding("model", "problem", f"NATS at {heard.host} says {heard.forbidden}", remedy)]
+    if heard.shortage:
+        what, _, own = heard.shortage.partition("; ")
+        remedy = own or "start workers: civicsky label --worker URL; until then posts wait on disk"
+        return [Finding("model", "unknown", f"NATS at {heard.host} lets us in; {what}", remedy)]
+    return _ok("model", f"NATS at {heard.host} lets us in; {heard.workers} label workers are there")
 
 
 async def _model_at(label: LabelSettings, url: str) -> list[Finding]:
@@ -694,7 +709,8 @@ def _shown(finding: Finding, settings: Settings) -> Finding:
     uri = settings.store.mongo_uri.get_secret_value()
     password = uri.partition("://")[2].rpartition("@")[0].partition(":")[2]
     texts = [finding.what, finding.remedy]
-    for secret in filter(None, (uri, password, settings.label.api_key.get_secret_value())):
+    workers = (settings.workers.password.get_secret_value(), settings.workers.token.get_secret_value())
+    for secret in filter(None, (uri, password, settings.label.api_key.get_secret_value(), *workers)):
         texts = [text.replace(secret, "***") for text in texts]
     return Finding(finding.name, finding.state, *map(log.harmless, texts))
 

@@ -3,11 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from civicsky.endpoint import open_endpoints
 from civicsky.errors import Refused, Transient, Unsent
@@ -18,14 +19,16 @@ from civicsky.model import Answer, Asked
 from civicsky.settings import Settings
 from civicsky.task import load_task
 from civicsky.workers import messages
-from civicsky.workers.bus import Bus, Delivery
+from civicsky.workers.bus import Bus
 from civicsky.workers.dispatch import NAME, Dispatcher, dispatching
 from civicsky.workers.wanted import Withdrawn, wanted_while
+from civicsky.workers.workqueue import Delivery, WorkQueue
 from support.model_says import answer_for
 from support.model_server import ModelServer, Told, serve
 from support.nats_server import NatsServer, nats_server, worker_here, worker_settings
 
 TASK = load_task("civic")[0]
+KEY = messages.model_key("mock", None)
 QUICK: dict[str, Any] = {
     "label__pause_seconds": 0.05, "label__pause_max_seconds": 0.2, "label__request_seconds": 10,
     "workers__ack_seconds": 1,
@@ -100,6 +103,15 @@ async def become(condition: Callable[[], Any], what: str) -> None:
     assert condition(), what
 
 
+async def ask_until_taken(asker: Home, text: str) -> None:
+    """A worker has to come first."""
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(Unsent):
+                await asker.ask(text)
+                return
+
+
 def value(answer: Answer) -> str:
     return answer.fields["civic"].value
 
@@ -159,6 +171,22 @@ async def test_a_worker_with_another_model_takes_nothing(shared: NatsServer, mod
     assert model.calls == 0
 
 
+async def test_a_worker_that_was_idle_says_so_and_that_it_works_once_somebody_asks_for_its_model(
+    shared: NatsServer, model: Model
+) -> None:
+    settings = own(shared, model, "idle")
+    with capture_logs() as lines:
+
+        def told() -> list[str]:
+            return [line["event"] for line in lines if line["event"] in {"workers_idle", "workers_working"}]
+
+        async with worker_here(settings):
+            await become(lambda: told()[-1:] == ["workers_idle"], "it to be idle")
+            async with home(settings) as asker:
+                await asker.ask("A post about the election")
+                await become(lambda: told()[-2:] == ["workers_idle", "workers_working"], "it to say so")
+
+
 async def test_a_question_that_nobody_takes_goes_back_as_if_it_had_never_been_asked(
     shared: NatsServer, model: Model
 ) -> None:
@@ -172,6 +200,34 @@ async def test_a_question_that_nobody_takes_goes_back_as_if_it_had_never_been_as
             await become(lambda: asker.counts.there, "a worker to be there")
             await asker.ask("Another post")
     assert model.calls == 1, "what was given back was taken out of the queue"
+
+
+async def test_what_waited_for_a_worker_is_sent_at_the_pace_of_the_limits(shared: NatsServer, model: Model) -> None:
+    """Limits are of when requests are sent, not of when they were put into the queue."""
+    settings = own(shared, model, "pace", label__requests_per_minute=600, label__slots=32, workers__wait_seconds=30)
+    async with home(settings) as asker:
+        async with worker_here(settings):
+            await asker.ask("The first one finds out what the server can")
+        model.tell(limits=[(20, 1, "requests")])  # two seconds' worth in any one: more than any catching up
+        asked = [asyncio.create_task(asker.ask(f"Post {n} about the election")) for n in range(26)]
+        await become(lambda: asker.counts.dispatched >= 1 + len(asked), "all to wait in the queue")
+        async with worker_here(settings):
+            await asyncio.gather(*asked)
+    assert (model.calls, model.server.count["excess"]) == (1 + len(asked), 0)
+
+
+async def test_what_no_worker_took_uses_up_no_limit(shared: NatsServer, model: Model) -> None:
+    settings = own(shared, model, "unused", label__requests_per_day=2, workers__wait_seconds=0.3)
+    async with home(settings) as asker:
+        for _ in range(4):
+            with pytest.raises(Unsent):
+                await asker.ask("A post")
+        async with worker_here(settings):
+            for text in ("A post", "Another post"):
+                await ask_until_taken(asker, text)
+            with pytest.raises(Transient, match="may only be asked in"):
+                await asker.ask("One too many")
+    assert model.server.count["questions"] == 2
 
 
 # ---- what is not wanted any more -------------------------------------------------------------------------------------
@@ -240,7 +296,7 @@ async def test_a_long_call_is_not_given_to_another_while_its_worker_speaks_up(sh
 
 
 async def test_what_a_wiped_nats_lost_is_dispatched_again_and_called_once(nats: NatsServer, model: Model) -> None:
-    settings = own(nats, model, "wiped")
+    settings = own(nats, model, "wiped", workers__wait_seconds=15)
     async with home(settings) as asker:
         asked = [asyncio.create_task(asker.ask(f"Post {n}")) for n in range(10)]
         await become(lambda: asker.counts.dispatched, "some to be in the queue")
@@ -248,7 +304,8 @@ async def test_what_a_wiped_nats_lost_is_dispatched_again_and_called_once(nats: 
         await become(lambda: asker.counts.why, "the loss to be noticed")
         nats.start()
         async with worker_here(settings):
-            await asyncio.gather(*asked)
+            done = await asyncio.gather(*asked, return_exceptions=True)
+    assert not [one for one in done if isinstance(one, BaseException)], "none goes back to those that wait on disk"
     assert model.calls == 10
 
 
@@ -274,7 +331,7 @@ async def test_a_job_that_somebody_purged_is_dispatched_again_under_another_atte
         asked = asyncio.create_task(asker.ask("A post"))
         await become(lambda: asker.counts.dispatched, "it to be in the queue")
         async with speaking(settings) as bus:
-            await bus.take_back(1)
+            await WorkQueue(bus, settings.workers, KEY).take_back(1)
         await become(lambda: asker.counts.dispatched == 2, "it to be in the queue again")
         async with taking(settings) as take:
             job, delivery = await take()
@@ -337,14 +394,18 @@ async def test_a_job_of_a_newer_version_is_left_to_others(shared: NatsServer, mo
     settings = own(shared, model, "newer")
     async with home(settings) as asker, worker_here(settings), speaking(settings) as bus:
         await asker.ask("A post")
-        key = messages.model_key("mock", None)
+        queue = WorkQueue(bus, settings.workers, KEY, asker.dispatcher.session)
         newer = json.dumps({"v": 2, "is": "job", "id": "n", "whatever": "it has"}).encode() + b"\n"
-        await bus.put(messages.subject_of_jobs("newer", key), newer, "newer.1")
-        puller = bus.puller(messages.consumer_name(key))
-        async with asyncio.timeout(30):
-            while (delivery := await puller.next(3)) is None or delivery.data != newer:
-                pass
-        await delivery.ack()
+        await queue.put(newer, "newer.1")
+        puller = queue.puller()
+        found = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(20):
+                while (found := await puller.next(3)) is None or found.data != newer:
+                    pass
+        assert found is not None, "it was not left to others"
+        assert found.data == newer
+        await found.ack()
         await asker.ask("Another post: the worker is well")
     assert model.calls == 2
 
@@ -353,9 +414,9 @@ async def test_garbage_in_the_queue_ends_nobody_and_is_gone(shared: NatsServer, 
     settings = own(shared, model, "garbage")
     async with home(settings) as asker, worker_here(settings) as (_, _, task), speaking(settings) as bus:
         await asker.ask("A post")
-        subject = messages.subject_of_jobs("garbage", messages.model_key("mock", None))
+        queue = WorkQueue(bus, settings.workers, KEY, asker.dispatcher.session)
         for n, data in enumerate((b"", b"\xff\n", b"[]", b'{"v": 1}', b'{"v": 1, "is": "job"}\n' + b"x" * 10_000)):
-            await bus.put(subject, data, f"garbage.{n}")
+            await queue.put(data, f"garbage.{n}")
         for end in ("claim", "result"):
             with pytest.raises(Transient):
                 await bus.request(f"garbage.home.{asker.dispatcher.session}.{end}", b"garbage", 0.2)
@@ -363,7 +424,7 @@ async def test_garbage_in_the_queue_ends_nobody_and_is_gone(shared: NatsServer, 
         await asker.ask("Another post")
         assert not task.done()
         async with asyncio.timeout(30):  # until the last ack has come to NATS, too
-            while (await bus.look(messages.consumer_name(messages.model_key("mock", None)))).jobs:  # type: ignore[union-attr]
+            while (await queue.look()).jobs:  # type: ignore[union-attr]
                 pass
 
 
@@ -465,7 +526,7 @@ async def speaking(settings: Settings) -> AsyncIterator[Bus]:
 async def taking(settings: Settings) -> AsyncIterator[Callable[[], Any]]:
     """Somebody who takes jobs, and says nothing of them."""
     async with speaking(settings) as bus:
-        puller = bus.puller(messages.consumer_name(messages.model_key("mock", None)))
+        puller = WorkQueue(bus, settings.workers, KEY).puller()
 
         async def take() -> tuple[messages.Job, Delivery]:
             async with asyncio.timeout(30):
