@@ -1,5 +1,6 @@
 """What a start loads, and how a command ends."""
 
+import os
 import ssl
 import subprocess
 import sys
@@ -42,6 +43,21 @@ if __name__ == "__main__":
 """
 
 
+THREADS_OF_NUMPY = """
+import os
+import civicsky.cli.main
+from civicsky.__main__ import main
+
+def count():
+    import numpy
+    print(len(os.listdir("/proc/self/task")))
+    return 0
+
+civicsky.cli.main.run_command = count
+main()
+"""
+
+
 def loaded(*args: str | Path) -> set[str]:
     """Names of all modules that a command imported; it must do well."""
     command = [sys.executable, "-X", "importtime", CIVICSKY, *map(str, args)]
@@ -54,6 +70,15 @@ def loaded(*args: str | Path) -> set[str]:
 
 def test_help_loads_neither_settings_nor_an_event_loop() -> None:
     assert not loaded("--help") & (HEAVY | SETTINGS | {"pydantic", "civicsky.model"})
+
+
+@pytest.mark.parametrize(("told", "threads"), [({}, 1), ({"OPENBLAS_NUM_THREADS": "2"}, 2)], ids=["not told", "told"])
+def test_a_command_reckons_with_one_thread_unless_it_is_told_otherwise(told: dict[str, str], threads: int) -> None:
+    env = {name: value for name, value in environment().items() if name != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS_OF_NUMPY], env=env | told, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == min(threads, len(os.sched_getaffinity(0)))
 
 
 def test_looking_where_things_stand_loads_no_log_and_no_network(tmp_path: Path, relay: str) -> None:
