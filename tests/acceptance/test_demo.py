@@ -74,6 +74,7 @@ def test_the_demo_labels_every_kept_post_with_a_real_model_and_reports(tmp_path:
     assert "frames 1,649" in ended.err, "progress, a line now and then when it is not a terminal"
 
 
+@pytest.mark.timeout(500)
 def test_the_local_models_server_dies_with_us_and_is_started_again_when_it_dies(relay: str, tmp_path: Path) -> None:
     needs_model()
     process = start("run", "--relay", relay, "--data-dir", tmp_path, "--model", "local", source__start="window")
@@ -91,14 +92,14 @@ def test_the_local_models_server_dies_with_us_and_is_started_again_when_it_dies(
                     found.append(child)
         return found
 
-    until(lambda: done() >= 2, "two labels")
+    until(lambda: done() >= 2, "two labels", 200)
     (first,) = servers()
     command_line = Path(f"/proc/{first}/cmdline").read_bytes()
     assert command_line.endswith(b"civicsky.local\0"), "its key is not in the list of processes"
 
     os.kill(first, signal.SIGKILL)
     before = done()
-    until(lambda: done() > before + 4 and servers() not in ([], [first]), "labels from a new server")
+    until(lambda: done() > before + 4 and servers() not in ([], [first]), "labels from a new server", 200)
     (second,) = servers()
     process.kill()
     process.communicate()
