@@ -32,7 +32,7 @@ from civicsky.events import tables as events
 from civicsky.journal import JournalReader
 from civicsky.label import Slot
 from civicsky.ledger import LedgerReader
-from civicsky.local import find_weights
+from civicsky.local import LocalServer, find_weights
 from civicsky.model import format_time, now_us
 from civicsky.recheck import Rechecks
 from civicsky.settings import Label as LabelSettings, Settings, expanded
@@ -64,6 +64,8 @@ _TOLD: Final = frozenset({"atproto", "httpx", "libipld", "motor", "pymongo", "we
 """Packages whose versions a report of a defect should name."""
 OLDEST_SQLITE: Final = (3, 38)
 """The first with the operator ->>."""
+MAX_TOLD: Final = 5
+"""Label workers that get nothing are named."""
 LISTEN_SECONDS: Final = 3.0
 WELL_KNOWN: Final = "did:plc:z72i7hdynmk6r22z27h6tvur"
 """Bluesky's own account."""
@@ -559,13 +561,23 @@ async def _model(context: Context) -> list[Finding]:
 
 
 async def _workers(context: Context) -> list[Finding]:
-    """Whether NATS lets us in, and who is there."""
+    """Whether NATS lets us in, and who is there for our model."""
     from civicsky.workers.dispatch import listened  # noqa: PLC0415  (only with `workers.url`)
 
-    host, there = await listened(context.settings.workers)
+    label = context.settings.label
+    local = LocalServer(find_weights(label.gguf), 1, 1) if label.model == "local" else None  # it is not started
+    model, fingerprint = (local.name, local.fingerprint) if local else (label.model, None)
+    host, there = await listened(context.settings.workers, model, fingerprint)
     what = f"NATS at {host} lets us in; {len(there)} label workers are there"
+    unlike = {name: why for name, why in there.items() if why}
+    found = [
+        Finding("model", "unknown", log.harmless(f"{name} gets nothing: {why}"))
+        for name, why in list(unlike.items())[:MAX_TOLD]
+    ]
+    if len(unlike) < len(there):
+        return [*_ok("model", what), *found]
     remedy = "start workers: civicsky label --worker URL; until then posts wait on disk"
-    return [Finding("model", "unknown", what, remedy)] if not there else _ok("model", what)
+    return [Finding("model", "unknown", what, remedy), *found]
 
 
 async def _model_at(label: LabelSettings, url: str) -> list[Finding]:

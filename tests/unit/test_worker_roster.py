@@ -55,3 +55,14 @@ def test_the_list_has_a_bound() -> None:
     for n in range(MAX_WORKERS + 10):
         told.hear(str(n), 0)
     assert len(told.names()) == MAX_WORKERS
+
+
+def test_why_nobody_took_a_question_names_what_keeps_those_that_are_there() -> None:
+    told = Told()
+    assert told.roster.why_nobody_took() == "no label worker is there"
+    told.hear("a", 0, why="it is too old")
+    assert told.roster.why_nobody_took() == "1 label worker is there, but takes nothing; a: it is too old"
+    told.hear("b", 0, why="it is too old")
+    assert told.roster.why_nobody_took().startswith("2 label workers are there, but take nothing; a: it")
+    told.hear("c", 0)
+    assert told.roster.why_nobody_took() == "those label workers that are there (1) are all at work"

@@ -17,7 +17,7 @@ new with each start of the home node; `v` is the version of the messages, the fi
 | claim | `NAME.home.S.claim` | worker to home, before each call | `go`, `drop`, or `leave`: others have it |
 | result | `NAME.home.S.result` | worker to home, after it | `ok`: only then the job is acked |
 | queue | `NAME.queue` | home to all workers: it was made anew | nothing |
-| beat | `NAME.beat` | worker to home, every few seconds and at its end | nothing |
+| beat | `NAME.beat` | worker to home, every few seconds and at its end | why it gets nothing, while it gets nothing |
 
 What always holds:
 
@@ -38,7 +38,8 @@ What always holds:
    than it has free slots (its `label.slots`); the home dispatches no more than its own `label.slots`.
 6. Limits a minute and a day, and budgets, are those of the home's settings, for all workers together.
 7. Messages of a version that a worker does not know go to a subject that it does not read; one that is on the wrong
-   subject all the same is given back, for others. So homes and workers are upgraded in any order.
+   subject all the same is given back, for others. So homes and workers are upgraded in any order. A beat is read by a
+   home of any version, and the reply is plain words, so that both sides say who is too old, or has another model.
 8. Secrets (password, token, credentials file, the model's key) are in no message, address, process list or log. A
    worker sends nothing but what `messages.PATHS` lists, to its own server: a job can name no address.
 

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from typing import Any, Final
 
+import civicsky
 from civicsky import log, pulse
 from civicsky.endpoint import MAX_ANSWER_BYTES, Came
 from civicsky.errors import BadInput, Refused, Transient, Unsent
@@ -65,9 +66,9 @@ class Dispatcher:
         """Raises `Usage` for files of the settings that cannot be used."""
         self._settings, self._metrics, self._stop = settings, metrics, stop
         self.session = secrets.token_hex(6)
-        key = messages.model_key(model, fingerprint)
-        self._subject = messages.subject_of_jobs(settings.name, key)
-        self._consumer = messages.consumer_name(key)
+        self._model, self._key = model, messages.model_key(model, fingerprint)
+        self._subject = messages.subject_of_jobs(settings.name, self._key)
+        self._consumer = messages.consumer_name(self._key)
         self._bus = Bus(settings, f"civicsky home {self.session}")
         home = f"{settings.name}.home.{self.session}"
         self._bus.on(f"{home}.claim", self._on_claim)
@@ -125,8 +126,7 @@ class Dispatcher:
         if asked.result.done():
             return asked.result.result()
         if not asked.claims:
-            there = len(self._roster.working())
-            why = f"{there} label workers are there, all at work" if there else "no label worker is there"
+            why = self._roster.why_nobody_took()
             raise Unsent(self._bus.why or f"nobody took a question within {self._settings.wait_seconds:g} s: {why}")
         why = "a label worker took a question and is silent, or cut off"
         return Came(0, {}, "", calls=len(asked.claims), failure=Transient(why))
@@ -214,13 +214,24 @@ class Dispatcher:
             self._later(self._bus.take_back(asked.number))
         return b"ok"
 
-    async def _on_beat(self, data: bytes) -> None:
-        with suppress(Foreign, Garbled):
-            self._roster.heard(messages.decode_beat(data), monotonic())
+    async def _on_beat(self, data: bytes) -> bytes | None:
+        """A worker is there; the reply is why it gets nothing, for one that asks."""
+        try:
+            beat = messages.decode_beat(data)
+        except Garbled:
+            return None
+        unlike = self._unlike(beat)
+        self._roster.heard(beat._replace(why=unlike or beat.why), monotonic())
+        return unlike.encode()
+
+    def _unlike(self, beat: Beat) -> str:
+        return messages.unlike(beat, self._model, self._key, civicsky.__version__)
 
     def _joined(self, beat: Beat) -> None:
         log.event("workers_joined", stage="label", worker=beat.worker, server=beat.server, slots=beat.slots,
                   version=beat.version)  # fmt: skip
+        if unlike := self._unlike(beat):
+            log.event("workers_unlike", stage="label", worker=beat.worker, why=unlike)
 
     def _left(self, beat: Beat, how: str) -> None:
         log.event("workers_left", stage="label", worker=beat.worker, how=how, n=len(self._roster.there()))
@@ -350,13 +361,16 @@ async def dispatching(
             run.cancel()
 
 
-async def listened(settings: WorkersSettings) -> tuple[str, list[Beat]]:
-    """NATS's address, and the workers that say that they are there. Raises `Transient`, `Refused` or `Usage`."""
+async def listened(settings: WorkersSettings, model: str, fingerprint: str | None) -> tuple[str, dict[str, str]]:
+    """NATS's address, and the workers that say that they are there: why each is not for a home node with that model.
+
+    Raises `Transient`, `Refused` or `Usage`.
+    """
     roster = Roster(lambda _beat: None, lambda _beat, _how: None)
     bus = Bus(settings, "civicsky doctor")
 
     async def on_beat(data: bytes) -> None:
-        with suppress(Foreign, Garbled):
+        with suppress(Garbled):
             roster.heard(messages.decode_beat(data), monotonic())
 
     bus.on(f"{settings.name}.beat", on_beat)
@@ -367,7 +381,8 @@ async def listened(settings: WorkersSettings) -> tuple[str, list[Beat]]:
     finally:
         run.cancel()
         await asyncio.wait([run])
-    return bus.host, roster.there()
+    key = messages.model_key(model, fingerprint)
+    return bus.host, {beat.worker: messages.unlike(beat, model, key, civicsky.__version__) for beat in roster.there()}
 
 
 def _came(asked: _Asked) -> bool:

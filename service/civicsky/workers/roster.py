@@ -50,6 +50,17 @@ class Roster:
         """All that are there, by name."""
         return [self._seen[name].beat for name in sorted(self._seen)]
 
+    def why_nobody_took(self) -> str:
+        """A question."""
+        there, working = self.there(), self.working()
+        if working:
+            return f"those label workers that are there ({len(working)}) are all at work"
+        if not there:
+            return "no label worker is there"
+        one = len(there) == 1
+        many = "1 label worker is there, but takes" if one else f"{len(there)} label workers are there, but take"
+        return f"{many} nothing; {there[0].worker}: {there[0].why}"
+
     def working(self, *, besides: str = "") -> list[Beat]:
         """Those that take jobs."""
         return [beat for beat in self.there() if not beat.why and beat.worker != besides]

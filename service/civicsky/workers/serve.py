@@ -41,6 +41,8 @@ FOREIGN_SECONDS: Final = PULL_SECONDS + 1.0
 """A job that is for others comes back after so many seconds: none of our slots waits for a job then."""
 FOREIGN_REST: Final = 10.0
 """For so long no slot asks for another job, so that others get it."""
+ASK_SECONDS: Final = 1.0
+NO_QUEUE: Final = "the home node has no work queue for this model now"
 NO_MODEL: Final = "--worker needs a model: give --model-url URL --model NAME, or --model local"
 
 
@@ -87,8 +89,8 @@ class Worker:
         self._settings, self._endpoints, self._slots, self._stop = settings, endpoints, slots, stop
         self.name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(2)}"
         self._bus = Bus(settings.workers, f"civicsky worker {self.name}")
-        key = messages.model_key(endpoints.model, endpoints.fingerprint)
-        self._consumer = messages.consumer_name(key)
+        self._model_key = messages.model_key(endpoints.model, endpoints.fingerprint)
+        self._consumer = messages.consumer_name(self._model_key)
         self._key = settings.label.api_key.get_secret_value().encode()
         self._bus.on(f"{settings.workers.name}.queue", self._on_queue)
         self._pullers = [self._bus.puller(self._consumer) for _ in range(slots)]
@@ -103,6 +105,8 @@ class Worker:
         """Why it takes nothing; empty while it does."""
         self._pause = 0.0
         self._queue_why = ""
+        """Why there are no jobs for it; empty while there may be some."""
+        self._idle_told = ""
 
     async def run(self) -> None:
         """Until told to stop, and then until what is in hand is done, or the time for that is over."""
@@ -144,7 +148,7 @@ class Worker:
             if self._bus.refused and not self._bus.up.is_set():
                 raise Refused(self._bus.refused)
             with suppress(Transient):
-                await self._bus.publish(f"{self._settings.workers.name}.beat", messages.encode(self._says()))
+                await self._tell()
                 if not told:
                     told = manager.tell("READY=1")
             why = self._bus.why or self._resting or self._queue_why or "ok"
@@ -153,11 +157,32 @@ class Worker:
             )
             await asyncio.sleep(BEAT_SECONDS)
 
+    async def _tell(self) -> None:
+        """How we are; while nobody has jobs for us, also ask why. Raises `Transient`."""
+        subject, beat = f"{self._settings.workers.name}.beat", messages.encode(self._says())
+        if not self._queue_why:
+            await self._bus.publish(subject, beat)
+            return
+        try:
+            said = (await self._bus.request(subject, beat, ASK_SECONDS)).decode(errors="replace")[: messages.MAX_CHARS]
+        except Nobody:
+            said = f"no home node is there by the workers.name {self._settings.workers.name!r}"
+        except Transient:
+            if not self._bus.up.is_set():
+                raise
+            said = ""
+        if self._queue_why:  # still
+            self._queue_why = said or NO_QUEUE
+            if self._idle_told != self._queue_why:
+                self._idle_told = self._queue_why
+                log.event("workers_idle", stage="label", why=self._queue_why)
+
     def _says(self, *, leaving: bool = False) -> Beat:
         server = ", ".join(server.name for server in self._endpoints.servers)
+        why = self.refused or self._resting or self._queue_why
         return Beat(
-            self.name, civicsky.__version__, server, self._slots, self._in_flight, self.done,
-            self.refused or self._resting, leaving,
+            self.name, civicsky.__version__, server, self._slots, self._in_flight, self.done, why, leaving,
+            self._endpoints.model, self._model_key,
         )  # fmt: skip
 
     async def _rest(self) -> None:
@@ -227,12 +252,14 @@ class Worker:
         try:
             delivery = await puller.next(PULL_SECONDS)
         except Transient as error:
-            if isinstance(error, Nobody) and not self._queue_why:
-                self._queue_why = "no home node asks for this model"
-                log.event("workers_idle", stage="label", why=self._queue_why)
+            if isinstance(error, Nobody):
+                self._queue_why = self._queue_why or NO_QUEUE  # the next beat asks why
             await happened(self._stop.requested, AGAIN_SECONDS)
             return None
         self._queue_why = ""
+        if self._idle_told:
+            self._idle_told = ""
+            log.event("workers_working", stage="label")
         return delivery
 
     async def _do(self, line: Line, delivery: Delivery) -> None:
