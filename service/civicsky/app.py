@@ -6,10 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from itertools import starmap
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -23,37 +22,35 @@ from civicsky.authors import Authors, Work as AuthorsWork, read_lists
 from civicsky.collecting import collect, housekeep
 from civicsky.context import Contexts
 from civicsky.decode import decode
-from civicsky.document import Document, hour_document
-from civicsky.endpoint import Endpoints, open_endpoints
-from civicsky.errors import EXIT_DONE, EXIT_FAILED, Failed, Held, Refused, Transient, Usage, first_of
+from civicsky.errors import EXIT_DONE, EXIT_FAILED, Failed, Held, Usage, first_of
 from civicsky.events.events import Events
 from civicsky.feeds import Feeds, watch
 from civicsky.gate import Gatekeeper, open_gate
 from civicsky.health import Health, Look
 from civicsky.journal import Journal, JournalReader, Numbered
-from civicsky.label import Slot, ways_of
+from civicsky.label import ways_of
 from civicsky.labelling import Labelling
 from civicsky.ledger import Ledger, LedgerReader
 from civicsky.lifecycle import Stop, happened, signals
 from civicsky.loading import effective
-from civicsky.local import JSON_TOKENS, WORD_TOKENS, LocalServer, find_weights, threads
+from civicsky.local import find_weights
 from civicsky.logfile import path_of
 from civicsky.metrics import Metrics
 from civicsky.model import Spend, format_time, now_us
 from civicsky.notify.telling import Notifier, telling
 from civicsky.prompt import prompt_hash
+from civicsky.publishing import publish
 from civicsky.recheck import Rechecks, recheck
 from civicsky.rounds import Rounds
-from civicsky.sample import HOUR_US
-from civicsky.settings import Label, Settings
+from civicsky.settings import Settings
+from civicsky.slots import labelling_slots
 from civicsky.source import Source
 from civicsky.status import unbalanced
-from civicsky.store import Collection, Store, open_store
+from civicsky.store import Store, open_store
 from civicsky.task import Task, load_tasks
 from civicsky.watch.systemd import Manager
 from civicsky.watch.watchdog import Watchdog
 from civicsky.worker import Pool
-from civicsky.workers import told
 
 HOUSEKEEPING_SECONDS = 60.0
 COPIES_SECONDS = 3600.0
@@ -61,8 +58,6 @@ BRIEF_SECONDS = 600.0
 """How long a start waits for a command that will soon let go, such as one that tells the store of a backlog."""
 COMMAND_SECONDS = 120.0
 """How long a command waits for another one."""
-PUBLISH_SECONDS = 60.0
-PUBLISH_DOCUMENTS = 500
 
 Work = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 """A half's name and what runs it."""
@@ -375,7 +370,7 @@ async def catch_up(folder: Path, settings: Settings, metrics: Metrics) -> None:
         await Authors(parts.ledger.database).tell(parts.store)
         once = Stop()
         once.collected.set()
-        await _publish(parts.reader, parts.store, metrics, once, strict=True)
+        await publish(parts.reader, parts.store, metrics, once, strict=True)
 
 
 class Parts(NamedTuple):
@@ -463,11 +458,11 @@ async def _prepare_label(
     spent = await ledger.spent()
 
     async def work() -> None:
-        async with _labelling_slots(settings, folder, tasks, weights, abilities, spent, metrics, stop) as slots:
+        async with labelling_slots(settings, folder, tasks, weights, abilities, spent, metrics, stop) as slots:
             try:
                 async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
                     arm = group.create_task(_arm(deadline, stop, settings, endless=strict), name="drain")
-                    group.create_task(_publish(reader, store, metrics, stop, strict=strict), name="publish")
+                    group.create_task(publish(reader, store, metrics, stop, strict=strict), name="publish")
                     profiles = group.create_task(authors.run(settings.ledger.poll_seconds, stop), name="authors")
                     regular = [arm, profiles]
                     if events:
@@ -494,148 +489,10 @@ async def _prepare_authors(
     return AuthorsWork(Authors(ledger.database), appview, store, settings.authors, lists, metrics)
 
 
-def _labelling_slots(
-    settings: Settings, folder: Path, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str],
-    spent: Spend, metrics: Metrics, stop: Stop,
-) -> AbstractAsyncContextManager[list[Slot]]:  # fmt: skip
-    if settings.workers.url:
-        return worker_slots(settings, folder, tasks, weights, abilities, spent, metrics, stop)
-    return model_slots(settings.label, tasks, weights, abilities, spent)
-
-
-@asynccontextmanager
-async def model_slots(
-    label: Label, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str], spent: Spend
-) -> AsyncIterator[list[Slot]]:
-    """Slots that ask the chosen model about these tasks; with `weights`, a local one that is started here.
-
-    `abilities` and `spent` are what is known of its servers, and of today's use of them.
-    """
-    async with (
-        model_endpoints(label, tasks, weights, abilities, spent) as (endpoints, count),
-        AsyncExitStack() as stack,
-    ):
-        yield _slots(stack, endpoints, count, tasks, label)
-
-
-@asynccontextmanager
-async def worker_slots(
-    settings: Settings, folder: Path, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str],
-    spent: Spend, metrics: Metrics, stop: Stop,
-) -> AsyncIterator[list[Slot]]:  # fmt: skip
-    """The same by way of workers; `weights` tell which local model is theirs."""
-    from civicsky.workers.dispatch import NAME, dispatching  # noqa: PLC0415  (only with `workers.url`)
-
-    local = LocalServer(weights, 1, WORD_TOKENS) if weights else None  # it is not started
-    model, fingerprint = (local.name, local.fingerprint) if local else (settings.label.model, None)
-    async with (
-        dispatching(settings.workers, model, fingerprint, metrics, stop) as dispatcher,
-        asyncio.TaskGroup() as group,
-        AsyncExitStack() as stack,
-    ):
-        stack.callback(group.create_task(_tell_workers(folder, metrics), name="workers-told").cancel)
-        endpoints = open_endpoints(settings.label, local, abilities, spent, {NAME: dispatcher})
-        yield _slots(stack, endpoints, settings.label.slots, tasks, settings.label)
-
-
-async def _tell_workers(folder: Path, metrics: Metrics) -> None:
-    """Tell other processes, such as `civicsky status`, how the workers are. Until cancelled."""
-    before = 0
-    try:
-        while True:
-            await asyncio.sleep(told.EVERY_SECONDS)
-            told.write(folder, metrics.workers, (metrics.workers.results - before) / told.EVERY_SECONDS)
-            before = metrics.workers.results
-    finally:
-        told.remove(folder)
-
-
-def _slots(
-    stack: AsyncExitStack, endpoints: Endpoints, count: int, tasks: Mapping[str, Task], label: Label
-) -> list[Slot]:
-    slots = [Slot(endpoints, tasks, label) for _ in range(count)]
-    for slot in slots:
-        stack.push_async_callback(slot.close)
-    return slots
-
-
-@asynccontextmanager
-async def model_endpoints(
-    label: Label, tasks: Mapping[str, Task], weights: Path | None, abilities: Mapping[str, str], spent: Spend
-) -> AsyncIterator[tuple[Endpoints, int]]:
-    """The servers, and how many calls are to be in flight. See `model_slots`."""
-    async with AsyncExitStack() as stack:
-        local, count = None, label.slots
-        if weights is not None:
-            # It gains nothing from more calls than it has processors.
-            count = min(label.slots, threads())
-            words = sum(len(task.words) for task in tasks.values()) if label.way in {"auto", "words"} else 0
-            # A slot of the server for each question of each caller: then each finds its own preamble in a cache.
-            local = LocalServer(weights, count * max(1, words), WORD_TOKENS if words else JSON_TOKENS)
-            stack.push_async_callback(local.stop)
-            await local.start()
-            group = await stack.enter_async_context(asyncio.TaskGroup())
-            watch = group.create_task(local.supervise(), name="model")
-            stack.callback(watch.cancel)
-        yield open_endpoints(label, local, abilities, spent), count
-
-
 async def _arm(deadline: asyncio.Timeout, stop: Stop, settings: Settings, *, endless: bool) -> None:
     """Bound the time to finish. `civicsky label --drain` may take as long as it needs, until a signal comes."""
     await (stop.hurry if endless else stop.requested).wait()
     deadline.reschedule(asyncio.get_running_loop().time() + settings.limits.drain_seconds)
-
-
-async def _publish(reader: JournalReader, store: Store, metrics: Metrics, stop: Stop, *, strict: bool) -> None:
-    """Tell the store of runs, coverage and hours: at once, which shows if we may write, regularly, and at the end."""
-    told: dict[str, Document] = {}
-    since = 0
-    while True:
-        last = stop.collected.is_set()
-        now = now_us()
-        runs = {doc["_id"]: doc for doc in map(_run_document, await reader.runs())}
-        rows = [{"kind": "held", **one._asdict()} for one in await reader.held()]
-        rows += [{"kind": "gap", **one._asdict()} for one in await reader.gaps()]
-        coverage = {doc["_id"]: doc for doc in map(_coverage_document, rows)}
-        counts = await reader.hours_told(since)
-        hours = {doc["_id"]: doc for doc in starmap(hour_document, counts.items())}
-        try:
-            collections: tuple[tuple[Collection, dict[str, Document]], ...] = (
-                ("runs", runs),
-                ("coverage", coverage),
-                ("hours", hours),
-            )
-            for name, documents in collections:
-                changed = [doc for key, doc in documents.items() if told.get(key) != doc]
-                for at in range(0, len(changed), PUBLISH_DOCUMENTS):
-                    part = [{**doc, "v": now} for doc in changed[at : at + PUBLISH_DOCUMENTS]]
-                    await store.put(name, part)
-            told = runs | coverage | hours
-            since = max(counts, default=0) - HOUR_US  # what is counted now goes to the present hour
-        except Transient:
-            pass  # the documents' own loop reports it, and tries again
-        except Refused as error:
-            if strict:
-                raise
-            if not metrics.store_why:
-                log.event("store_parked", stage="store", why=str(error))
-            metrics.store_why = metrics.store_parked = str(error)
-            return
-        if last:
-            return
-        await happened(stop.collected, PUBLISH_SECONDS)
-
-
-def _run_document(row: dict[str, Any]) -> Document:
-    return {**row, "_id": str(row["started"]), "started": format_time(row["started"])}
-
-
-def _coverage_document(row: dict[str, Any]) -> Document:
-    row.pop("n", None)  # of the process, not of the gap
-    names = ("at", "first_at", "last_at", "from_at", "until_at")
-    times = {name: format_time(row[name]) for name in names if row.get(name) is not None}
-    identity = (row["kind"], row["host"], row["epoch"], row.get("first_at") or row.get("at"))
-    return {**row, **times, "_id": "/".join(map(str, identity))}
 
 
 async def _minutes(settings: Settings, metrics: Metrics) -> None:

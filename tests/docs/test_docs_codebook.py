@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from civicsky import app, filter as filters
+from civicsky import filter as filters, publishing
 from civicsky.document import author_document, hour_document, label_document, post_document, snapshot_document
 from civicsky.export.columns import Level, Table, columns_of
 from civicsky.export.pseudonyms import Pseudonyms
@@ -198,10 +198,10 @@ async def test_every_field_of_runs_and_coverage_is_told(tmp_path: Path) -> None:
     reader = await JournalReader.open(tmp_path / "journal.db")
     (run,), (held,), (gap,) = await reader.runs(), await reader.held(), await reader.gaps()
     await reader.close()
-    assert set(named(section(CODEBOOK, "Runs"))) == set(app._run_document(run)) | {"v"}
+    assert set(named(section(CODEBOOK, "Runs"))) == set(publishing.run_document(run)) | {"v"}
     told = set(named(section(CODEBOOK, "Coverage")))
     documents = [{"kind": "held", **held._asdict()}, {"kind": "gap", **gap._asdict()}]
-    assert told == {"v"}.union(*map(app._coverage_document, documents))
+    assert told == {"v"}.union(*map(publishing.coverage_document, documents))
     assert set(named(section(CODEBOOK, "How a connection follows on"))) == set(get_args(Resume))
 
 

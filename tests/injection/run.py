@@ -21,12 +21,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])
 
 from civicsky import log
-from civicsky.app import model_slots
 from civicsky.errors import BadInput
 from civicsky.label import Slot
 from civicsky.local import find_weights
 from civicsky.model import Answer, Asked, Spend
 from civicsky.settings import Label, Log
+from civicsky.slots import model_slots
 from civicsky.task import load_task
 from support.injections import INJECTIONS, Injection
 

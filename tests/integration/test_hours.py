@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from civicsky import app
+from civicsky import publishing
 from civicsky.document import Document
 from civicsky.journal import Journal, JournalReader
 from civicsky.lifecycle import Stop
@@ -41,7 +41,7 @@ async def hours(store: SqliteStore, enough: Callable[[list[Document]], bool]) ->
 async def test_hours_are_told_once_and_again_only_when_something_was_counted_in_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "PUBLISH_SECONDS", 0.01)
+    monkeypatch.setattr(publishing, "PUBLISH_SECONDS", 0.01)
     journal = await Journal.open(tmp_path / "journal.db", JournalSettings())
     for n, began in BEGAN.items():
         await journal.database.execute("INSERT INTO count VALUES (?,'post','rejected','language',?)", (began, n))
@@ -49,7 +49,7 @@ async def test_hours_are_told_once_and_again_only_when_something_was_counted_in_
     reader = await JournalReader.open(tmp_path / "journal.db")
     store = await SqliteStore.open(tmp_path / "posts.db")
     stop = Stop()
-    task = asyncio.create_task(app._publish(reader, store, Metrics(), stop, strict=True))
+    task = asyncio.create_task(publishing.publish(reader, store, Metrics(), stop, strict=True))
     first = await hours(store, lambda found: len(found) == 3)
     assert [first[name]["rejected"] for name in OLD] == [{"language": 50}, {"language": 49}]
     await count(journal, 2)

@@ -18,14 +18,16 @@ from civicsky.model import Answer, Asked
 from civicsky.settings import Settings
 from civicsky.task import load_task
 from civicsky.workers import messages
-from civicsky.workers.bus import Bus, Delivery
+from civicsky.workers.bus import Bus
 from civicsky.workers.dispatch import NAME, Dispatcher, dispatching
 from civicsky.workers.wanted import Withdrawn, wanted_while
+from civicsky.workers.workqueue import Delivery, WorkQueue
 from support.model_says import answer_for
 from support.model_server import ModelServer, Told, serve
 from support.nats_server import NatsServer, nats_server, worker_here, worker_settings
 
 TASK = load_task("civic")[0]
+KEY = messages.model_key("mock", None)
 QUICK: dict[str, Any] = {
     "label__pause_seconds": 0.05, "label__pause_max_seconds": 0.2, "label__request_seconds": 10,
     "workers__ack_seconds": 1,
@@ -274,7 +276,7 @@ async def test_a_job_that_somebody_purged_is_dispatched_again_under_another_atte
         asked = asyncio.create_task(asker.ask("A post"))
         await become(lambda: asker.counts.dispatched, "it to be in the queue")
         async with speaking(settings) as bus:
-            await bus.take_back(1)
+            await WorkQueue(bus, settings.workers, KEY).take_back(1)
         await become(lambda: asker.counts.dispatched == 2, "it to be in the queue again")
         async with taking(settings) as take:
             job, delivery = await take()
@@ -337,10 +339,10 @@ async def test_a_job_of_a_newer_version_is_left_to_others(shared: NatsServer, mo
     settings = own(shared, model, "newer")
     async with home(settings) as asker, worker_here(settings), speaking(settings) as bus:
         await asker.ask("A post")
-        key = messages.model_key("mock", None)
+        queue = WorkQueue(bus, settings.workers, KEY)
         newer = json.dumps({"v": 2, "is": "job", "id": "n", "whatever": "it has"}).encode() + b"\n"
-        await bus.put(messages.subject_of_jobs("newer", key), newer, "newer.1")
-        puller = bus.puller(messages.consumer_name(key))
+        await queue.put(newer, "newer.1")
+        puller = queue.puller()
         async with asyncio.timeout(30):
             while (delivery := await puller.next(3)) is None or delivery.data != newer:
                 pass
@@ -378,9 +380,9 @@ async def test_garbage_in_the_queue_ends_nobody_and_is_gone(shared: NatsServer, 
     settings = own(shared, model, "garbage")
     async with home(settings) as asker, worker_here(settings) as (_, _, task), speaking(settings) as bus:
         await asker.ask("A post")
-        subject = messages.subject_of_jobs("garbage", messages.model_key("mock", None))
+        queue = WorkQueue(bus, settings.workers, KEY)
         for n, data in enumerate((b"", b"\xff\n", b"[]", b'{"v": 1}', b'{"v": 1, "is": "job"}\n' + b"x" * 10_000)):
-            await bus.put(subject, data, f"garbage.{n}")
+            await queue.put(data, f"garbage.{n}")
         for end in ("claim", "result"):
             with pytest.raises(Transient):
                 await bus.request(f"garbage.home.{asker.dispatcher.session}.{end}", b"garbage", 0.2)
@@ -388,7 +390,7 @@ async def test_garbage_in_the_queue_ends_nobody_and_is_gone(shared: NatsServer, 
         await asker.ask("Another post")
         assert not task.done()
         async with asyncio.timeout(30):  # until the last ack has come to NATS, too
-            while (await bus.look(messages.consumer_name(messages.model_key("mock", None)))).jobs:  # type: ignore[union-attr]
+            while (await queue.look()).jobs:  # type: ignore[union-attr]
                 pass
 
 
@@ -490,7 +492,7 @@ async def speaking(settings: Settings) -> AsyncIterator[Bus]:
 async def taking(settings: Settings) -> AsyncIterator[Callable[[], Any]]:
     """Somebody who takes jobs, and says nothing of them."""
     async with speaking(settings) as bus:
-        puller = bus.puller(messages.consumer_name(messages.model_key("mock", None)))
+        puller = WorkQueue(bus, settings.workers, KEY).puller()
 
         async def take() -> tuple[messages.Job, Delivery]:
             async with asyncio.timeout(30):

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from civicsky.app import model_endpoints
 from civicsky.lifecycle import Stop
 from civicsky.model import Spend
 from civicsky.settings import Label, Settings
+from civicsky.slots import model_endpoints
 from civicsky.workers.serve import Worker
 from support.command import until
 

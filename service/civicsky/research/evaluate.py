@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
 from civicsky import __version__, datadir, log
-from civicsky.app import model_slots
 from civicsky.appview import AppView
 from civicsky.context import Contexts, records_of, texts_of
 from civicsky.errors import BadInput, Failed, Usage
@@ -32,6 +31,7 @@ from civicsky.research.files import Progress, progress_bars, read_file, shown_in
 from civicsky.research.gold import Gold, Item, read_gold, without_shown
 from civicsky.research.with_articles import articles_of
 from civicsky.settings import Events, Label, Settings, expanded
+from civicsky.slots import model_slots
 from civicsky.store import Store, open_store
 from civicsky.task import Field, Task, load_task
 

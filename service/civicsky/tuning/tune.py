@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from civicsky import __version__
-from civicsky.app import model_slots
 from civicsky.errors import Usage, first_of
 from civicsky.local import find_weights
 from civicsky.model import Answer, Asked, Spend, format_time, now_us
@@ -26,6 +25,7 @@ from civicsky.research.answers import Asking, Kept
 from civicsky.research.files import TaskID, progress_bars, shown_in, write_whole
 from civicsky.research.gold import Gold, Item, without_shown
 from civicsky.settings import Label, Settings
+from civicsky.slots import model_slots
 from civicsky.task import Field, Task, file_hash, load_task
 from civicsky.tuning import candidates, told
 from civicsky.tuning.asked import KEY, Asker

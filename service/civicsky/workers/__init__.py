@@ -44,6 +44,7 @@ What always holds:
    worker sends nothing but what `messages.PATHS` lists, to its own server: a job can name no address.
 
 Modules: `messages` (pure: what is said), `roster` (pure: who is there), `wanted` (whether a call is still wanted),
-`bus` (the home of nats-py: connection, stream, errors), `dispatch` (the home node's side), `serve` (the worker), `told`
-(what `civicsky status` reads). Without `workers.url` only `wanted` and `told` are imported, which are some dozen lines.
+`bus` and `workqueue` (the homes of nats-py: the connection, and the stream in it), `dispatch` (the home node's side),
+`serve` (the worker), `told` (what `civicsky status` reads). Without `workers.url` only `wanted` and `told` are
+imported, which are some dozen lines.
 """

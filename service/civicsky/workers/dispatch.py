@@ -22,10 +22,11 @@ from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics, WorkerSeen
 from civicsky.settings import Workers as WorkersSettings
 from civicsky.workers import messages
-from civicsky.workers.bus import CONNECT_SECONDS, Bus, Look, Nobody
+from civicsky.workers.bus import CONNECT_SECONDS, Bus, Nobody
 from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Result
 from civicsky.workers.roster import BEAT_SECONDS, Roster
 from civicsky.workers.wanted import Wanted, Withdrawn, current
+from civicsky.workers.workqueue import Look, WorkQueue
 
 NAME: Final = "workers"
 """What the home node calls the server that all workers together are."""
@@ -67,9 +68,8 @@ class Dispatcher:
         self._settings, self._metrics, self._stop = settings, metrics, stop
         self.session = secrets.token_hex(6)
         self._model, self._key = model, messages.model_key(model, fingerprint)
-        self._subject = messages.subject_of_jobs(settings.name, self._key)
-        self._consumer = messages.consumer_name(self._key)
         self._bus = Bus(settings, f"civicsky home {self.session}")
+        self._queue = WorkQueue(self._bus, settings, self._key)
         home = f"{settings.name}.home.{self.session}"
         self._bus.on(f"{home}.claim", self._on_claim)
         self._bus.on(f"{home}.result", self._on_result)
@@ -111,7 +111,7 @@ class Dispatcher:
         finally:
             del self._asked[job.id]
             if asked.number is not None and not _came(asked):
-                self._later(self._bus.take_back(asked.number))
+                self._later(self._queue.take_back(asked.number))
 
     async def _result(self, asked: _Asked) -> Came:
         """Wait for it; gives it back when nobody takes it, or who took it is silent for too long."""
@@ -150,7 +150,7 @@ class Dispatcher:
             if not made:
                 await self._make(made)
                 made = self._made
-            number = await self._bus.put(self._subject, messages.encode(job), messages.message_id(job))
+            number = await self._queue.put(messages.encode(job), messages.message_id(job))
         except Nobody:
             self._made = "" if self._made == made else self._made  # there is no queue: `run` makes one
         except Transient:
@@ -211,7 +211,7 @@ class Dispatcher:
             return b"ok"
         asked.result.set_result(_came_of(result, max(1, len(asked.claims))))
         if result.attempt != asked.job.attempt and asked.number is not None:
-            self._later(self._bus.take_back(asked.number))
+            self._later(self._queue.take_back(asked.number))
         return b"ok"
 
     async def _on_beat(self, data: bytes) -> bytes | None:
@@ -273,7 +273,7 @@ class Dispatcher:
         """See that the queue is there and has what we put into it; what it lost is dispatched again."""
         if not self._made:
             await self._make("")
-        look = await self._bus.look(self._consumer)
+        look = await self._queue.look()
         if look is None:
             await self._make(self._made)
         elif look.made != self._made:
@@ -288,7 +288,7 @@ class Dispatcher:
         """Make the queue anew, unless that was done since the caller saw it."""
         async with self._making:
             if self._made == seen:
-                self._made = await self._bus.make(self._subject, self._consumer)
+                self._made = await self._queue.make()
                 self._all_lost()
                 with suppress(Transient):
                     await self._bus.publish(f"{self._settings.name}.queue", self.session.encode())
@@ -304,7 +304,7 @@ class Dispatcher:
     async def _find_lost(self) -> None:
         """Some job is gone though its result has not come."""
         for asked in list(self._asked.values()):
-            if asked.number is not None and asked.lost_at is None and not await self._bus.has(asked.number):
+            if asked.number is not None and asked.lost_at is None and not await self._queue.has(asked.number):
                 asked.lost_at = monotonic()
 
     async def _again(self) -> None:

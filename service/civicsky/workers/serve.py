@@ -14,19 +14,20 @@ from typing import Final
 
 import civicsky
 from civicsky import log
-from civicsky.app import model_endpoints
 from civicsky.endpoint import MAX_ANSWER_BYTES, Endpoint, Endpoints, Line
 from civicsky.errors import BadInput, Failed, Refused, Transient, Usage, first_of
 from civicsky.lifecycle import Stop, happened, signals
 from civicsky.local import find_weights
 from civicsky.model import Spend
 from civicsky.settings import Settings
+from civicsky.slots import model_endpoints
 from civicsky.task import load_tasks
 from civicsky.watch.systemd import Manager
 from civicsky.workers import messages
-from civicsky.workers.bus import Bus, Delivery, Nobody, Puller
+from civicsky.workers.bus import Bus, Nobody
 from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Result
 from civicsky.workers.roster import BEAT_SECONDS
+from civicsky.workers.workqueue import Delivery, Puller, WorkQueue
 
 PULL_SECONDS: Final = 3.0
 """For so long a free slot asks for a job, then anew."""
@@ -90,12 +91,14 @@ class Worker:
         self.name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(2)}"
         self._bus = Bus(settings.workers, f"civicsky worker {self.name}")
         self._model_key = messages.model_key(endpoints.model, endpoints.fingerprint)
-        self._consumer = messages.consumer_name(self._model_key)
+        queue = WorkQueue(self._bus, settings.workers, self._model_key)
         self._key = settings.label.api_key.get_secret_value().encode()
         self._bus.on(f"{settings.workers.name}.queue", self._on_queue)
-        self._pullers = [self._bus.puller(self._consumer) for _ in range(slots)]
+        self._pullers = [queue.puller() for _ in range(slots)]
         self._home = ""
         """The session that made the queue; empty: it was there before us."""
+        self._free = asyncio.Event()
+        """Slots may look for a job; also at the end, so that they see it."""
         self._others_until = 0.0
         self._in_flight = 0
         self.done = 0
@@ -119,6 +122,8 @@ class Worker:
             slots = [group.create_task(self._slot(puller), name=f"slot-{n}") for n, puller in enumerate(self._pullers)]
             if not self._stop.requested.is_set():
                 await self._until_stop(group, slots)
+            self._free.set()
+            self._wake()  # no slot waits for a job any more
             _, late = await asyncio.wait(slots, timeout=self._settings.limits.drain_seconds)
             if late:
                 log.event("drain_over", seconds=self._settings.limits.drain_seconds)
@@ -135,7 +140,6 @@ class Worker:
         requested = group.create_task(self._stop.requested.wait(), name="stop")
         await asyncio.wait([requested, *slots], return_when=asyncio.FIRST_COMPLETED)
         requested.cancel()
-        self._wake()  # no slot waits for a job any more
 
     # ---- being there ----
 
@@ -194,6 +198,8 @@ class Worker:
                 if self._resting and await self._is_there(line):
                     self._resting = ""
                     log.event("workers_working", stage="label")
+                if not self._resting and monotonic() >= self._others_until:
+                    self._free.set()
                 await asyncio.sleep(self._pause if self._resting else min(0.2, bounds.pause_seconds))
                 if self._resting:
                     self._pause = min(bounds.pause_max_seconds, max(bounds.pause_seconds, 2 * self._pause))
@@ -222,6 +228,12 @@ class Worker:
         if not self._resting:
             log.event("workers_resting", stage="label", why=why)
         self._resting = why
+        self._hold()
+
+    def _hold(self) -> None:
+        """No slot looks for a job now; `_rest` says when they may."""
+        if not self._stop.requested.is_set():
+            self._free.clear()
 
     # ---- jobs ----
 
@@ -236,10 +248,7 @@ class Worker:
     async def _slot(self, puller: Puller) -> None:
         line = self._endpoints.line()
         try:
-            while not self._stop.requested.is_set():
-                if self._resting or not self._bus.up.is_set() or monotonic() < self._others_until:
-                    await happened(self._stop.requested, 0.05)
-                    continue
+            while await self._free.wait() and not self._stop.requested.is_set():
                 delivery = await self._pulled(puller)
                 if delivery is not None:
                     await self._do(line, delivery)
@@ -269,6 +278,7 @@ class Worker:
         except Foreign as error:
             log.event("workers_foreign", stage="label", why=str(error))
             self._others_until = monotonic() + FOREIGN_REST
+            self._hold()
             await delivery.nak(FOREIGN_SECONDS)
             return
         except Garbled:
