@@ -48,6 +48,8 @@ POST_BYTES: Final = 240 + 1_600
 LABEL_BYTES: Final = 1_800 + 2_200
 """What its label adds in both."""
 DISK: Final = 1e12
+FULL: Final = "home node full"
+"""What was measured by way of workers with all the calls that it can have in flight."""
 ANSWERING: Final = "256 in flight, 200 ms"
 """Measured of a home node that is full, with a model that takes a while: less than with one that takes no time."""
 
@@ -176,17 +178,27 @@ def stages(parts: Measured, call_seconds: float = 1.0) -> Iterator[Stage]:
     )
     yield Stage("labelling, the home node's processor", "answers/s", english, answers, "measured")
     if (by_workers := cost_by_workers(parts)) is not None:
-        told = "at least: from processor time while it was not full"
+        is_full = FULL in parts["workers"]["figures"]
+        told = "from processor time" if is_full else "at least: from processor time while it was not full"
         yield Stage("the same, by way of workers", "answers/s", english, 1 / by_workers, told)
         both = 1 / (by_workers + frames / english / websockets)
-        yield Stage("`run`, by way of workers", "answers/s", english, both, "at least: both add up")
+        yield Stage("`run`, by way of workers", "answers/s", english, both, "reckoned: both add up")
+    if (nats := nats_cost(parts)) is not None:
+        yield Stage("one nats-server", "answers/s", english, 1 / nats, "one processor, from its time")
     for name, store in (("one MongoDB", "MongoDB"), ("the SQLite store", "SQLite")):
         slower = min(median(parts, "store", f"{store}, {motion}") for motion in ("inserts", "updates"))
         yield Stage(name, "documents/s", english * LABEL_DOCUMENTS, slower, "measured")
 
 
+def nats_cost(parts: Measured) -> float | None:
+    """Seconds of nats-server's processor for an answer by way of workers; None: not measured."""
+    figures = parts.get("workers", {}).get("figures", {})
+    found = figures.get(f"{FULL}: CPU of nats-server a post")
+    return None if found is None else found["median"] / 1000
+
+
 def cost_by_workers(parts: Measured) -> float | None:
-    """Seconds of the home node's processor for an answer by way of workers, the most of them; None: not measured."""
+    """Seconds of the home node's processor for an answer by way of workers, when busiest; None: not measured."""
     figures = parts.get("workers", {}).get("figures", {})
     found = [one["median"] / 1000 for name, one in figures.items() if name.endswith("CPU of the home node a post")]
     return found[-1] if found else None

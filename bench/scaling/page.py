@@ -20,6 +20,7 @@ IN_FLIGHT: Final = (1, 4, 16, 64, 256)
 LATENCIES: Final = (50, 200, 500)
 """Milliseconds, as measured."""
 RUN: Final = "seconds a run, without start-up"
+FULL_SAYS: Final = "home node, NATS, workers and model shared those processors."
 SURGE: Final = (19.0, 20.0, 10.0)
 """An hour of ten times the traffic, an hour behind the busiest."""
 
@@ -106,6 +107,7 @@ def _facts(parts: Measured) -> dict[str, str]:
         "cached": _from_to(needs.TOKENS_OWN),
         "uncached": _from_to(needs.TOKENS_IN),
         "first": found[0].name,
+        "nats": _nats(parts),
         "at_ten": ", ".join(one.name for one in found if one.share(10) >= 1),
         "journal_at": full["the journal's bound"],
         "calls_at": full["calls in flight"],
@@ -153,8 +155,20 @@ def _workers(parts: Measured) -> Iterator[str]:
                 f"| {name} | {number(one['median'])} | {number(linear['median'])} | {spread(linear)} | {linear['n']} "
                 f"| {number(cpu['median'])} |"
             )
+    if full := part["figures"].get(needs.FULL):
+        yield f"\nWith all calls that it can have in flight, {number(full['median'])} answers/s: {FULL_SAYS}"
     if idle := part["load"]["not_idle"]:
         yield f"\nThe machine was not idle: {idle}."
+
+
+def _nats(parts: Measured) -> str:
+    """Whether it carries a hundred times today's traffic."""
+    most = needs.BUSIEST * needs.ENGLISH * needs.TIMES[-1]
+    if (nats := needs.nats_cost(parts)) is not None:
+        return (
+            f"For each label it took {number(1000 * nats)} ms (measured), so {100 * nats * most:.0f} % of a processor."
+        )
+    return f"That would be {10 * most:,.0f} messages a second; it is said to carry several 100,000 (assumed)."
 
 
 def _slots() -> Iterator[str]:
