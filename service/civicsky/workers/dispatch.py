@@ -94,7 +94,8 @@ class Dispatcher:
         self._n += 1
         own = self._settings
         job = Job(
-            f"{self.session}-{self._n}", 0, self.session, method, path, seconds, own.ack_seconds, own.deliveries, content
+            f"{self.session}-{self._n}", 0, self.session, method, path, seconds, own.ack_seconds, own.deliveries,
+            content,
         )  # fmt: skip
         asked = self._asked[job.id] = _Asked(job, current(), monotonic())
         try:
