@@ -180,7 +180,7 @@ def stages(parts: Measured, call_seconds: float = 1.0) -> Iterator[Stage]:
     if (by_workers := cost_by_workers(parts)) is not None:
         is_full = FULL in parts["workers"]["figures"]
         told = "from processor time" if is_full else "at least: from processor time while it was not full"
-        yield Stage("the same, by way of workers", "answers/s", english, 1 / by_workers, told)
+        yield Stage("labelling, by way of workers", "answers/s", english, 1 / by_workers, told)
         both = 1 / (by_workers + frames / english / websockets)
         yield Stage("`run`, by way of workers", "answers/s", english, both, "reckoned: both add up")
     if (nats := nats_cost(parts)) is not None:

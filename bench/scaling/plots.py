@@ -40,11 +40,11 @@ def shares(found: Sequence[Stage]) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("of what it can do, in the busiest hour; right of the line it is too much")
-    axes.set_yticks(range(len(found)), [stage.name for stage in found])
+    axes.set_yticks(range(len(found)), [stage.name.replace("`", "") for stage in found])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     _plain(axes)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.35, 1.2), ncols=3, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.35, 1 + 1.2 / len(found)), ncols=3, frameon=False)
     return figure
 
 

@@ -142,7 +142,7 @@ def test_what_workers_cost_is_a_part_of_its_own_once_it_was_measured() -> None:
     names = [one.name for one in page.stages({**PARTS, "workers": {"figures": {}}})]
     figures = {f"{n} workers: CPU of the home node a post": {"median": ms} for n, ms in ((1, 5.0), (8, 2.5))}
     added = [one for one in page.stages({**PARTS, "workers": {"figures": figures}}) if one.name not in names]
-    assert [one.name for one in added] == ["`run`, by way of workers", "the same, by way of workers"]
+    assert [one.name for one in added] == ["`run`, by way of workers", "labelling, by way of workers"]
     assert added[1].capacity == pytest.approx(400)
     assert added[0].capacity == pytest.approx(1 / (1 / 400 + 40 / needs.median(PARTS, "collect", "civicsky, TLS")))
 
@@ -156,7 +156,7 @@ def test_what_nats_and_a_full_home_node_took_is_told_once_it_was_measured() -> N
     assert page.render("{{nats}}", parts) == "For each label it took 0.1 ms (measured), so 16 % of a processor."
     assert "400 answers/s" in page.render("{{workers}}", parts)
     found = {stage.name: stage.capacity for stage in page.stages(parts)}
-    assert found["the same, by way of workers"] == pytest.approx(500)
+    assert found["labelling, by way of workers"] == pytest.approx(500)
     assert found["one nats-server"] == pytest.approx(10_000)
 
 
