@@ -43,7 +43,7 @@ FOREIGN_SECONDS: Final = PULL_SECONDS + 1.0
 FOREIGN_REST: Final = 10.0
 """For so long no slot asks for another job, so that others get it."""
 ASK_SECONDS: Final = 1.0
-NO_QUEUE: Final = "the home node has no work queue for this model now"
+NO_QUEUE: Final = "no home node has a work queue for this model, or it is of another version and does not say so"
 NO_MODEL: Final = "--worker needs a model: give --model-url URL --model NAME, or --model local"
 
 
@@ -109,6 +109,8 @@ class Worker:
         self._pause = 0.0
         self._queue_why = ""
         """Why there are no jobs for it; empty while there may be some."""
+        self._asks = True
+        """The next beat asks for that: at the beginning, and while no job can be had."""
         self._idle_told = ""
 
     async def run(self) -> None:
@@ -164,7 +166,7 @@ class Worker:
     async def _tell(self) -> None:
         """How we are; while nobody has jobs for us, also ask why. Raises `Transient`."""
         subject, beat = f"{self._settings.workers.name}.beat", messages.encode(self._says())
-        if not self._queue_why:
+        if not self._asks:
             await self._bus.publish(subject, beat)
             return
         try:
@@ -174,12 +176,12 @@ class Worker:
         except Transient:
             if not self._bus.up.is_set():
                 raise
-            said = ""
-        if self._queue_why:  # still
-            self._queue_why = said or NO_QUEUE
-            if self._idle_told != self._queue_why:
-                self._idle_told = self._queue_why
-                log.event("workers_idle", stage="label", why=self._queue_why)
+            said = self._queue_why
+        if self._asks:  # still: no job came meanwhile
+            self._queue_why, self._asks = said, bool(said)
+            if said and said != self._idle_told:
+                self._idle_told = said
+                log.event("workers_idle", stage="label", why=said)
 
     def _says(self, *, leaving: bool = False) -> Beat:
         server = ", ".join(server.name for server in self._endpoints.servers)
@@ -262,10 +264,10 @@ class Worker:
             delivery = await puller.next(PULL_SECONDS)
         except Transient as error:
             if isinstance(error, Nobody):
-                self._queue_why = self._queue_why or NO_QUEUE  # the next beat asks why
+                self._queue_why, self._asks = self._queue_why or NO_QUEUE, True
             await happened(self._stop.requested, AGAIN_SECONDS)
             return None
-        self._queue_why = ""
+        self._queue_why, self._asks = "", False
         if self._idle_told:
             self._idle_told = ""
             log.event("workers_working", stage="label")
