@@ -53,22 +53,23 @@ def rounds(ask: Ask) -> Iterator[Measure]:
         for _ in range(ask.rounds):
             for many in (1, 2) if ask.quick else WORKERS:
                 ask.say(f"workers: {many}")
-                rate, cpu, _ = run(server, where, (many, SLOTS), seconds)
+                rate, cpu, *_ = run(server, where, (many, SLOTS), seconds)
                 ideal = many * SLOTS / LATENCY
                 yield Figure(f"{many} workers", "answers/s", rate)
                 yield Against(f"{many} workers: answers/s over linear ({ideal:,.0f}/s)", rate / ideal, OF_LINEAR)
                 yield Figure(f"{many} workers: CPU of the home node a post", "ms", cpu, "lower")
             if not ask.quick:
                 ask.say("workers: as fast as the home node goes")
-                rate, cpu, nats = run(server, where, FULL, seconds)
+                rate, cpu, nats, workers = run(server, where, FULL, seconds)
                 yield Figure("home node full", "answers/s", rate)
                 yield Figure("home node full: CPU of the home node a post", "ms", cpu, "lower")
                 yield Figure("home node full: CPU of nats-server a post", "ms", nats, "lower")
+                yield Figure("home node full: CPU of its worker a post", "ms", workers, "lower")
 
 
-def run(server: str, where: Path, workers: tuple[int, int], seconds: float) -> tuple[float, float, float]:
-    """By (workers, calls of each): answers a second, and milliseconds of home node and nats-server for each."""
-    many, slots = workers
+def run(server: str, where: Path, by: tuple[int, int], seconds: float) -> tuple[float, ...]:
+    """By (workers, calls of each): answers a second; milliseconds of home node, nats-server and worker for each."""
+    many, slots = by
     data = where / "data"
     shutil.rmtree(data, ignore_errors=True)
     shutil.copytree(where / "made", data)
@@ -86,21 +87,24 @@ def run(server: str, where: Path, workers: tuple[int, int], seconds: float) -> t
                 )
             )
         )  # fmt: skip
-        for _ in range(many):
-            worker = Child([CIVICSKY, "label", "--worker", url, *model], label__slots=slots)
-            stack.enter_context(running(worker))
+        workers = [
+            stack.enter_context(running(Child([CIVICSKY, "label", "--worker", url, *model], label__slots=slots)))
+            for _ in range(many)
+        ]
         until(lambda: _at_work(data) == many, "all workers to be there", home, every=0.1)
-        before = _labels(data)
-        until(lambda: _labels(data) > before + 4 * many * slots, "labels", home, every=0.1)
-        began, cpu, nats_cpu = time.time(), home.cpu(), nats.cpu()
+        ready = _labels(data)
+        until(lambda: _labels(data) > ready + 4 * many * slots, "labels", home, every=0.1)
+        children = ((home,), (nats,), workers)
+        began, before = time.time(), [sum(one.cpu() for one in some) for some in children]
         time.sleep(seconds)
-        ended, cpu, nats_cpu = time.time(), home.cpu() - cpu, nats.cpu() - nats_cpu
+        ended, after = time.time(), [sum(one.cpu() for one in some) for some in children]
     with closing(sqlite3.connect(data / LEDGER)) as db:
         ((labels,),) = db.execute("SELECT count(*) FROM label WHERE at BETWEEN ? AND ?", (began * 1e6, ended * 1e6))
         ((left,),) = db.execute("SELECT count(*) FROM job WHERE state = 'pending'")
     if not left:
         raise CannotRun(f"{many} workers: no post was left at the end; more of them must wait")
-    return labels / (ended - began), 1000 * cpu / max(1, labels), 1000 * nats_cpu / max(1, labels)
+    spent = (1000 * (then - first) / max(1, labels) for first, then in zip(before, after, strict=True))
+    return labels / (ended - began), *spent
 
 
 def _nats(stack: ExitStack, server: str, where: Path) -> tuple[str, Child]:

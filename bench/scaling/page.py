@@ -20,7 +20,6 @@ IN_FLIGHT: Final = (1, 4, 16, 64, 256)
 LATENCIES: Final = (50, 200, 500)
 """Milliseconds, as measured."""
 RUN: Final = "seconds a run, without start-up"
-FULL_SAYS: Final = "home node, NATS, workers and model shared those processors."
 SURGE: Final = (19.0, 20.0, 10.0)
 """An hour of ten times the traffic, an hour behind the busiest."""
 
@@ -156,7 +155,12 @@ def _workers(parts: Measured) -> Iterator[str]:
                 f"| {number(cpu['median'])} |"
             )
     if full := part["figures"].get(needs.FULL):
-        yield f"\nWith all calls that it can have in flight, {number(full['median'])} answers/s: {FULL_SAYS}"
+        own = part["figures"][f"{needs.FULL}: CPU of its worker a post"]["median"]
+        yield (
+            f"\nWith all calls that it can have in flight, {number(full['median'])} answers/s: home node, NATS, "
+            f"workers and model shared those processors. A worker took {number(own)} ms of them for each, so one can ask for "
+            f"some {number(1000 / own)} a second."
+        )
     if idle := part["load"]["not_idle"]:
         yield f"\nThe machine was not idle: {idle}."
 
