@@ -158,8 +158,8 @@ def _workers(parts: Measured) -> Iterator[str]:
         own = part["figures"][f"{needs.FULL}: CPU of its worker a post"]["median"]
         yield (
             f"\nWith all calls that it can have in flight, {number(full['median'])} answers/s: home node, NATS, "
-            f"workers and model shared those processors. A worker took {number(own)} ms of them for each, so one can ask for "
-            f"some {number(1000 / own)} a second."
+            f"workers and model shared those processors. A worker took {number(own)} ms of them for each, so one can "
+            f"ask for some {number(1000 / own)} a second."
         )
     if idle := part["load"]["not_idle"]:
         yield f"\nThe machine was not idle: {idle}."

@@ -157,7 +157,7 @@ def test_what_nats_and_a_full_home_node_took_is_told_once_it_was_measured() -> N
     assert page.render("{{nats}}", parts) == "For each label it took 0.1 ms (measured), so 16 % of a processor."
     told = page.render("{{workers}}", parts)
     assert "400 answers/s" in told
-    assert "some 1,250 a second" in told
+    assert "ask for some 1,250 a second" in told
     found = {stage.name: stage.capacity for stage in page.stages(parts)}
     assert found["labelling, by way of workers"] == pytest.approx(500)
     assert found["one nats-server"] == pytest.approx(10_000)
