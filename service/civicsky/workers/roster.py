@@ -57,9 +57,9 @@ class Roster:
             return f"those label workers that are there ({len(working)}) are all at work"
         if not there:
             return "no label worker is there"
-        one = len(there) == 1
-        many = "1 label worker is there, but takes" if one else f"{len(there)} label workers are there, but take"
-        return f"{many} nothing; {there[0].worker}: {there[0].why}"
+        many = f"{len(there)} label workers are there, but take nothing"
+        many = "1 label worker is there, but takes nothing" if len(there) == 1 else many
+        return f"{many}; {there[0].worker}: {there[0].why}"
 
     def working(self, *, besides: str = "") -> list[Beat]:
         """Those that take jobs."""
