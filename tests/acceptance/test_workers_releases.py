@@ -42,7 +42,7 @@ class Worker:
         command = [CIVICSKY, "label", "--worker", world.nats.url, "--model-url", url, "--model", model]
         world.started(
             subprocess.Popen(
-                [*command, "--log-file", self.log], env=of(which, label__slots=4, label__pause_seconds=0.05),
+                [*command, "--log-file", str(self.log)], env=of(which, label__slots=4, label__pause_seconds=0.05),
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )
         )  # fmt: skip
@@ -67,9 +67,9 @@ class World:
         self.stack.callback(process.kill)
 
     def home(self, which: Path | None, log: Path, **settings: Any) -> "subprocess.Popen[str]":
-        command = [CIVICSKY, "run", "--relay", self.relay.url, "--data-dir", self.data, "--model", "mock"]
+        command = [CIVICSKY, "run", "--relay", self.relay.url, "--data-dir", str(self.data), "--model", "mock"]
         process = subprocess.Popen(
-            [*command, "--log-file", log], env=of(which, **HOME, workers__url=self.nats.url, **settings), text=True,
+            [*command, "--log-file", str(log)], env=of(which, **HOME, workers__url=self.nats.url, **settings), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self.started(process)
@@ -90,14 +90,15 @@ class World:
         return {one["version"]: one["why"] for one in found["workers"]} if found else {}
 
     def status(self) -> str:
-        return subprocess.run(
-            [CIVICSKY, "status", "--data-dir", self.data], env=of(None), capture_output=True, text=True, check=True
-        ).stdout
+        return self._out("status", of(None))
 
     def doctor(self, which: Path | None) -> str:
-        command = [CIVICSKY, "doctor", "--data-dir", self.data, "--model", "mock"]
-        env = of(which, workers__url=self.nats.url, source__relays=json.dumps([self.relay.url]))
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=False).stdout
+        urls = {"workers__url": self.nats.url, "source__relays": json.dumps([self.relay.url])}
+        return self._out("doctor", of(which, label__model="mock", **urls))
+
+    def _out(self, command: str, env: dict[str, str]) -> str:
+        words = [CIVICSKY, command, "--data-dir", str(self.data)]
+        return subprocess.run(words, env=env, capture_output=True, text=True, check=False).stdout
 
 
 @contextmanager

@@ -176,12 +176,19 @@ class Worker:
         except Transient:
             if not self._bus.up.is_set():
                 raise
-            said = self._queue_why
+            said = NO_QUEUE if self._queue_why else ""  # a home node of a time when beats were not answered
         if self._asks:  # still: no job came meanwhile
-            self._queue_why, self._asks = said, bool(said)
-            if said and said != self._idle_told:
-                self._idle_told = said
-                log.event("workers_idle", stage="label", why=said)
+            self._idle(said)
+
+    def _idle(self, why: str) -> None:
+        """Why there are no jobs; empty: there may be some."""
+        self._queue_why, self._asks = why, bool(why)
+        if why != self._idle_told:
+            self._idle_told = why
+            if why:
+                log.event("workers_idle", stage="label", why=why)
+            else:
+                log.event("workers_working", stage="label")
 
     def _says(self, *, leaving: bool = False) -> Beat:
         server = ", ".join(server.name for server in self._endpoints.servers)
@@ -267,10 +274,8 @@ class Worker:
                 self._queue_why, self._asks = self._queue_why or NO_QUEUE, True
             await happened(self._stop.requested, AGAIN_SECONDS)
             return None
-        self._queue_why, self._asks = "", False
-        if self._idle_told:
-            self._idle_told = ""
-            log.event("workers_working", stage="label")
+        if delivery is not None and self._asks:
+            self._idle("")
         return delivery
 
     async def _do(self, line: Line, delivery: Delivery) -> None:
