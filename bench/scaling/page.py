@@ -158,8 +158,8 @@ def _workers(parts: Measured) -> Iterator[str]:
         own = part["figures"][f"{needs.FULL}: CPU of its worker a post"]["median"]
         yield (
             f"\nWith all calls that it can have in flight, {number(full['median'])} answers/s: home node, NATS, "
-            f"workers and model shared those processors. A worker took {number(own)} ms of them for each, so one can "
-            f"ask for some {number(1000 / own)} a second."
+            f"workers and model shared those processors. A worker took {number(own)} ms of them for each, so one "
+            f"worker can ask for some {number(1000 / own)} a second."
         )
     if idle := part["load"]["not_idle"]:
         yield f"\nThe machine was not idle: {idle}."
@@ -169,10 +169,9 @@ def _nats(parts: Measured) -> str:
     """Whether it carries a hundred times today's traffic."""
     most = needs.BUSIEST * needs.ENGLISH * needs.TIMES[-1]
     if (nats := needs.nats_cost(parts)) is not None:
-        return (
-            f"For each label it took {number(1000 * nats)} ms (measured), so {100 * nats * most:.0f} % of a processor."
-        )
-    return f"That would be {10 * most:,.0f} messages a second; it is said to carry several 100,000 (assumed)."
+        share = f"{100 * nats * most:.0f} % of a processor at 100 times"
+        return f"For each label it took {number(1000 * nats)} ms (measured), so {share}."
+    return f"That would be {10 * most:,.0f} messages a second at 100 times; what it takes for them is not measured yet."
 
 
 def _slots() -> Iterator[str]:

@@ -69,8 +69,8 @@ class World:
     def home(self, which: Path | None, log: Path, **settings: Any) -> "subprocess.Popen[str]":
         command = [CIVICSKY, "run", "--relay", self.relay.url, "--data-dir", str(self.data), "--model", "mock"]
         process = subprocess.Popen(
-            [*command, "--log-file", str(log)], env=of(which, **HOME, workers__url=self.nats.url, **settings), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*command, "--log-file", str(log)], env=of(which, **HOME, workers__url=self.nats.url, **settings),
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self.started(process)
         return process

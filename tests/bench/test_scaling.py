@@ -148,13 +148,16 @@ def test_what_workers_cost_is_a_part_of_its_own_once_it_was_measured() -> None:
 
 
 def test_what_nats_and_a_full_home_node_took_is_told_once_it_was_measured() -> None:
-    assert "(assumed)" in page.render("{{nats}}", PARTS)
+    assert "not measured yet" in page.render("{{nats}}", PARTS)
     full = {"home node full": 400.0, "home node full: CPU of the home node a post": 2.0,
             "home node full: CPU of nats-server a post": 0.1,
             "home node full: CPU of its worker a post": 0.8}  # fmt: skip
     figures = {name: {"median": value} for name, value in full.items()}
     parts = {**PARTS, "workers": {"figures": figures, "load": {"not_idle": ""}}}
-    assert page.render("{{nats}}", parts) == "For each label it took 0.1 ms (measured), so 16 % of a processor."
+    assert (
+        page.render("{{nats}}", parts)
+        == "For each label it took 0.1 ms (measured), so 16 % of a processor at 100 times."
+    )
     told = page.render("{{workers}}", parts)
     assert "400 answers/s" in told
     assert "ask for some 1,250 a second" in told
