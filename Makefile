@@ -1,7 +1,9 @@
 # Every target does all of its own set-up.
-.PHONY: demo test long check fuzz soak mutants injections bench scale export-million image-steps over-workers format lock
+.PHONY: demo test long check fuzz soak mutants injections bench scale export-million image-steps over-workers picture format lock
 
 SECONDS ?= 600
+# Four workers and a thousand processes need not compile the same files.
+export PYTHONDONTWRITEBYTECODE =
 
 demo:
 	@tools/setup.sh demo
@@ -14,11 +16,12 @@ test:
 	@.venv/bin/pytest -n $(JOBS) --dist worksteal -m "not alone and not long" $(ARGS)
 	@! grep -rq --include='*.py' 'mark[.]alone' tests || .venv/bin/pytest -m "alone and not long" $(ARGS) || [ $$? = 5 ]
 
-# What `make test` does shorter: the whole demo, and the statistics with all their repeats. And new examples of properties, which
-# `make test` does not look for: each time it tries the same.
+# What `make test` does shorter: the whole demo, the statistics with all their repeats, 120 schedules of faults. And new examples of
+# properties, which `make test` does not look for: each time it tries the same.
 long:
 	@tools/setup.sh test
 	@.venv/bin/pytest -m long $(ARGS)
+	@[ -n "$(ARGS)" ] || SCHEDULES=100 INSTALLED=20 .venv/bin/pytest -n $(JOBS) --dist worksteal tests/acceptance/test_schedules.py
 	@.venv/bin/pytest -n $(JOBS) --dist worksteal -m "(hypothesis or drawn) and not long" --hypothesis-profile explore $(ARGS)
 
 check:
@@ -82,3 +85,8 @@ bench:
 scale:
 	@tools/setup.sh test
 	@PYTHONPATH=.:tests .venv/bin/python -m bench.scaling
+
+# docs/page.png anew: the page of a service on made-up posts, in a headless Chromium. Two minutes.
+picture:
+	@tools/setup.sh test
+	@PYTHONPATH=tests .venv/bin/python -m support.picture docs/page.png

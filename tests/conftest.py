@@ -4,6 +4,7 @@ import gc
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain, groupby
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.assertion import rewrite
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
@@ -30,6 +32,23 @@ def skip(why: str) -> None:
     if os.environ.get("TESTS_NO_SKIP"):
         pytest.fail(f"may not be skipped here: {why}")
     pytest.skip(why)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Side by side, each worker rewrites the assertions of its share of the files, and keeps them for all.
+
+    Else all would rewrite all files at the same time: 9 s of a processor each.
+    """
+    worker = getattr(session.config, "workerinput", {"workerid": "gw0", "workercount": 1})
+    at, workers = int(worker["workerid"][2:]), worker["workercount"]
+    if workers == 1 or sys.dont_write_bytecode:
+        return
+    state = session.config.stash[rewrite.assertstate_key]
+    for file in sorted(Path(__file__).parent.rglob("test_*.py"))[at::workers]:
+        kept = rewrite.get_cache_dir(file) / (file.stem + rewrite.PYC_TAIL)
+        if rewrite._read_pyc(file, kept) is None and rewrite.try_makedirs(kept.parent):
+            source, code = rewrite._rewrite_test(file, session.config)
+            rewrite._write_pyc(state, code, source, kept)
 
 
 @pytest.hookimpl(trylast=True)  # after those that leave tests out
@@ -99,7 +118,9 @@ class Mongod:
             [
                 binary, "--dbpath", self.folder / "db", "--bind_ip", "127.0.0.1", "--port", str(self.port),
                 "--replSet", "rs0", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25", "--nounixsocket",
-                "--setParameter", "ttlMonitorSleepSecs=1", "--logappend",
+                "--setParameter", "ttlMonitorSleepSecs=1",
+                "--setParameter", "diagnosticDataCollectionEnabled=false",  # a third of what an idle one takes
+                "--logappend",
                 "--logpath", self.folder / "log", *self.options,
             ],
             stdout=subprocess.DEVNULL,

@@ -76,8 +76,9 @@ NO_MODEL = (
     "(Groq, vLLM, Ollama, llama.cpp), or --model local for the small model that civicsky starts itself "
     "(good for trying things out, not for papers), or use `civicsky collect` to collect now and label later"
 )
-
-
+NO_MODEL_OF_WORKERS: Final = (
+    "no model chosen for label workers (workers.url): give --model NAME, the one that they have; --model-url is theirs"
+)
 GARBAGE_AFTER: Final = 50_000
 """Objects made between two looks for garbage in cycles: some batches. There is next to none, and each look takes its
 time from the stream."""
@@ -110,7 +111,7 @@ async def serve(settings: Settings, halves: datadir.Halves, *, drain: bool, metr
     gc.freeze()  # what was loaded stays: it need not be looked through again and again
     gc.set_threshold(GARBAGE_AFTER)
     if halves != "collect" and not settings.asks:
-        raise Usage(NO_MODEL)
+        raise Usage(NO_MODEL_OF_WORKERS if settings.workers.url else NO_MODEL)
     os.umask(0o077)  # what we write holds texts that their authors may delete: nobody else should have copied them
     if halves == "label":
         datadir.existing(settings.data_dir)

@@ -73,7 +73,10 @@ def existing(folder: Path) -> Path:
     folder = expanded(folder)
     _refuse_half_restored(folder)
     if not (folder / JOURNAL).is_file():
-        raise Usage(f"data directory {folder} holds no {JOURNAL}; name the right one with --data-dir")
+        raise Usage(
+            f"data directory {folder} holds no {JOURNAL}; "
+            "name the right one with --data-dir or --config, or collect first"
+        )
     return folder
 
 

@@ -27,6 +27,8 @@ from civicsky.settings import Settings
 ENOUGH_LABELS: Final = 200
 DRAIN_SECONDS: Final = 480
 _PLAIN_SECONDS: Final = 5
+_LONG_AGO: Final = 1e9
+"""Seconds; thirty years."""
 
 
 def run_demo(parent: Path, say: Callable[[str], None], first: int | None = None) -> int:
@@ -41,6 +43,9 @@ def run_demo(parent: Path, say: Callable[[str], None], first: int | None = None)
         "limits.max_frames": len(frames),
         "limits.drain_seconds": DRAIN_SECONDS,
         "journal.reject_sample": 1.0,
+        # It was recorded long ago, which is nothing to warn of.
+        "health.behind_seconds": _LONG_AGO,
+        "health.lag_seconds": _LONG_AGO,
         "log.level": "warning",
     }
     settings = load(None, flags)
@@ -52,8 +57,19 @@ def run_demo(parent: Path, say: Callable[[str], None], first: int | None = None)
     summary = uvloop.run(_run(frames, settings))
     say(uvloop.run(demo_report(settings, summary, sample_file().with_name("truth.jsonl"))))
     if summary.exit_code or summary.labelled < ENOUGH_LABELS * len(frames) // len(whole):
-        raise Failed(f"demo: only {summary.labelled} posts were labelled, {summary.waiting} wait; something is wrong")
+        raise Failed(_too_few(summary))
     return 0 if summary.exit_code == 0 else EXIT_FAILED
+
+
+def _too_few(summary: Summary) -> str:
+    """Why that is not enough, and what to do."""
+    few = f"demo: only {summary.labelled} posts were labelled, {summary.waiting} wait"
+    if summary.exit_code or not summary.labelled:
+        return f"{few}; the lines above say what is wrong"
+    return (
+        f"{few}: this machine was too slow or too busy for the model in {DRAIN_SECONDS // 60} minutes; all else is as "
+        "it should be: try again when it is idle, or `civicsky demo --frames 300`"
+    )
 
 
 async def _run(frames: list[bytes], settings: Settings) -> Summary:

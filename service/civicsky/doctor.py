@@ -27,12 +27,12 @@ from civicsky.appview import AppView
 from civicsky.clock import SKEW_SECONDS, is_off, skew_seconds
 from civicsky.decode import decode
 from civicsky.endpoint import open_endpoints
-from civicsky.errors import BadInput, CivicskyError
+from civicsky.errors import BadInput, CivicskyError, Transient
 from civicsky.events import tables as events
 from civicsky.journal import JournalReader
 from civicsky.label import Slot
 from civicsky.ledger import LedgerReader
-from civicsky.local import LocalServer, find_weights
+from civicsky.local import find_weights, fingerprint_of
 from civicsky.model import format_time, now_us
 from civicsky.recheck import Rechecks
 from civicsky.settings import Label as LabelSettings, Settings, expanded
@@ -64,8 +64,6 @@ _TOLD: Final = frozenset({"atproto", "httpx", "libipld", "motor", "pymongo", "we
 """Packages whose versions a report of a defect should name."""
 OLDEST_SQLITE: Final = (3, 38)
 """The first with the operator ->>."""
-MAX_TOLD: Final = 5
-"""Label workers that get nothing are named."""
 LISTEN_SECONDS: Final = 3.0
 WELL_KNOWN: Final = "did:plc:z72i7hdynmk6r22z27h6tvur"
 """Bluesky's own account."""
@@ -561,23 +559,28 @@ async def _model(context: Context) -> list[Finding]:
 
 
 async def _workers(context: Context) -> list[Finding]:
-    """Whether NATS lets us in, and who is there for our model."""
-    from civicsky.workers.dispatch import listened  # noqa: PLC0415  (only with `workers.url`)
+    """Whether NATS lets us in, and who is there."""
+    from civicsky.workers.listen import listened  # noqa: PLC0415  (only with `workers.url`)
+    from civicsky.workers.messages import model_key  # noqa: PLC0415
 
     label = context.settings.label
-    local = LocalServer(find_weights(label.gguf), 1, 1) if label.model == "local" else None  # it is not started
-    model, fingerprint = (local.name, local.fingerprint) if local else (label.model, None)
-    host, there = await listened(context.settings.workers, model, fingerprint)
-    what = f"NATS at {host} lets us in; {len(there)} label workers are there"
-    unlike = {name: why for name, why in there.items() if why}
-    found = [
-        Finding("model", "unknown", log.harmless(f"{name} gets nothing: {why}"))
-        for name, why in list(unlike.items())[:MAX_TOLD]
-    ]
-    if len(unlike) < len(there):
-        return [*_ok("model", what), *found]
-    remedy = "start workers: civicsky label --worker URL; until then posts wait on disk"
-    return [Finding("model", "unknown", what, remedy), *found]
+    if label.model == "local":
+        weights = find_weights(label.gguf)
+        model, fingerprint = weights.name, await asyncio.to_thread(fingerprint_of, weights)
+    else:
+        model, fingerprint = label.model, None
+    try:
+        heard = await listened(context.settings.workers, model_key(model, fingerprint), model)
+    except Transient as error:
+        return [_troubled("model", error, "start NATS, or mend workers.url; until then posts wait on disk")]
+    if heard.forbidden:
+        remedy = "mend the rights of workers.user: docs/operations.md has those of a home node"
+        return [Finding("model", "problem", f"NATS at {heard.host} says {heard.forbidden}", remedy)]
+    if heard.shortage:
+        what, _, own = heard.shortage.partition("; ")
+        remedy = own or "start workers: civicsky label --worker URL; until then posts wait on disk"
+        return [Finding("model", "unknown", f"NATS at {heard.host} lets us in; {what}", remedy)]
+    return _ok("model", f"NATS at {heard.host} lets us in; {heard.workers} label workers are there")
 
 
 async def _model_at(label: LabelSettings, url: str) -> list[Finding]:
@@ -706,7 +709,8 @@ def _shown(finding: Finding, settings: Settings) -> Finding:
     uri = settings.store.mongo_uri.get_secret_value()
     password = uri.partition("://")[2].rpartition("@")[0].partition(":")[2]
     texts = [finding.what, finding.remedy]
-    for secret in filter(None, (uri, password, settings.label.api_key.get_secret_value())):
+    workers = (settings.workers.password.get_secret_value(), settings.workers.token.get_secret_value())
+    for secret in filter(None, (uri, password, settings.label.api_key.get_secret_value(), *workers)):
         texts = [text.replace(secret, "***") for text in texts]
     return Finding(finding.name, finding.state, *map(log.harmless, texts))
 

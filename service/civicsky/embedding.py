@@ -23,10 +23,26 @@ MAX_CHARS: Final = 4_000
 _TABLE: Final = "wordllama/weights/l2_supercat_256.safetensors"
 _RULES: Final = "wordllama/tokenizers/l2_supercat_tokenizer_config.json"
 _KEY: Final = "embedding.weight"
-INSTALL: Final = (
-    "needs the extra `gate`; in the folder with civicsky's source: "
-    "pip install --require-hashes -r requirements/gate.txt"
-)
+
+
+class Need(NamedTuple):
+    """What the model is wanted for: whoever lacks it is told what to install."""
+
+    what: str
+    extra: str
+    """Of the package, and the name of its list under requirements/."""
+
+    @property
+    def install(self) -> str:
+        """Half of a sentence."""
+        return (
+            f"{self.what} needs the extra `{self.extra}`; in the folder with civicsky's source: "
+            f"pip install --require-hashes -r requirements/{self.extra}.txt"
+        )
+
+
+GATE: Final = Need("the gate's model", "gate")
+ARTICLES: Final = Need("events.folder", "events")
 
 
 class Identity(NamedTuple):
@@ -70,11 +86,11 @@ class Embedding:
         return [float(one) for one in 1 / (1 + np.exp(-np.clip(odds, -700, 700)))]
 
 
-def load() -> Embedding:
-    """Read the packaged model, some 0.3 s. Raises `Usage`, saying what to install, when it is not there."""
-    paths = [_file(name) for name in (_TABLE, _RULES)]
+def load(need: Need = GATE) -> Embedding:
+    """Read the packaged model, some 0.3 s. Raises `Usage`, saying who needs what installed, when it is not there."""
+    paths = [_file(name, need) for name in (_TABLE, _RULES)]
     if not all(map(find_spec, ("numpy", "safetensors", "tokenizers"))):
-        raise Usage(f"the gate's model {INSTALL}")
+        raise Usage(need.install)
     from safetensors.numpy import load as tensors  # noqa: PLC0415
     from tokenizers import Tokenizer  # noqa: PLC0415
 
@@ -89,12 +105,12 @@ def load() -> Embedding:
     return Embedding(identity, table, tokenizer)
 
 
-def _file(name: str) -> Path:
+def _file(name: str, need: Need) -> Path:
     """One of the package's files, found without importing it."""
     try:
         path = Path(str(distribution(PACKAGE).locate_file(name)))
     except PackageNotFoundError:
-        raise Usage(f"the gate's model {INSTALL}") from None
+        raise Usage(need.install) from None
     if not path.is_file():
-        raise Usage(f"the package {PACKAGE} has no {name}: another version than ours; the gate's model {INSTALL}")
+        raise Usage(f"the package {PACKAGE} has no {name}: another version than ours; {need.install}")
     return path

@@ -201,6 +201,11 @@ class Endpoint:
             self._flying += 1
             return self._pace.begin(tokens, clock())
 
+    def besides(self, calls: int, tokens: int) -> None:
+        """So many requests more were sent, of about so many tokens, by who speaks to it for us."""
+        for _ in range(calls):
+            self._pace.end(self._pace.begin(tokens, clock()), {}, clock())
+
     def over(self, call: pace.Call, headers: Mapping[str, str], tokens: int | None) -> None:
         """A request has ended, whatever came of it."""
         self._flying -= 1
@@ -362,7 +367,8 @@ class Line:
 
     async def _call(self, server: Endpoint, method: str, path: str, body: Body | None) -> Reply:
         """As `call`, but what a 403 or 404 is about is left open."""
-        call = await server.turn(server.estimate(body.said, body.max_tokens) if body else 0)
+        estimate = server.estimate(body.said, body.max_tokens) if body else 0
+        call = await server.turn(estimate)
         headers: Mapping[str, str] = {}
         tokens: int | None = None
         self.sent += 1
@@ -370,6 +376,7 @@ class Line:
             came = await self._sent(server, method, path, body.content if body else b"")
             headers = came.headers
             self.sent += came.calls - 1
+            server.besides(came.calls - 1, estimate)
             if came.failure:
                 raise came.failure
             if came.status != httpx.codes.OK:
@@ -468,7 +475,7 @@ class Line:
         if code == httpx.codes.UNAUTHORIZED:
             return Refused(self._refusal(name, code))
         after = pace.retry_after(came.headers, clock())
-        if code in {402, 408, 409, 425, 429} or (code >= httpx.codes.INTERNAL_SERVER_ERROR and code != _NOT_BUILT):
+        if passes(code):
             busy = code in {402, 425, 429, 503} or after is not None
             seconds = None if after is None else min(after, MAX_RETRY_AFTER)
             return Transient(f"model at {name} answers HTTP {code}", seconds, busy=busy)
@@ -530,6 +537,11 @@ class _Doubtful(BadInput):
 
 _NOT_BUILT: Final = 501
 """A server that cannot do what a request asks for, and never will."""
+
+
+def passes(code: int) -> bool:
+    """Whether a status says that the server cannot just now, whatever it is asked."""
+    return code in {402, 408, 409, 425, 429} or (code >= httpx.codes.INTERNAL_SERVER_ERROR and code != _NOT_BUILT)
 
 
 def open_endpoints(

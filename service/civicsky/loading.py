@@ -18,7 +18,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import SettingsError
 
 from civicsky.errors import Usage
-from civicsky.settings import ENV_PREFIX, Group, Settings, expanded
+from civicsky.settings import ENV_PREFIX, SLOTS_OF_OWN, Group, Settings, expanded
 
 CONFIG_VARIABLE: Final = "CIVICSKY_CONFIG"
 SECRETS: Final = {
@@ -69,6 +69,8 @@ def _loaded(file: Path | None, flags: Mapping[str, Any] | None) -> Settings:
         settings = _with_flags(Settings(**values), flags or {})
         if settings.data_dir.parts[:1] and settings.data_dir.parts[0].startswith("~"):
             settings = settings.model_copy(update={"data_dir": expanded(settings.data_dir)})
+        if settings.label.slots > SLOTS_OF_OWN and not settings.workers.url:
+            raise Usage(f"label.slots: more than {SLOTS_OF_OWN} need label workers: set workers.url")
         return settings.read_from(file)
     except SettingsError:
         raise Usage(_explain_no_json()) from None

@@ -61,7 +61,7 @@ class LocalServer:
         self._weights, self._slots, self._tokens = weights, slots, tokens
         self.api_key = secrets.token_urlsafe(24)
         self.name = weights.name
-        self.fingerprint = f"sha256:{_hash(weights)}"
+        self.fingerprint = fingerprint_of(weights)
         self.program = _program()
         """The server's program and version."""
         self._port = _free_port()
@@ -138,9 +138,10 @@ def _program() -> str:
         return "xllamacpp"
 
 
-def _hash(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def fingerprint_of(weights: Path) -> str:
+    """What tells these weights from others under the same name."""
+    with weights.open("rb") as stream:
+        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
 
 
 def _free_port() -> int:

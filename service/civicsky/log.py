@@ -6,6 +6,7 @@ and go. Nothing here raises for a disk that is full or a reader that is gone.
 """
 
 import json
+import logging
 import re
 import select
 import sys
@@ -75,6 +76,7 @@ EventName = Literal[
     "workers_left",
     "workers_unlike",
     "workers_queue_lost",
+    "workers_cleared_up",
     "workers_resting",
     "workers_working",
     "workers_foreign",
@@ -84,6 +86,7 @@ EventName = Literal[
     "events_read",
     "events_bad_line",
     "events_unreadable",
+    "progress",
     "model_started",
     "model_ended",
     "store_up",
@@ -160,16 +163,19 @@ EVENTS: Final[dict[EventName, str]] = {
     "nats_forbids": "warning: NATS forbids a subject to our user; why= names it",
     "workers_joined": "info: a label worker is there; worker=, server= (its model's), slots=, version=",
     "workers_left": "info: a label worker is gone; worker=, how=leaving|silent, n= (how many are left)",
-    "workers_unlike": "warning: a label worker gets nothing here: its model or its messages are others; worker=, why=",
+    "workers_unlike": "warning: a label worker gets nothing here: its model or weights are others; worker=, why=",
     "workers_queue_lost": "warning: NATS has lost the work queue; n= jobs are dispatched again",
-    "workers_resting": "warning: at a worker, its model cannot be reached; it takes nothing meanwhile; why=",
-    "workers_working": "info: at a worker, it takes jobs (again)",
-    "workers_foreign": "warning: at a worker, a job of a version that it does not know is left to others; why=",
+    "workers_cleared_up": "info: a home node is no more; its jobs were taken out of NATS; home= (its session)",
+    "workers_resting": "warning: at a worker, a server of its model cannot be used; without another it takes nothing; "
+    "server=, why=",
+    "workers_working": "info: at a worker, a server of its model is used (again); server=",
+    "workers_foreign": "warning: a job of an unknown version is left to others, or, at home, a worker speaks one; why=",
     "workers_result_lost": "warning: at a worker, the home node did not take what a call brought; n=",
     "workers_idle": "info: at a worker, nobody has jobs for it; it looks again and again; why=",
     "events_read": "info: article files were read; read=, gone= (files), articles=, doubled=, bad=, left_out= (lines)",
     "events_bad_line": "warning: a line of an article file is left out; file=, line=, why=",
     "events_unreadable": "warning: an article file, or the folder, cannot be read now; it counts as it was; file=",
+    "progress": "info: how far `evaluate` or `dev tune` is, where no terminal shows bars; what=, done=, of=",
     "model_started": "info: the local model's server is ready; pid=",
     "model_ended": "warning: the local model's server died and is started again; code=",
     "store_up": "info: the store takes documents",
@@ -239,6 +245,7 @@ _STALL_SECONDS: Final = 1.0
 
 def configure(settings: "Log") -> None:
     """Set up the log of this process."""
+    logging.getLogger("asyncio").addFilter(_says_something)
     structlog = _structlog()
     console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     renderer: Any = (
@@ -272,6 +279,11 @@ def to_file(path: Path, settings: "Log") -> Iterator[None]:
             yield
         finally:
             structlog.configure(processors=[*processors, renderer])
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """Of each TLS connection that the far side ends asyncio has a line of its own: no event, and no fault."""
+    return "eof_received() has no effect" not in str(record.msg)
 
 
 def settle(*, at_once: bool = False) -> None:

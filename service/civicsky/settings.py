@@ -19,6 +19,8 @@ FEED_FORMS: Final = (
     "a feed is given as at://did/app.bsky.feed.generator/rkey or https://bsky.app/profile/DID-OR-HANDLE/feed/RKEY"
 )
 _LAST_PORT: Final = 65_535
+SLOTS_OF_OWN: Final = 256
+"""Calls in flight at most, where one process makes them all: each has a connection."""
 
 
 class Group(BaseModel):
@@ -223,8 +225,8 @@ class Label(Group):
     way: Literal["auto", "schema", "json", "plain", "words"] = "auto"
     """How the question is put: a JSON answer held to a schema, JSON mode, JSON only asked for, or one word read from
     the first token's log-probabilities. auto: `words` for the local model, else the strictest that the server can."""
-    slots: int = Field(4, ge=1, le=256)
-    """Calls in flight at most, each with a connection of its own."""
+    slots: int = Field(4, ge=1, le=4_096)
+    """Calls in flight at most (256; by way of workers 4,096), each with a connection of its own."""
     posts_per_request: int = Field(1, ge=1, le=50)
     """Posts in one request, for the ways that answer in JSON. A label changes with its neighbours: 1 for research."""
     requests_per_minute: int | None = Field(None, ge=1)
@@ -298,7 +300,7 @@ class Workers(Group):
     """NATS server (2.9 or newer, with JetStream): nats://HOST:4222, or tls://HOST:4222 to insist on TLS. With it, `run`
     and `label` ask the model through workers (`civicsky label --worker URL`), and not by `label.model_url`."""
     name: str = "civicsky"
-    """Begins all names in NATS: letters, digits, - and _. Each home node with workers needs one of its own."""
+    """Begins all names in NATS: letters, digits, - and _. The same on home nodes and workers that belong together."""
     user: str = ""
     """User, if NATS wants one."""
     password: SecretStr = SecretStr("")
@@ -306,15 +308,19 @@ class Workers(Group):
     token: SecretStr = SecretStr("")
     """Token, if NATS wants one instead: set CIVICSKY_WORKERS__TOKEN."""
     credentials: Path | None = None
-    """Credentials file (.creds: a JWT and its key), if NATS wants that instead. Of mode 600."""
+    """Credentials file (.creds: a JWT and its key; or an NKey's seed), if NATS wants that instead. Of mode 600; it is
+    read again for each connection."""
     ca: Path | None = None
     """Authorities (PEM) that the server's certificate is checked by, instead of the system's."""
     certificate: Path | None = None
     """Our own certificate (PEM), if NATS wants one."""
     key: Path | None = None
     """Its key (PEM), where it is not in the same file."""
-    in_hand: int = Field(1_024, ge=1, le=65_536)
-    """Jobs that all workers hold together at most; more wait in the queue."""
+    in_clear: bool = False
+    """Send password or token without TLS, and posts with them, beyond this machine: for a network where nobody can
+    listen in, such as the containers' own of compose."""
+    in_hand: int = Field(4_096, ge=1, le=65_536)
+    """Jobs that all workers of a model hold together at most; more wait in the queue."""
     ack_seconds: float = Field(30, ge=1)
     """Seconds of silence about a job after which another worker gets it. Workers speak up three times as often."""
     deliveries: int = Field(5, ge=1, le=1_000)

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, get_args
 
 from civicsky import datadir, faults, rounds
 from civicsky.coverage import Coverage, Hours, Stretch, cover
+from civicsky.events import told as articles
 from civicsky.journal import JournalReader
 from civicsky.ledger import LedgerReader
 from civicsky.log import harmless
@@ -294,6 +295,7 @@ async def gather(folder: Path) -> dict[str, Any]:
         ],
         "fetches": [_fetch(row) for row in {row["name"]: row for row in fetches if row["name"]}.values()],
         "workers": workers.read(folder),
+        "articles": await articles.read(folder),
         **await _ledger(folder, last_change),
     }
 
@@ -370,6 +372,7 @@ def as_text(status: dict[str, Any]) -> str:
         lines.append("failed           " + ", ".join(f"{name} {n:,}" for name, n in why))
     lines += workers.as_text(status.get("workers"))
     lines += _gate_text(status.get("gate"))
+    lines += articles.as_text(status.get("articles"))
     lines += _asked_text(status)
     if status.get("unstored"):
         lines.append(f"store            {status['unstored']:,} documents wait")

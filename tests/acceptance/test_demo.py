@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from civicsky.app import Summary
+from civicsky.demo import _too_few
 from conftest import skip
 from support.command import query, run, start, until
 
@@ -31,6 +33,7 @@ def test_the_demo_of_the_first_frames_does_the_same_with_less(tmp_path: Path) ->
     needs_model()
     ended = run("demo", "--data-dir", tmp_path, "--frames", 310, timeout=280)
     assert ended.code == 0, ended.err
+    assert "warning" not in ended.err, "a recording is old, which is nothing to warn of"
     assert "frame: received 310 = commit " in ended.out
     found = re.search(r"labelled (\d+) of (\d+) kept, failed 0, waiting 0", ended.out)
     assert found
@@ -100,3 +103,10 @@ def test_the_local_models_server_dies_with_us_and_is_started_again_when_it_dies(
     process.kill()
     process.communicate()
     until(lambda: not Path(f"/proc/{second}").exists(), "the server to end with us")
+
+
+def test_a_demo_that_the_machine_was_too_slow_for_says_so_and_what_to_do() -> None:
+    slow = Summary("", "", 8.0, 1649, 601, 416, 187, 186, "", 0)
+    assert _too_few(slow).startswith("demo: only 187 posts were labelled, 186 wait: this machine was too slow")
+    assert "civicsky demo --frames" in _too_few(slow)
+    assert "the lines above" in _too_few(slow._replace(labelled=0))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -292,25 +292,18 @@ def test_a_damaged_database(folder: Path, name: str) -> None:
     assert any(f"{file} is damaged" in line and "restore a backup" in line for line in problems(ended)), ended.out
 
 
-def test_what_people_said_by_hand_is_looked_over_too(folder: Path) -> None:
-    labelled_by_hand(folder)
-    assert "ok       annotations.db" in doctor(folder, "--verbose").out
-    (folder / "annotations.db").chmod(0o640)
-    assert f"chmod 600 {folder}/annotations.db" in the_problem(doctor(folder))
-    (folder / "annotations.db").chmod(0o600)
-    change(folder / "annotations.db", "PRAGMA user_version = 99")
-    assert "annotations.db was written by a newer civicsky (format 99)" in the_problem(doctor(folder))
-
-
-def test_the_articles_and_what_was_paid_for_them_are_looked_over_too(folder: Path) -> None:
-    assert "events.db" not in doctor(folder, "--verbose").out
-    given_articles(folder)
-    assert "ok       events.db" in doctor(folder, "--verbose").out
-    (folder / "events.db").chmod(0o640)
-    assert f"chmod 600 {folder}/events.db" in the_problem(doctor(folder))
-    (folder / "events.db").chmod(0o600)
-    change(folder / "events.db", "PRAGMA user_version = 99")
-    assert "events.db was written by a newer civicsky (format 99)" in the_problem(doctor(folder))
+@pytest.mark.parametrize(("name", "made"), [("annotations.db", labelled_by_hand), ("events.db", given_articles)])
+def test_what_people_said_by_hand_and_articles_with_what_was_paid_for_them_are_looked_over_too(
+    name: str, made: Callable[[Path], None], folder: Path
+) -> None:
+    assert name not in doctor(folder, "--verbose").out
+    made(folder)
+    assert f"ok       {name}" in doctor(folder, "--verbose").out
+    (folder / name).chmod(0o640)
+    assert f"chmod 600 {folder}/{name}" in the_problem(doctor(folder))
+    (folder / name).chmod(0o600)
+    change(folder / name, "PRAGMA user_version = 99")
+    assert f"{name} was written by a newer civicsky (format 99)" in the_problem(doctor(folder))
 
 
 def test_an_index_that_does_not_fit_its_table(folder: Path) -> None:

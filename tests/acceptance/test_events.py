@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from civicsky.embedding import load
 from civicsky.events.articles import read_line
 from civicsky.research.gold import sample_rows
-from support.command import end_when, finish, query, run, start, until
+from support.command import end_when, environment, finish, query, run, start, until
 from support.events import EVENTS, article, both, write
 from support.led import led_relay
 from support.news_model import NewsModel, Prompt, labels, news_model
@@ -122,6 +124,8 @@ def test_posts_that_name_an_event_are_asked_once_with_both_sides_and_others_with
         told = by_uri[tid(number)]["events"]
         assert (told["why"], len(told["articles"]), told["summaries"]) == ("named", len(given[named[number]]), [])
     assert "events" not in by_uri[tid(len(named))]
+    (line,) = [one for one in run("status", "--data-dir", folder).out.splitlines() if one.startswith("articles ")]
+    assert " of 2 files, the newest of 2026-11-22T12:00:01.000Z; 0 summaries; 1 line of no use" in line
 
 
 def test_what_is_civic_and_unclear_is_asked_again_with_articles_and_the_second_answer_decides(tmp_path: Path) -> None:
@@ -210,6 +214,32 @@ def test_an_answer_is_never_taken_for_a_question_with_other_articles(tmp_path: P
             ["left", "right"], ["right"], [],
         ]  # fmt: skip
     assert len(documents(folder)) == 3
+
+
+def test_where_the_extra_is_not_installed_it_is_said_who_wants_it_and_what_to_install(tmp_path: Path) -> None:
+    site = tmp_path / "site"  # all that is installed here, but for one package
+    site.mkdir()
+    for one in [one for path in sys.path if path.endswith("site-packages") for one in Path(path).iterdir()]:
+        if not one.name.startswith("wordllama") and not (site / one.name).exists():
+            (site / one.name).symlink_to(one)
+
+    def said(program: str, *args: str | Path, **settings: Any) -> str:
+        ended = subprocess.run(
+            [sys.executable, "-S", "-c", program, *args],
+            env={**environment(**settings), "PYTHONPATH": str(site)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ended.returncode, ended.stdout
+        return ended.stderr.splitlines()[-1].removeprefix("civicsky.errors.Usage: ")
+
+    install = "in the folder with civicsky's source: pip install --require-hashes -r requirements"
+    started = said(
+        "from civicsky.__main__ import main; main()",
+        "run", "--relay", "ws://127.0.0.1:9", "--data-dir", tmp_path / "data", "--model-url", "http://127.0.0.1:9/v1",
+        "--model", "mock", events__folder=news(tmp_path / "news"),
+    )  # fmt: skip
+    assert started == f"civicsky: events.folder needs the extra `events`; {install}/events.txt"
+    gate = said("from civicsky.embedding import load; load()")
+    assert gate == f"the gate's model needs the extra `gate`; {install}/gate.txt"
 
 
 def test_with_a_folder_in_which_nothing_fits_prompts_are_those_without_one(tmp_path: Path) -> None:

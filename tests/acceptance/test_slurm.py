@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -294,20 +294,6 @@ def test_a_model_that_dies_ends_its_worker_which_could_only_wait_for_it(
     assert node.asked()[-1] == "worker: over"
 
 
-def test_a_model_that_does_not_start_ends_its_task_and_starts_no_worker(
-    node: Node, started: list["subprocess.Popen[str]"]
-) -> None:
-    variables = worker_node(node, "vllm")
-    node.command("vllm", "exit 7")
-    node.command("curl", "exit 7")
-    node.command("sleep")
-    job = node.start("worker.sbatch", **variables, NOTHING="")
-    started.append(job)
-    assert ended(job)[0] == 1
-    assert not node.asked("civicsky")
-    assert node.asked("sleep"), "who fails at once gives way slowly"
-
-
 def test_no_worker_starts_without_an_address_of_nats(node: Node, started: list["subprocess.Popen[str]"]) -> None:
     job = node.start("worker.sbatch", **worker_node(node, "vllm") | {"NATS": ""})
     started.append(job)
@@ -375,17 +361,28 @@ def test_a_key_that_others_can_read_starts_no_server(
     assert not node.asked()
 
 
-def test_a_server_that_dies_before_it_is_ready_ends_its_job_with_its_code(
-    node: Node, started: list["subprocess.Popen[str]"]
+@pytest.mark.parametrize(
+    ("script", "variables", "code"),
+    [("vllm.sbatch", model_node, 7), ("worker.sbatch", worker_node, 1)],
+    ids=["alone, with its code", "beside a worker, which does not start"],
+)
+def test_a_model_that_dies_before_it_is_ready_ends_its_job(
+    script: str,
+    variables: Callable[[Node, str], dict[str, str]],
+    code: int,
+    node: Node,
+    started: list["subprocess.Popen[str]"],
 ) -> None:
-    variables = model_node(node, "vllm")
+    told = variables(node, "vllm")
     node.command("vllm", "exit 7")
     node.command("curl", "exit 7")
     node.command("sleep")
-    job = node.start("vllm.sbatch", **variables)
+    job = node.start(script, **told)
     started.append(job)
-    assert ended(job)[0] == 7
-    assert not Path(variables["ADDRESS_FILE"]).exists()
+    assert ended(job)[0] == code
+    assert not node.asked("civicsky")
+    assert not (node.folder / "address").exists()
+    assert script == "vllm.sbatch" or node.asked("sleep"), "a worker's task that fails at once gives way slowly"
 
 
 def test_the_tunnel_leads_to_the_node_that_the_address_names_and_is_made_again(

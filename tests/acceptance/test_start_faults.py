@@ -132,6 +132,11 @@ FAULTS: dict[str, Fault] = {
             ("service", "install", "--cron", "--print"),
         )
     },
+    "no model": Fault(("run", *NOWHERE), 2, ("no model chosen: give --model-url URL --model NAME",)),
+    "no model of the workers": Fault(
+        ("run", *NOWHERE), 2, ("no model chosen for label workers", "--model NAME"),
+        settings={"workers__url": "nats://127.0.0.1:1"},
+    ),
     "nobody's task file": Fault(RUN, 2, NO_SUCH_HOME, settings={"label__tasks": '["~nobody-at-all/x"]'}),
     "nobody's list": Fault(
         RUN, 2, NO_SUCH_HOME, settings={"authors__fetch": "true", "authors__lists": '{"a": "~nobody-at-all/x"}'}

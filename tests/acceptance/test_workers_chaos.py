@@ -5,9 +5,11 @@ flight at each fault.
 """
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,9 +28,14 @@ from support.nats_server import NatsServer, nats_server
 
 SLOTS = 4
 ACK_SECONDS = 2
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+AT_HOME = 16
+"""Questions that the home node has out: of those it may have the answer in hand, and not on disk yet."""
+POSTS = int(os.environ.get("CHAOS_POSTS", "900"))
+"""Of the long storm."""
 HOME: dict[str, Any] = {
     "source__backoff_seconds": 0.05, "source__backoff_max_seconds": 0.2, "worker__batch_seconds": 0.05,
-    "sample__posts_per_day": 0, "label__anchors": 0, "label__slots": 16, "label__pause_seconds": 0.05,
+    "sample__posts_per_day": 0, "label__anchors": 0, "label__slots": AT_HOME, "label__pause_seconds": 0.05,
     "label__pause_max_seconds": 0.2, "ledger__poll_seconds": 0.05, "appview__recheck": "false",
     "store__timeout_seconds": 1, "store__retry_max_seconds": 0.2, "workers__ack_seconds": ACK_SECONDS,
 }  # fmt: skip
@@ -239,7 +246,7 @@ def _judge(made: World, models: Models, mongod: Mongod, gone: set[int], in_fligh
     with Client(mongod.uri) as client:
         posts = {doc["_id"]: doc for doc in client["civicsky"]["posts"].find({})}
         labels = Counter(doc["uri"] for doc in client["civicsky"]["labels"].find({}) if doc.get("fields"))
-    for n in range(560):
+    for n in range(made.sent):
         doc = posts.get(uri(rkey(n), did(n)))
         assert doc is not None, f"post {n} is lost"
         if n in gone:
@@ -250,8 +257,9 @@ def _judge(made: World, models: Models, mongod: Mongod, gone: set[int], in_fligh
             assert doc["state"] == "live"
             assert doc["labels"]["civic"]["fields"], f"post {n} has no label"
             assert labels[doc["_id"]] == 1
-    asked = 560 - len(gone)
-    assert asked <= models.calls <= 560 + in_flight
+    asked = made.sent - len(gone)
+    print(f"{made.sent} posts, {len(gone)} deleted, {models.calls} calls, at most {made.sent + in_flight}")
+    assert asked <= models.calls <= made.sent + in_flight
 
 
 def test_a_home_node_that_is_killed_costs_no_post_and_no_label_twice(tmp_path: Path) -> None:
@@ -268,4 +276,118 @@ def test_a_home_node_that_is_killed_costs_no_post_and_no_label_twice(tmp_path: P
         home.send_signal(signal.SIGTERM)
         assert finish(home).code == 0
         assert made.labelled() == 120
-        assert 120 <= models.calls <= 120 + 2 * SLOTS
+        assert 120 <= models.calls <= 120 + 2 * AT_HOME
+
+
+class Storm:
+    """Faults one after the other, by lot. Each gives how many calls it may have cost."""
+
+    def __init__(self, made: World, mongod: Mongod, model: str, lot: random.Random) -> None:
+        self.made, self.mongod, self.model, self.lot = made, mongod, model, lot
+        self.url = made.nats.url
+        self.home = self._run()
+        self.workers = [made.worker(model) for _ in range(3)]
+
+    @property
+    def in_flight(self) -> int:
+        return SLOTS * len(self.workers)
+
+    def a_worker_is_killed(self) -> int:
+        victim = self.workers.pop(self.lot.randrange(len(self.workers)))
+        victim.kill()
+        self.workers.append(self.made.worker(self.model))
+        return SLOTS
+
+    def a_worker_freezes(self) -> int:
+        before, victim = self._redelivered(), self.lot.choice(self.workers)
+        victim.send_signal(signal.SIGSTOP)
+        until(lambda: self._redelivered() > before or self.made.is_done(), "others to get what it holds", 60)
+        victim.send_signal(signal.SIGCONT)
+        return SLOTS
+
+    def nats_is_wiped(self) -> int:
+        self.made.nats.wipe()
+        until(self._why, "the loss to be noticed", 60)
+        self.made.nats.start()
+        return self.in_flight
+
+    def nats_freezes(self) -> int:
+        assert self.made.nats.process is not None
+        self.made.nats.process.send_signal(signal.SIGSTOP)
+        until(self._why, "its silence to be noticed", 60)
+        self.made.nats.process.send_signal(signal.SIGCONT)
+        return self.in_flight
+
+    def the_home_node_freezes(self) -> int:
+        self.home.send_signal(signal.SIGSTOP)
+        time.sleep(3 * ACK_SECONDS)  # that long is what the fault is
+        self.home.send_signal(signal.SIGCONT)
+        return self.in_flight
+
+    def the_home_node_is_killed(self) -> int:
+        self.home.kill()
+        finish(self.home)
+        self.home = self._run()
+        return AT_HOME
+
+    def mongodb_is_killed(self) -> int:
+        self.mongod.stop()
+        self._more(20)
+        self.mongod.start()
+        return 0
+
+    def go_on(self) -> None:
+        """Until more is labelled, or there is no more."""
+        self._more(25)
+
+    def _more(self, n: int) -> None:
+        before = self.made.labelled()
+        until(lambda: self.made.labelled() > before + n or not self._waits(), "more labels", 120)
+
+    def _waits(self) -> bool:
+        rows = query(self.made.folder / "ledger.db", "SELECT count(*) FROM job WHERE state = 'pending'")
+        return rows != [(0,)]
+
+    def _run(self) -> "subprocess.Popen[str]":
+        return self.made.home(store__mongo_uri=self.mongod.uri)
+
+    def _redelivered(self) -> int:
+        return int((told.read(self.made.folder) or {"redelivered": 0})["redelivered"])
+
+    def _why(self) -> str:
+        return str((told.read(self.made.folder) or {"why": ""})["why"])
+
+
+@pytest.mark.mongo
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("seed", [SEED, SEED + 1])
+def test_a_long_storm_drawn_by_lot_costs_no_post_and_no_label_twice(tmp_path: Path, seed: int) -> None:
+    if why := _loadable():
+        skip(why)
+    lot, posts = random.Random(seed), POSTS
+    mongod = Mongod(tmp_path / "mongod")
+    mongod.start()
+    try:
+        with world(tmp_path) as (made, models), models.one(0.25) as model:
+            storm = Storm(made, mongod, model, lot)
+            made.posts(posts)
+            gone, may = set[int](), 0
+            faults = [
+                storm.a_worker_is_killed, storm.a_worker_freezes, storm.nats_is_wiped, storm.nats_freezes,
+                storm.the_home_node_freezes, storm.the_home_node_is_killed, storm.mongodb_is_killed,
+            ]  # fmt: skip
+            lot.shuffle(faults)
+            for fault in faults:
+                storm.go_on()
+                some = {lot.randrange(posts) for _ in range(posts // 60)} - gone
+                for n in sorted(some):
+                    made.relay.delete(rkey(n), did=did(n))
+                gone |= some
+                may += fault()
+            until(made.is_done, "all to be labelled and stored", 300)
+            storm.home.send_signal(signal.SIGTERM)
+            assert finish(storm.home).code == 0
+            _judge(made, models, mongod, gone, may)
+    finally:
+        mongod.stop()

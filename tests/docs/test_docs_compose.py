@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from nats import connect
@@ -15,8 +16,10 @@ from nats.errors import Error as NatsError
 from pydantic import SecretStr
 from ruamel.yaml import YAML
 
+from civicsky.errors import Usage
 from civicsky.loading import documented
-from civicsky.settings import Settings
+from civicsky.settings import Settings, Workers
+from civicsky.workers.bus import Bus
 from docs.pages import ROOT, page, section
 from support.command import until
 from support.nats_server import BINARY
@@ -112,7 +115,8 @@ def test_secrets_are_files_named_like_settings_and_stand_in_no_environment(
     known = {variable: name for name, _, variable in documented()}
     given = [name for service in services.values() for name in service.get("environment", {})]
     ours = {known[name] for name in given if name.startswith("CIVICSKY_")}
-    assert ours == {"label.model_url", "label.model", "label.slots", "workers.url", "store.mongo_database"}
+    assert ours == {"label.model_url", "label.model", "label.slots", "workers.url", "workers.in_clear",
+                    "store.mongo_database"}  # fmt: skip
     assert services["mongodb"]["environment"]["CIVICSKY_STORE__MONGO_DATABASE"] == Settings().store.mongo_database
     for folder in ("/secrets/", "/models/", "/.env"):
         assert folder in page(".gitignore").splitlines()
@@ -144,7 +148,8 @@ def test_each_model_is_chosen_by_its_profile_and_asked_under_one_name(services: 
 
 def test_operations_name_every_profile_secret_and_variable_of_the_compose_file(compose: Any) -> None:
     text = section("docs/operations.md", "With compose")
-    variables = ("MODEL_NAME", "MODEL_FILE", "MODEL_URL", "MODELS", "MODEL_MEMORY", "WORKERS_URL", "WORKER_SLOTS")
+    variables = ("MODEL_NAME", "MODEL_FILE", "MODEL_URL", "MODELS", "MODEL_MEMORY", "WORKERS_URL", "WORKER_SLOTS",
+                 "WORKERS_IN_CLEAR")  # fmt: skip
     for name in (*MODELS, "workers", *compose["secrets"], *variables):
         assert name in text, name
 
@@ -165,6 +170,21 @@ def test_workers_and_nats_come_by_their_profile_alone_and_as_many_as_are_wanted(
     drain = Settings.model_fields["limits"].default.drain_seconds
     assert float(worker["stop_grace_period"].removesuffix("s")) >= drain + 30
     assert any(line.split(":")[0] == stages(ROOT / "Dockerfile")[-1].one("VOLUME") for line in worker["tmpfs"])
+
+
+def test_home_and_workers_reach_nats_with_its_token_by_the_addresses_that_are_given_there(
+    services: dict[str, Any], compose: Any
+) -> None:
+    given = services["civicsky"]["environment"]
+    in_clear = given["CIVICSKY_WORKERS__IN_CLEAR"].removeprefix("${WORKERS_IN_CLEAR:-").removesuffix("}")
+    url = services["worker"]["command"][-1].removeprefix("${WORKERS_URL:-").removesuffix("}")
+    assert services["worker"]["environment"] | given == services["worker"]["environment"]
+    assert urlsplit(url).hostname in services
+    Bus(Workers.model_validate({"url": url, "in_clear": in_clear, "token": "the-token"}), "a test")
+    with pytest.raises(Usage, match="in clear"):
+        Bus(Workers.model_validate({"url": url, "in_clear": "false", "token": "the-token"}), "a test")
+    assert services["nats"]["networks"] == ["inside"]
+    assert compose["networks"]["inside"] == {"internal": True}, "else others could listen in"
 
 
 def test_the_image_has_what_workers_need() -> None:

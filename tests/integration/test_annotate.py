@@ -21,6 +21,7 @@ from civicsky.app import catch_up
 from civicsky.errors import Usage
 from civicsky.ledger import Ledger
 from civicsky.metrics import Metrics
+from civicsky.model import now_us
 from civicsky.research.estimate import Table, Wanted as Estimate, estimate
 from civicsky.research.gold import read_gold
 from civicsky.research.measure import weighted_share
@@ -598,6 +599,33 @@ def test_rejects_measure_what_the_filter_missed(tmp_path: Path) -> None:
     hand.deleted(folder, 2)
     later, _ = hand.exported(folder, tmp_path / "later.jsonl", kind="rejects")
     assert later.found["posts"] == {"drawn": 10, "judged": 9, "not held": 9, "deleted": 1, "edited since": 0}
+
+
+def test_rejects_of_which_another_share_was_kept_meanwhile_are_said_to_be_uneven_and_since_when_they_are_even(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, now, hour = fill(tmp_path / "data", []), now_us(), 3_600_000_000
+    reject(folder, (1, "language", "before"), (2, "language", "after"))
+    hand.journal(folder, "UPDATE reject SET at = ? WHERE did = ?", [(now - 3 * hour, "did:plc:author1")])
+    hand.journal(
+        folder,
+        "INSERT INTO run (started, version, filter_version, settings, settings_hash) VALUES (?,'0','0',?,'')",
+        [
+            (now - ago * hour, json.dumps({"journal": {"reject_sample": share}}))
+            for ago, share in ((4, 0.01), (2, 0.05), (1, 0.05))
+        ],
+    )
+    assert sorted(vote_on_all(folder, "anna", {"before": None, "after": None}, "--rejects")) == ["after", "before"]
+    hand.exported(folder, tmp_path / "uneven.jsonl", kind="rejects")
+    noted = re.search(
+        r"reject_sample changed within this draw \(0.01 from \S+, 0.05 from \S+\).* --new --since (\S+)$",
+        capsys.readouterr().out,
+        re.MULTILINE,
+    )
+    assert noted
+    assert vote_on_all(folder, "anna", {"after": None}, "--rejects", "--new", "--since", noted[1]) == ["after"]
+    hand.exported(folder, tmp_path / "even.jsonl", kind="rejects")
+    assert "reject_sample" not in capsys.readouterr().out
 
 
 def test_nothing_is_written_into_the_files_of_others(three: Path) -> None:

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from civicsky.embedding import Embedding, load
 from civicsky.errors import Failed, Usage
-from civicsky.events import folder, index as indexes
+from civicsky.events import folder, index as indexes, told
 from civicsky.events.finding import Bounds, Hit, chosen, terms
 from civicsky.events.folder import Synced, sync
 from civicsky.events.index import About, Index
@@ -42,6 +42,31 @@ def index(tmp_path: Path, model: Embedding) -> Iterator[Index]:
 
 def found(index: Index, text: str, bounds: Bounds = WIDE) -> list[Hit]:
     return index.hits(text, terms(text), bounds)
+
+
+async def test_the_status_says_what_there_is_of_articles(tmp_path: Path, model: Embedding) -> None:
+    assert told.as_text(await told.read(tmp_path)) == [], "there are none"
+    last = article(1, date="2026-11-21T08:00:00Z")
+    write(tmp_path / "news" / "a.jsonl", [article(0, date="2026-11-20"), "not json", last])
+    opened = Index.opened(tmp_path / "events.db", model)
+    assert told.as_text(await told.read(tmp_path)) == ["articles         0 of 0 files; 0 summaries"]
+    sync(tmp_path / "news", opened)
+    about = About(1, "left", "m", "p")
+    opened.keep(about, None, [], Spend("m", 1, 1, 1))
+    opened.keep(about._replace(side="right"), "Summed up.", [], Spend("m", 1, 1, 1))
+    found = await told.read(tmp_path)
+    assert told.as_text(found) == [
+        "articles         2 of 1 file, the newest of 2026-11-21T08:00:00.000Z; 1 summary; 1 line of no use"
+    ]
+    opened.close()
+    assert await told.read(tmp_path) == found, "whether it runs or not"
+
+
+async def test_an_articles_database_that_cannot_be_read_is_said_and_hides_no_other_line(tmp_path: Path) -> None:
+    (tmp_path / "events.db").write_bytes(b"no database, and long enough to be looked at" * 40)
+    (line,) = told.as_text(await told.read(tmp_path))
+    assert line.startswith("articles         ")
+    assert "events.db" in line
 
 
 def test_one_article_twice_is_stored_once_in_a_file_in_two_and_after_a_restart(

@@ -228,6 +228,12 @@ async def test_live_posts_are_exported_with_their_labels_snapshots_and_authors(s
     assert (made["model"], made["fingerprint"], made["way"], made["posts"]) == ("m1", "fp", "schema", 3)
 
 
+async def test_what_waits_or_was_not_drawn_is_told_beside_the_share_that_is_labelled(sqlite: Settings) -> None:
+    await fill(sqlite)
+    done = await export(sqlite, Wanted(out=sqlite.data_dir.parent / "out"), print)
+    assert "civic: 3 labelled (75.0%) of 4 drawn; 3 not drawn, or waiting\n" in done.text
+
+
 async def test_a_task_that_only_the_store_knows_has_its_columns(settings: Settings) -> None:
     await fill(settings)
     out, found = await exported(settings)

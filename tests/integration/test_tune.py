@@ -125,7 +125,7 @@ class Tuned:
                 patch.setenv(name, value)
             process = start(
                 "dev", "tune", TASK, self.gold, "-o", self.out, "--model-url", self.url, "--model", "learner", "--json",
-                *SHORT, **options(self.gold, {}),
+                *SHORT, **options(self.gold, {"log__level": "info"}),
             )  # fmt: skip
             self.pid = process.pid
             out, self.err = process.communicate(timeout=240)
@@ -178,6 +178,16 @@ def test_the_new_tasks_held_out_score_stands_beside_the_old_ones_with_intervals(
         row["new"]["all"]["macro_f1"]["value"] - row["old"]["all"]["macro_f1"]["value"]
     )
     assert tuned.found["verdict"] == "better"
+
+
+def test_where_no_terminal_shows_it_the_log_says_how_far_it_is(tuned: Tuned) -> None:
+    told = [json.loads(line) for line in tuned.err.splitlines()]
+    begun = [line for line in told if line["event"] == "progress" and not line["done"]]
+    held_out = tuned.found["held_out"]["posts"]
+    assert [line["what"] for line in begun] == [
+        "the old task", "6 sets of examples", "held-out: the old task", "held-out: the new task",
+    ]  # fmt: skip
+    assert [line["of"] for line in begun[-2:]] == [held_out] * 2
 
 
 def test_no_author_and_no_text_is_in_two_parts_and_each_has_its_share_of_values(tuned: Tuned) -> None:

@@ -100,7 +100,7 @@ async def test_a_credentials_file_that_others_can_read_is_refused(tmp_path: Path
     seed = encode_seed(b"7" * 32, PREFIX_BYTE_USER).decode()
     file = tmp_path / "worker.creds"
     file.write_text(
-        f"-----BEGIN NATS USER JWT-----\nxx\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN NATS USER JWT-----\nxx.yy.zz\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
     )
     assert from_seed(bytearray(seed.encode())).public_key
@@ -118,8 +118,9 @@ RIGHTS = """
 authorization { users = [
   { user: home, password: "hunter2-hunter2" }
   { user: worker, password: "hunter2-hunter2", permissions: {
-    publish: ["$JS.API.CONSUMER.MSG.NEXT.civicsky.>", "$JS.ACK.civicsky.>", "civicsky.home.>", "civicsky.beat"]
-    subscribe: ["_INBOX.>", "civicsky.queue"] } }
+    publish: ["$JS.API.CONSUMER.MSG.NEXT.civicsky.*", "$JS.ACK.civicsky.>", "civicsky.home.*.claim",
+              "civicsky.home.*.result", "civicsky.beat"]
+    subscribe: ["civicsky.inbox.worker.>", "civicsky.queue"] } }
 ] }
 """
 
@@ -128,7 +129,7 @@ def test_a_worker_needs_no_more_rights_than_the_manual_says_and_shows_its_passwo
     tmp_path: Path, model: tuple[str, Path]
 ) -> None:
     manual = (Path(__file__).parents[2] / "docs/operations.md").read_text()
-    for line in RIGHTS.splitlines()[4:6]:
+    for line in RIGHTS.splitlines()[4:7]:
         assert line.strip().removesuffix(" } }") in manual
     with nats_server(tmp_path / "nats", RIGHTS) as nats:
         log = tmp_path / "worker.log"

@@ -9,6 +9,7 @@ life is the installed command with its pool. Prints one line of JSON a schedule.
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import random
@@ -306,6 +307,8 @@ def main() -> int:
     told = parser.parse_args()
     told.folder.mkdir(parents=True, exist_ok=True)
     filters.load()
+    gc.collect()
+    gc.freeze()  # what was loaded stays: each life would look through it again, and so get pages of its own
     model = subprocess.Popen(
         [sys.executable, MODEL, "--log", str(told.folder / "model.log")], stdout=subprocess.PIPE, text=True
     )

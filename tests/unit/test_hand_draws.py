@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from civicsky.annotate.draw import Drawing, Pick, discord, lettered, order_for, surety
+from civicsky.annotate.draw import Drawing, Pick, discord, lettered, order_for, shares_within, surety
 from civicsky.annotate.sitting import COMMANDS, KEYS, Known, Sitting, checked, disputed, keys_of, name_of
 from civicsky.annotate.votes import Vote, VoteKind
 from civicsky.errors import Usage
@@ -54,6 +54,16 @@ def test_low_scores_are_taken_first_and_lots_decide_among_equals() -> None:
     for seed in range(20):
         found = drawn(seed, 15, URIS, scores)
         assert set(URIS[:10]) < found < set(URIS[:20])
+
+
+def test_which_shares_of_rejects_were_kept_within_a_draw_tells_whether_their_chances_were_equal() -> None:
+    runs = [(10, 0.01), (20, 0.01), (30, 0.05), (40, 0.01), (50, 0.01)]
+    assert shares_within(runs, 10, 29) == [(10, 0.01)], "a restart changes nothing"
+    assert shares_within(runs, 25, 30) == [(20, 0.01), (30, 0.05)]
+    assert shares_within(runs, 30, 39) == [(30, 0.05)], "what was before is over"
+    assert shares_within(runs, 0, 99) == [(10, 0.01), (30, 0.05), (40, 0.01)], "also when it is back"
+    assert shares_within(runs, 60, 99) == [(50, 0.01)]
+    assert shares_within([], 0, 99) == []
 
 
 def test_each_person_has_an_order_of_their_own_that_says_nothing_of_the_scores() -> None:

@@ -1,6 +1,10 @@
 import contextlib
+import inspect
 import json
+import logging
 import os
+import re
+from asyncio import sslproto
 from collections.abc import Iterator
 from datetime import datetime
 from types import SimpleNamespace
@@ -77,6 +81,17 @@ def test_an_event_is_one_json_line_with_time_stage_and_values(capsys: pytest.Cap
         "on": True,
     }
     assert "stage" not in second
+
+
+def test_what_asyncio_says_of_a_tls_connection_that_ends_is_no_line_of_the_log_and_what_else_it_says_is_heard(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    noise = "returning true from eof_received() has no effect when using ssl"
+    assert noise in re.sub(r"'\s+'", "", inspect.getsource(sslproto))
+    configure(Log(format="json"))
+    logging.getLogger("asyncio").warning(noise)
+    logging.getLogger("asyncio").warning("a task was destroyed")
+    assert caplog.messages == ["a task was destroyed"]
 
 
 def test_the_format_is_json_where_standard_error_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

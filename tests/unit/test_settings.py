@@ -637,6 +637,7 @@ OTHER_VALUES = {
     "fetch": "True",
     "format": "json",
     "http.page": "False",
+    "in_clear": "True",
     "from": "07:00",
     "keep": "all",
     "kind": "mongo",
@@ -742,3 +743,10 @@ def test_settings_know_the_file_that_they_were_read_from(tmp_path: Path, monkeyp
     assert load().file is None
     monkeypatch.setenv("CIVICSKY_CONFIG", str(file))
     assert load().file == tmp_path / file
+
+
+def test_more_calls_in_flight_than_one_process_makes_need_workers() -> None:
+    with pytest.raises(Usage, match=r"more than 256 need label workers: set workers\.url"):
+        load(None, {"label.slots": 257})
+    assert load(None, {"label.slots": 256}).label.slots == 256
+    assert load(None, {"label.slots": 4_096, "workers.url": "nats://127.0.0.1:4222"}).label.slots == 4_096

@@ -30,7 +30,7 @@ from civicsky.workers.messages import (
 )
 
 JOB = Job("s-1", 2, "s", "POST", "/chat/completions", 60.0, 30.0, 5, b'{"a": "\n"}')
-RESULT = Result("s-1", 2, "w", "reply", "http://a", 200, {"retry-after": "3"}, "", b"\xff\n{}")
+RESULT = Result("s-1", 2, "w", "reply", "http://a", 200, {"retry-after": "3"}, "", b"\xff\n{}", "proof")
 
 
 def changed(message: bytes, **head: Any) -> bytes:
@@ -41,8 +41,9 @@ def changed(message: bytes, **head: Any) -> bytes:
 def test_what_is_said_is_what_is_heard() -> None:
     assert decode_job(encode(JOB)) == JOB
     assert decode_claim(encode(Claim("s-1", 2, 3, "w"))) == Claim("s-1", 2, 3, "w")
+    assert decode_claim(encode(Claim("s-1", 2, 3, "w", "proof"))).proof == "proof"
     assert decode_result(encode(RESULT)) == RESULT
-    beat = Beat("w", "1", "http://a", 4, 1, 7, "why", leaving=True)
+    beat = Beat("w", "1", "http://a", 4, 1, 7, "why", leaving=True, model="m", key="k")
     assert decode_beat(encode(beat)) == beat
 
 
@@ -59,7 +60,7 @@ def test_what_is_none_of_ours_is_garbled_or_foreign_and_never_a_crash(decode: An
 @pytest.mark.parametrize("value", [None, "", 1.5, -1, True, [], float("nan"), 10**30])
 @pytest.mark.parametrize("field", ["id", "attempt", "home", "method", "path", "seconds", "deliveries"])
 def test_a_damaged_field_of_a_job_is_garbled(field: str, value: Any) -> None:
-    if (field, value) in [("id", ""), ("home", ""), ("seconds", 1.5)]:
+    if (field, value) in [("id", ""), ("seconds", 1.5)]:
         return  # well formed
     with pytest.raises(Garbled):
         decode_job(changed(encode(JOB), **{field: value}))
@@ -82,6 +83,17 @@ def test_a_job_can_name_no_address_and_nothing_that_is_not_listed(method: str, p
         decode_job(encode(JOB._replace(method=method, path=path)))
 
 
+@pytest.mark.parametrize("home", ["a.b", "*", ">", "a b", "a\r\nPUB x 0\r\n", "x" * 41, "\u00e4"])
+def test_a_job_can_name_no_subject(home: str) -> None:
+    with pytest.raises(Garbled):
+        decode_job(changed(encode(JOB), home=home))
+
+
+def test_a_job_can_not_have_its_worker_do_nothing_but_speak_up() -> None:
+    with pytest.raises(Garbled):
+        decode_job(changed(encode(JOB), ack_seconds=1e-9))
+
+
 def test_of_headers_only_those_that_matter_come_home_and_bounded() -> None:
     sent = {"Retry-After": "1" * 1000, "X-RateLimit-Remaining-Tokens": "7", "Set-Cookie": "secret", "Server": "vllm"}
     assert told_headers(sent) == {"retry-after": "1" * MAX_CHARS, "x-ratelimit-remaining-tokens": "7", "server": "vllm"}
@@ -93,7 +105,7 @@ def test_of_headers_only_those_that_matter_come_home_and_bounded() -> None:
 def test_another_model_other_weights_and_another_version_are_other_jobs() -> None:
     keys = {model_key("a", None), model_key("b", None), model_key("a", "sha256:1"), model_key("a", "sha256:2")}
     assert len(keys) == 4
-    subjects = {subject_of_jobs("n", key, version) for key in keys for version in (1, 2)}
+    subjects = {subject_of_jobs("n", key, "s", version) for key in keys for version in (1, 2)}
     assert len(subjects) == len({consumer_name(key, version) for key in keys for version in (1, 2)}) == 8
 
 

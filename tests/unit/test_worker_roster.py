@@ -1,7 +1,7 @@
 """Which workers are there, by what they last said."""
 
 from civicsky.workers.messages import Beat
-from civicsky.workers.roster import MAX_WORKERS, SILENT_SECONDS, Roster
+from civicsky.workers.roster import MAX_WORKERS, NEWS, SILENT_SECONDS, Roster
 
 
 class Told:
@@ -14,8 +14,8 @@ class Told:
             lambda beat, how: self.events.append((how, beat.worker)),
         )
 
-    def hear(self, worker: str, now: float, why: str = "", *, leaving: bool = False) -> None:
-        self.roster.heard(Beat(worker, "1", "s", 4, 0, 0, why, leaving), now)
+    def hear(self, worker: str, now: float, why: str = "", *, leaving: bool = False, key: str = "k") -> None:
+        self.roster.heard(Beat(worker, "1", "s", 4, 0, 0, why, leaving, f"model-{key}\x1b[2J", key), now)
 
     def names(self) -> list[str]:
         return [beat.worker for beat in self.roster.there()]
@@ -46,8 +46,8 @@ def test_a_resting_worker_is_there_and_does_not_work() -> None:
     told.hear("a", 0)
     told.hear("b", 0, why="its model is away")
     assert told.names() == ["a", "b"]
-    assert [beat.worker for beat in told.roster.working()] == ["a"]
-    assert told.roster.working(besides="a") == []
+    assert [beat.worker for beat in told.roster.working("k")] == ["a"]
+    assert told.roster.working("k", besides="a") == []
 
 
 def test_the_list_has_a_bound() -> None:
@@ -57,12 +57,28 @@ def test_the_list_has_a_bound() -> None:
     assert len(told.names()) == MAX_WORKERS
 
 
-def test_why_nobody_took_a_question_names_what_keeps_those_that_are_there() -> None:
+def test_who_says_no_more_than_a_name_floods_no_log() -> None:
     told = Told()
-    assert told.roster.why_nobody_took() == "no label worker is there"
-    told.hear("a", 0, why="it is too old")
-    assert told.roster.why_nobody_took() == "1 label worker is there, but takes nothing; a: it is too old"
-    told.hear("b", 0, why="it is too old")
-    assert told.roster.why_nobody_took().startswith("2 label workers are there, but take nothing; a: it")
-    told.hear("c", 0)
-    assert told.roster.why_nobody_took() == "those label workers that are there (1) are all at work"
+    for n in range(100_000):
+        told.hear(f"w{n}", n / 10_000)
+        told.hear(f"w{n}", n / 10_000, leaving=True)
+    assert len(told.events) < NEWS + 10
+    told.hear("one more", 10_000)
+    assert told.events[-1] == ("joined", "one more"), "later it is told again"
+
+
+def test_why_nobody_takes_a_question_is_told_with_what_to_do() -> None:
+    told = Told()
+    assert told.roster.shortage("k", "m") == "no label worker is there"
+    assert told.roster.heard_foreign(1)
+    assert not told.roster.heard_foreign(2), "no news"
+    assert "upgrade" in told.roster.shortage("k", "m")
+    told.hear("a", 3, key="other")
+    said = told.roster.shortage("k", "m")
+    assert "model-other?[2J, here m" in said
+    assert "same --model" in said
+    told.hear("b", 3, why="its model is away")
+    assert told.roster.shortage("k", "m") == "of 1 label workers none takes questions: its model is away"
+    told.hear("b", 4)
+    assert told.roster.shortage("k", "m") == ""
+    assert [beat.worker for beat in told.roster.working("k")] == ["b"]

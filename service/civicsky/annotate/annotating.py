@@ -150,7 +150,22 @@ async def _draw(votes: Votes, posts: Posts, task: Task, sha256: str, wanted: Wan
     _want_task(draw, task, sha256, say)
     items = await votes.items(draw.id)
     say(tally.draw_line(draw.id, draw.kind, draw.among, len(items), draw.population, draw.seed))
+    await _want_even(posts, draw, say)
     return draw
+
+
+async def _want_even(posts: Posts, draw: Draw, say: Say) -> None:
+    """Say when rejected posts of this draw had unequal chances to be in it."""
+    if draw.kind != "rejects":
+        return
+    found = await posts.kept_shares(parse_time(draw.since) or 0, parse_time(draw.until) or now_us())
+    if len(found) > 1:
+        told = ", ".join(f"{share:g} from {format_time(began)}" for began, share in found)
+        say(
+            f"note: journal.reject_sample changed within this draw ({told}), so its posts had unequal chances and its "
+            "shares are not those of all rejected posts; for equal chances draw anew: "
+            f"--new --since {_just_after(format_time(found[-1][0]))}"
+        )
 
 
 def _alike(known: Sequence[Draw], wanted: Wanted) -> list[Draw]:
@@ -274,7 +289,7 @@ async def export(settings: Settings, wanted: Wanted, out: Path | None, say: Say,
         raise Usage("nobody labelled by hand here yet; `civicsky annotate --annotator NAME` does")
     votes = await Votes.open(folder)
     try:
-        found = await _found(settings, folder, votes, task, wanted)
+        found = await _found(settings, folder, votes, task, wanted, say)
     finally:
         await votes.close()
     rows = tally.rows(found, tally.texts_of(found.looks) if with_text else None)
@@ -290,7 +305,7 @@ async def export(settings: Settings, wanted: Wanted, out: Path | None, say: Say,
     return Done(told, f"{file}: {len(rows):,} judgements\n{tally.as_text(told)}")
 
 
-async def _found(settings: Settings, folder: Path, votes: Votes, task: Task, wanted: Wanted) -> tally.Found:
+async def _found(settings: Settings, folder: Path, votes: Votes, task: Task, wanted: Wanted, say: Say) -> tally.Found:
     known = await votes.draws(task.name)
     mine = [draw for draw in known if draw.id == wanted.draw] if wanted.draw else _alike(known, wanted)
     if not mine:
@@ -300,6 +315,7 @@ async def _found(settings: Settings, folder: Path, votes: Votes, task: Task, wan
     there = [item.uri for item in items if item.gone is None]
     async with opened(settings, folder, rejects=draw.kind == "rejects") as posts:
         looks: dict[str, Look] = await posts.look(there, rejects=draw.kind == "rejects")
+        await _want_even(posts, draw, say)
     await votes.forget([uri for uri, look in looks.items() if look.state == "deleted"])
     return tally.Found(task, draw, items, await votes.of(draw.id), looks)
 

@@ -9,7 +9,7 @@ nothing can be estimated from it.
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 from civicsky.sample import lot
@@ -34,6 +34,18 @@ class Pick(NamedTuple):
     """None: it was not drawn for labelling, or waits."""
     why: str = ""
     """Of a rejected post: the filter's reason. Never shown to who labels."""
+
+
+def shares_within(runs: Sequence[tuple[int, float]], first: int, last: int) -> list[tuple[int, float]]:
+    """Which shares of the rejected posts had their records kept between two times, and since when each.
+
+    `runs`: when each began, and its share, in order. With more than one share chances were unequal.
+    """
+    found: list[tuple[int, float]] = []
+    for (began, share), (ended, _) in pairwise([*runs, (last + 1, 0.0)]):
+        if began <= last and ended > first and (not found or found[-1][1] != share):
+            found.append((began, share))
+    return found
 
 
 class Drawing:

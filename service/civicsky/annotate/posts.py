@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from civicsky import datadir, store as stores, tables
-from civicsky.annotate.draw import Among, Drawing, Kind, Pick, discord, surety
+from civicsky.annotate.draw import Among, Drawing, Kind, Pick, discord, shares_within, surety
 from civicsky.document import ANY, Document, origins_of
 from civicsky.errors import Usage
 from civicsky.model import did_of, format_time, parse_time, post_key, post_uri
@@ -96,6 +96,11 @@ class Posts:
                 await self._offer(page, population, drawing)
                 page = []
         await self._offer(page, population, drawing)
+
+    async def kept_shares(self, first: int, last: int) -> list[tuple[int, float]]:
+        """See `draw.shares_within`: by what the runs had as `journal.reject_sample`."""
+        runs = await self._journal.rows("SELECT started, settings ->> '$.journal.reject_sample' FROM run ORDER BY id")
+        return shares_within([(began, share) for began, share in runs if share is not None], first, last)
 
     async def _offer(self, page: Sequence[Document], population: Population, drawing: Drawing) -> None:
         gone, hidden, _ = await self._standing([document["_id"] for document in page])

@@ -68,7 +68,7 @@ def doctor(
 
     flags = {"source.relays": relay, "data_dir": data_dir, **label_flags(store, model_url, model)}
     settings = load(config, flags)
-    log.configure(settings.log)
+    log.configure(settings.log.model_copy(update={"level": "error"}))  # what parts would log stands in the findings
     found = finished(examine(settings, offline=offline, seconds=seconds))
     print(json.dumps(for_programs(found), indent=2) if as_json else as_text(found, verbose=verbose))
     if not healthy(found):

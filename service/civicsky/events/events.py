@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
-from civicsky.embedding import load
+from civicsky.embedding import ARTICLES, load
 from civicsky.errors import BadInput, Transient
 from civicsky.events import folder
 from civicsky.events.finding import Bounds, Hit, chosen, terms
@@ -192,7 +192,7 @@ class Events:
 
 
 def _opened(file: Path) -> Index:
-    return Index.opened(file, load())
+    return Index.opened(file, load(ARTICLES))
 
 
 def _groups(hits: Sequence[Hit]) -> list[list[Hit]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from civicsky.embedding import Embedding
+from civicsky.embedding import ARTICLES, Embedding
 from civicsky.errors import Failed, Usage
 from civicsky.events.articles import Article
 from civicsky.events.finding import Bounds, Hit, Terms, is_named
@@ -35,10 +35,6 @@ SAME_EVENT_US: Final = 14 * 24 * 3_600_000_000
 """And they came out within so many microseconds."""
 MAX_TRIES: Final = 3
 """Vain calls for one summary; then its articles' beginnings are taken instead, for good."""
-INSTALL: Final = (
-    "events.folder needs the extra `events`; in the folder with civicsky's source: "
-    "pip install --require-hashes -r requirements/events.txt"
-)
 
 
 class File(NamedTuple):
@@ -91,7 +87,7 @@ class Index:
         Raises `Usage` when the extra is not installed or the file is of a newer civicsky, `Failed` when it is damaged.
         """
         if not all(map(find_spec, ("apsw", "sqlite_vec"))):
-            raise Usage(INSTALL)
+            raise Usage(ARTICLES.install)
         import apsw  # noqa: PLC0415  (whoever has no articles does without)
         import sqlite_vec  # noqa: PLC0415
 

@@ -422,7 +422,8 @@ def _text(out: Path, found: Mapping[str, Any]) -> str:
     )
     for name, task in found["tasks"].items():
         share = "" if task["share_labelled"] is None else f" ({task['share_labelled']:.1%})"
-        lines.append(f"{name}: {task['labelled']:,} labelled{share} of {task['drawn']:,} drawn")
+        rest = f"; {task['not_drawn_or_waiting']:,} not drawn, or waiting" if task["not_drawn_or_waiting"] else ""
+        lines.append(f"{name}: {task['labelled']:,} labelled{share} of {task['drawn']:,} drawn{rest}")
     held = found["coverage"]["share_held"]
     lines.append("coverage of the period: " + ("not known" if held is None else f"{held:.2%} held"))
     if found["level"] == "internal":

@@ -109,7 +109,7 @@ async def evaluate(settings: Settings, wanted: Wanted, say: Callable[[str], None
         await appview.close()
     said: list[tuple[figures.Said, dict[str, Any]]] = []
     unreached = 0
-    with Kept(out / ANSWERS) as kept, progress_bars() as progress:
+    with Kept(out / ANSWERS) as kept, progress_bars(logged=True) as progress:
         for variant in variants:
             one, row = await _ask(variant, known, contexts, kept, progress, out)
             said.append((one, row))

@@ -110,7 +110,7 @@ class _Run:
 
     def __init__(self, plan: _Plan, kept: Kept) -> None:
         self._plan, self._kept = plan, kept
-        self._progress = progress_bars()
+        self._progress = progress_bars(logged=True)
         self._bar: TaskID | None = None
         self._useless = 0
         """Wordings that the model wrote and that are of no use."""

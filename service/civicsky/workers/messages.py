@@ -2,13 +2,11 @@
 
 A message is one line of JSON, its head, and then the body as it is: the request's or the answer's own bytes. All that
 comes from the other side is checked: `Foreign` is raised for a version that we do not know, `Garbled` for the rest.
-
-A beat has the fields that it has now in every version, so that those who do not understand each other can be told so.
-Further fields of a message may come without a new version, where it means the same as before that they are missing.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
@@ -18,6 +16,7 @@ PATHS: Final = frozenset({("POST", "/chat/completions"), ("GET", "/models"), ("G
 MAX_HEADERS: Final = 40
 MAX_CHARS: Final = 300
 """Of a header's value, a name, or a reason."""
+_SESSION: Final = re.compile(r"[\w-]{1,40}", re.ASCII)
 _HEADERS: Final = ("retry-after", "server", "x-ratelimit-")
 """Beginnings of the headers that are read at home."""
 
@@ -60,6 +59,10 @@ class Claim(NamedTuple):
     delivery: int
     """1 for the first; more: others got it before."""
     worker: str
+    proof: str = ""
+    """A secret of the worker, that only the home node hears: with a result it shows whose it is."""
+    void: bool = False
+    """What was said to the claim before did not come in time: nothing is sent."""
 
 
 class Result(NamedTuple):
@@ -76,10 +79,12 @@ class Result(NamedTuple):
     why: str = ""
     """`unreachable`: what went wrong; `unusable`: the reason."""
     body: bytes = b""
+    proof: str = ""
+    """That of the claim."""
 
 
 class Beat(NamedTuple):
-    """A worker is there; of any version."""
+    """A worker is there. It has these fields in every version: those who do not understand each other are told so."""
 
     worker: str
     version: str
@@ -94,9 +99,9 @@ class Beat(NamedTuple):
     """Why it takes nothing; empty while it does."""
     leaving: bool = False
     model: str = ""
-    """What it asks; empty: it is of a time when that was not said."""
+    """What it asks, by the name of its settings."""
     key: str = ""
-    """`model_key` of that."""
+    """That of `model_key`: whose jobs it takes."""
     speaks: int = VERSION
     """The version of its messages."""
 
@@ -121,9 +126,9 @@ def model_key(model: str, fingerprint: str | None) -> str:
     return hashlib.blake2b(f"{model}\0{fingerprint or ''}".encode(), digest_size=8).hexdigest()
 
 
-def subject_of_jobs(name: str, key: str, version: int = VERSION) -> str:
-    """Where the jobs for a model are."""
-    return f"{name}.job.{version}.{key}"
+def subject_of_jobs(name: str, key: str, session: str, version: int = VERSION) -> str:
+    """Where a home node's jobs for a model are."""
+    return f"{name}.job.{version}.{key}.{session}"
 
 
 def consumer_name(key: str, version: int = VERSION) -> str:
@@ -153,10 +158,14 @@ def encode(what: Job | Claim | Result | Beat) -> bytes:
 def decode_job(data: bytes) -> Job:
     """Raises `Foreign` or `Garbled`."""
     head, body = _opened(data, "job")
+    if not _SESSION.fullmatch(home := _text(head, "home")):
+        raise Garbled("it names no home node")  # it is part of a subject
     job = Job(
-        _text(head, "id"), _number(head, "attempt"), _text(head, "home"), _text(head, "method"), _text(head, "path"),
+        _text(head, "id"), _number(head, "attempt"), home, _text(head, "method"), _text(head, "path"),
         _seconds(head, "seconds"), _seconds(head, "ack_seconds"), _number(head, "deliveries"), body,
     )  # fmt: skip
+    if job.ack_seconds < 1:  # who speaks up three times as often would do nothing else
+        raise Garbled("its ack wait is none")
     if (job.method, job.path) not in PATHS:
         raise Garbled("it asks for what no worker does")
     return job
@@ -165,7 +174,9 @@ def decode_job(data: bytes) -> Job:
 def decode_claim(data: bytes) -> Claim:
     """Raises `Foreign` or `Garbled`."""
     head, _ = _opened(data, "claim")
-    return Claim(_text(head, "id"), _number(head, "attempt"), _number(head, "delivery"), _text(head, "worker"))
+    names = [_text(head, name) for name in ("id", "worker")]
+    return Claim(names[0], _number(head, "attempt"), _number(head, "delivery"), names[1], _text(head, "proof", ""),
+                 head.get("void") is True)  # fmt: skip
 
 
 def decode_result(data: bytes) -> Result:
@@ -177,7 +188,7 @@ def decode_result(data: bytes) -> Result:
     told = told_headers({str(name): str(value) for name, value in headers.items()})
     return Result(
         _text(head, "id"), _number(head, "attempt"), _text(head, "worker"), kind, _text(head, "by"),
-        _number(head, "status"), told, _text(head, "why"), body,
+        _number(head, "status"), told, _text(head, "why"), body, _text(head, "proof", ""),
     )  # fmt: skip
 
 
@@ -186,9 +197,8 @@ def decode_beat(data: bytes) -> Beat:
     head, _ = _opened(data, "beat", any_version=True)
     names = [_text(head, name) for name in ("worker", "version", "server")]
     numbers = [_number(head, name) for name in ("slots", "in_flight", "done")]
-    model, key = ("", "") if "key" not in head else (_text(head, "model"), _text(head, "key"))
     return Beat(names[0], names[1], names[2], numbers[0], numbers[1], numbers[2], _text(head, "why"),
-                head.get("leaving") is True, model, key, head["v"])  # fmt: skip
+                head.get("leaving") is True, _text(head, "model", ""), _text(head, "key", ""), head["v"])  # fmt: skip
 
 
 def _opened(data: bytes, what: str, *, any_version: bool = False) -> tuple[dict[str, Any], bytes]:
@@ -206,8 +216,8 @@ def _opened(data: bytes, what: str, *, any_version: bool = False) -> tuple[dict[
     return head, body
 
 
-def _text(head: Mapping[str, Any], name: str) -> str:
-    value = head.get(name)
+def _text(head: Mapping[str, Any], name: str, otherwise: str | None = None) -> str:
+    value = head.get(name, otherwise)
     if not isinstance(value, str):
         raise Garbled(f"it has no {name}")
     return value[:MAX_CHARS].encode(errors="replace").decode()

@@ -7,14 +7,15 @@ import asyncio
 import os
 import secrets
 import socket
+from collections import deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
 import civicsky
-from civicsky import log
-from civicsky.endpoint import MAX_ANSWER_BYTES, Endpoint, Endpoints, Line
+from civicsky import log, pace
+from civicsky.endpoint import MAX_ANSWER_BYTES, Endpoint, Endpoints, Line, clock
 from civicsky.errors import BadInput, Failed, Refused, Transient, Usage, first_of
 from civicsky.lifecycle import Stop, happened, signals
 from civicsky.local import find_weights
@@ -26,6 +27,7 @@ from civicsky.watch.systemd import Manager
 from civicsky.workers import messages
 from civicsky.workers.bus import Bus, Nobody
 from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Result
+from civicsky.workers.rests import Rests
 from civicsky.workers.roster import BEAT_SECONDS
 from civicsky.workers.workqueue import Delivery, Puller, WorkQueue
 
@@ -35,6 +37,12 @@ CLAIM_SECONDS: Final = 5.0
 RESULT_SECONDS: Final = 5.0
 KEEP_SECONDS: Final = 120.0
 """A result is offered for so long: the home node, or NATS, may be away for a moment, and it was paid for."""
+BRIEFLY_SECONDS: Final = 10.0
+"""So long that a job was delivered too often: nobody paid for that."""
+PROBE_SECONDS: Final = 10.0
+"""For so long a server may say nothing when it is asked whether it is there."""
+ENDED: Final = 64
+"""So many home nodes that are no more are known."""
 AGAIN_SECONDS: Final = 0.5
 AWAY_SECONDS: Final = 1.0
 """A job about which the home node says nothing comes back after so many seconds."""
@@ -42,6 +50,13 @@ FOREIGN_SECONDS: Final = PULL_SECONDS + 1.0
 """A job that is for others comes back after so many seconds: none of our slots waits for a job then."""
 FOREIGN_REST: Final = 10.0
 """For so long no slot asks for another job, so that others get it."""
+SHORTEST_KEY: Final = 8
+"""A shorter one (`none`, `x`) is a stopgap for servers that want none, and may well be part of an answer."""
+SHORT_BYTES: Final = 40_000
+"""What is kept of an answer that is too long for NATS."""
+OK: Final = 200
+NOT_READY: Final = frozenset({429, 503})
+"""What a server says that is there, but loads its model, or has too much to do."""
 ASK_SECONDS: Final = 1.0
 NO_QUEUE: Final = "no home node has a work queue for this model, or it is of another version and does not say so"
 NO_MODEL: Final = "--worker needs a model: give --model-url URL --model NAME, or --model local"
@@ -89,14 +104,16 @@ class Worker:
     def __init__(self, settings: Settings, endpoints: Endpoints, slots: int, stop: Stop) -> None:
         self._settings, self._endpoints, self._slots, self._stop = settings, endpoints, slots, stop
         self.name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(2)}"
-        self._bus = Bus(settings.workers, f"civicsky worker {self.name}")
-        self._model_key = messages.model_key(endpoints.model, endpoints.fingerprint)
-        queue = WorkQueue(self._bus, settings.workers, self._model_key)
+        self._proof = secrets.token_hex(16)
+        self._bus = Bus(settings.workers, f"civicsky worker {self.name}", "worker")
+        self._model, key = endpoints.model, messages.model_key(endpoints.model, endpoints.fingerprint)
+        self._model_key = key
+        queue = WorkQueue(self._bus, settings.workers, key)
         self._key = settings.label.api_key.get_secret_value().encode()
         self._bus.on(f"{settings.workers.name}.queue", self._on_queue)
         self._pullers = [queue.puller() for _ in range(slots)]
-        self._home = ""
-        """The session that made the queue; empty: it was there before us."""
+        self._ended: deque[str] = deque(maxlen=ENDED)
+        """Home nodes, by session, that did not answer others any more."""
         self._free = asyncio.Event()
         """Slots may look for a job; also at the end, so that they see it."""
         self._others_until = 0.0
@@ -104,9 +121,8 @@ class Worker:
         self.done = 0
         self.refused = ""
         """Why its model's server refuses it; then it ends."""
-        self._resting = "its model is not reached yet"
-        """Why it takes nothing; empty while it does."""
-        self._pause = 0.0
+        bounds, self._servers = settings.label, {server.name: server for server in endpoints.servers}
+        self._rests = Rests(self._servers, bounds.pause_seconds, bounds.pause_max_seconds)
         self._queue_why = ""
         """Why there are no jobs for it; empty while there may be some."""
         self._asks = True
@@ -157,7 +173,7 @@ class Worker:
                 await self._tell()
                 if not told:
                     told = manager.tell("READY=1")
-            why = self._bus.why or self._resting or self._queue_why or "ok"
+            why = self._bus.why or self._bus.forbidden or self._rests.why or self._queue_why or "ok"
             manager.tell(
                 f"STATUS={log.harmless(f'{self._in_flight} in flight, {self.done:,} done, {why}')[:200]}", "WATCHDOG=1"
             )
@@ -192,36 +208,42 @@ class Worker:
 
     def _says(self, *, leaving: bool = False) -> Beat:
         server = ", ".join(server.name for server in self._endpoints.servers)
-        why = self.refused or self._resting or self._queue_why
         return Beat(
-            self.name, civicsky.__version__, server, self._slots, self._in_flight, self.done, why, leaving,
-            self._endpoints.model, self._model_key,
+            self.name, civicsky.__version__, server, self._slots, self._in_flight, self.done,
+            self.refused or self._rests.why or self._queue_why, leaving, self._model, self._model_key,
         )  # fmt: skip
 
     async def _rest(self) -> None:
-        """While the model cannot be reached, ask now and then whether it is there; only then jobs are taken."""
+        """Look after servers that cannot be used; while there is no other, no jobs are taken."""
         line = self._endpoints.line()
-        bounds = self._settings.label
         try:
             while True:
-                if self._resting and await self._is_there(line):
-                    self._resting = ""
-                    log.event("workers_working", stage="label")
-                if not self._resting and monotonic() >= self._others_until:
+                for name, gone in self._rests.due(monotonic()):
+                    if not gone or await self._is_there(line, self._servers[name]):
+                        self._rests.over(name)
+                        log.event("workers_working", stage="label", server=name)
+                if not self._rests.why and monotonic() >= self._others_until:
                     self._free.set()
-                await asyncio.sleep(self._pause if self._resting else min(0.2, bounds.pause_seconds))
-                if self._resting:
-                    self._pause = min(bounds.pause_max_seconds, max(bounds.pause_seconds, 2 * self._pause))
+                await asyncio.sleep(min(0.2, self._settings.label.pause_seconds))
         finally:
             await line.close()
 
-    async def _is_there(self, line: Line) -> bool:
-        """Whether some server answers, whatever it says, unless that is that it does not want us."""
-        for server in self._endpoints.servers:
-            with suppress(Transient, BadInput):
-                came = await line.exchange(server, "GET", "/models", b"", self._settings.label.request_seconds)
-                self._heed(server, came.status)
-                return True
+    async def _is_there(self, line: Line, server: Endpoint) -> bool:
+        """Whether it answers, whatever it says, unless that is that it does not want us, or is not ready."""
+        began = monotonic()
+        try:
+            seconds = min(PROBE_SECONDS, self._settings.label.request_seconds)
+            came = await line.exchange(server, "GET", "/models", b"", seconds)
+        except BadInput:
+            return True
+        except Transient as error:
+            self._rests.failed(server.name, str(error), began, monotonic())
+            return False
+        self._heed(server, came.status)
+        if came.status not in NOT_READY:
+            return True
+        after = pace.retry_after(came.headers, clock()) or 0.0
+        self._rests.failed(server.name, _says(server, came.status), began, monotonic(), after=after)
         return False
 
     def _heed(self, server: Endpoint, status: int) -> None:
@@ -232,12 +254,12 @@ class Worker:
             )
             self._stop.request("the model refuses the key")
 
-    def _rest_now(self, why: str) -> None:
-        """The model could not be reached: others shall have the jobs meanwhile."""
-        if not self._resting:
-            log.event("workers_resting", stage="label", why=why)
-        self._resting = why
-        self._hold()
+    def _rest_now(self, name: str, why: str, began: float, *, after: float = 0.0, gone: bool = True) -> None:
+        """A server could not be used: others shall have the jobs meanwhile."""
+        if self._rests.failed(name, why, began, monotonic(), after=after, gone=gone):
+            log.event("workers_resting", stage="label", server=name, why=why)
+        if self._rests.why:
+            self._hold()
 
     def _hold(self) -> None:
         """No slot looks for a job now; `_rest` says when they may."""
@@ -247,8 +269,10 @@ class Worker:
     # ---- jobs ----
 
     async def _on_queue(self, data: bytes) -> None:
-        self._home = data.decode(errors="replace")
-        self._wake()
+        if data:
+            self._ended.append(data.decode(errors="replace"))
+        else:
+            self._wake()
 
     def _wake(self) -> None:
         for puller in self._pullers:
@@ -291,8 +315,9 @@ class Worker:
         except Garbled:
             await delivery.ack()
             return
-        if self._stop.requested.is_set() or self._resting:
-            await delivery.nak()
+        is_last = delivery.number > job.deliveries  # nobody gets it after us: the home node must be told
+        if (self._stop.requested.is_set() or self._rests.why) and not is_last:
+            await delivery.nak(AWAY_SECONDS if delivery.number > 1 else 0)  # it came back to us, or one like us
             return
         self._in_flight += 1
         silence = asyncio.create_task(_speaking_up(delivery, job.ack_seconds))
@@ -304,13 +329,17 @@ class Worker:
 
     async def _do_ours(self, line: Line, job: Job, delivery: Delivery) -> None:
         if delivery.number > job.deliveries:
-            await self._give(Result(job.id, job.attempt, self.name, "given_up", ""), job, delivery)
+            await self._give(Result(job.id, job.attempt, self.name, "given_up", "", proof=self._proof), job, delivery)
             return
         word = await self._claim(job, delivery)
         if word == b"go":
+            began = monotonic()
             result = await self._called(line, job)
             self.done += 1
-            await self._give(result, job, delivery)
+            if await self._give(result, job, delivery) == b"rest":  # it is for another worker now
+                after = pace.retry_after(result.headers, clock()) or 0.0
+                why = result.why or _says(self._servers[result.by], result.status)
+                self._rest_now(result.by, why, began, after=after, gone=result.kind != "reply")
         elif word == b"drop":
             await delivery.ack()
         elif word != b"leave":
@@ -318,22 +347,28 @@ class Worker:
 
     async def _claim(self, job: Job, delivery: Delivery) -> bytes:
         """What the home node says to our doing it; empty: nothing, it may be away."""
-        claim = messages.encode(Claim(job.id, job.attempt, delivery.number, self.name))
+        claim = Claim(job.id, job.attempt, delivery.number, self.name, self._proof)
+        subject = f"{self._settings.workers.name}.home.{job.home}.claim"
         try:
-            return await self._bus.request(f"{self._settings.workers.name}.home.{job.home}.claim", claim, CLAIM_SECONDS)
-        except Transient:
+            return await self._bus.request(subject, messages.encode(claim), CLAIM_SECONDS)
+        except Transient as error:
+            if not isinstance(error, Nobody):  # its word may come too late for us
+                with suppress(Transient):
+                    await self._bus.publish(subject, messages.encode(claim._replace(void=True)))
             return b""
 
     async def _called(self, line: Line, job: Job) -> Result:
         """The call itself, and what came of it."""
-        server = min(self._endpoints.servers, key=lambda one: one.load)
+        free = self._rests.free()
+        server = min(self._endpoints.servers, key=lambda one: (one.name not in free, one.load))
         path = job.path if job.path != "/version" else server.base_url().removesuffix("/v1") + job.path
-        result = Result(job.id, job.attempt, self.name, "reply", server.name)
+        result = Result(job.id, job.attempt, self.name, "reply", server.name, proof=self._proof)
+        began = monotonic()
         server.load += 1
         try:
             came = await line.exchange(server, job.method, path, job.body, job.seconds)
         except Transient as error:
-            self._rest_now(str(error))
+            self._rest_now(server.name, str(error), began)
             return result._replace(kind="unreachable", why=str(error))
         except BadInput as bad:
             return result._replace(kind="unusable", why=bad.reason, body=self._without_key(bad.raw))
@@ -344,29 +379,42 @@ class Worker:
         finally:
             server.load -= 1
         self._heed(server, came.status)
-        self._pause = 0.0
+        if came.status == OK:
+            self._rests.answered(server.name)
         body = self._without_key(came.text)
-        if not self._bus.takes(len(body) + 10_000):
-            return result._replace(kind="unusable", why="too_long", body=body[:40_000])
         return result._replace(status=came.status, headers=messages.told_headers(came.headers), body=body)
 
     def _without_key(self, text: str) -> bytes:
         body = text.encode(errors="replace")[: MAX_ANSWER_BYTES + 1]
-        return body.replace(self._key, b"***") if self._key else body
+        return body.replace(self._key, b"***") if len(self._key) >= SHORTEST_KEY else body
 
-    async def _give(self, result: Result, job: Job, delivery: Delivery) -> None:
-        """Offer a result until the home node has it: only then is the job done with."""
-        subject, data = f"{self._settings.workers.name}.home.{job.home}.result", messages.encode(result)
-        until = monotonic() + KEEP_SECONDS
-        while monotonic() < until and self._home in {"", job.home}:  # else nobody waits for it any more
+    async def _give(self, result: Result, job: Job, delivery: Delivery) -> bytes:
+        """Offer a result until the home node has it, and give its word; only then is the job done with."""
+        subject = f"{self._settings.workers.name}.home.{job.home}.result"
+        until = monotonic() + (KEEP_SECONDS if result.kind != "given_up" else BRIEFLY_SECONDS)
+        while monotonic() < until:
             try:
-                if await self._bus.request(subject, data, RESULT_SECONDS) == b"ok":
-                    await delivery.ack()
-                    return
+                word = await self._bus.request(subject, messages.encode(result), RESULT_SECONDS)
             except Transient:
+                if job.home in self._ended:
+                    break  # nobody waits for it any more
                 await asyncio.sleep(AGAIN_SECONDS)
-        log.event("workers_result_lost", stage="label", n=1)
+            except Refused:  # NATS does not take so long an answer
+                if not result.body:
+                    raise
+                shorter = result.body[:SHORT_BYTES] if len(result.body) > SHORT_BYTES else b""
+                result = result._replace(kind="unusable", why="too_long", body=shorter)
+            else:
+                await delivery.ack()
+                return word
+        if result.kind != "given_up":
+            log.event("workers_result_lost", stage="label", n=1)
         await delivery.nak()
+        return b""
+
+
+def _says(server: Endpoint, status: int) -> str:
+    return f"model at {server.name} answers HTTP {status}"
 
 
 async def _speaking_up(delivery: Delivery, ack_seconds: float) -> None:

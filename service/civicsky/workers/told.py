@@ -12,6 +12,8 @@ from civicsky.model import format_time, now_us, parse_time
 
 FILE: Final = "workers.json"
 EVERY_SECONDS: Final = 5.0
+MAX_SHOWN: Final = 50
+"""For people."""
 STALE_SECONDS: Final = 30.0
 """An older file was left by a home node that was killed."""
 
@@ -64,10 +66,12 @@ def as_text(told: Mapping[str, Any] | None) -> list[str]:
     ]
     if told["why"]:
         lines.append(f"workers          {harmless(told['why'])}")
-    for one in told["workers"]:
+    for one in told["workers"][:MAX_SHOWN]:
         why = f"; rests: {harmless(one['why'])}" if one["why"] else ""
         lines.append(
             f"worker           {harmless(one['name'])}  {harmless(one['server'])}  {one['in_flight']} of "
             f"{one['slots']} at work, {one['done']:,} done, civicsky {harmless(one['version'])}{why}"
         )
+    if (more := len(told["workers"]) - MAX_SHOWN) > 0:
+        lines.append(f"worker           and {more:,} more")
     return lines

@@ -1,5 +1,8 @@
 """The work queue: a JetStream stream in memory, one consumer for each model; home and workers see it from here.
 
+Several home nodes may share it: the stream is made by whoever finds none, and each has its jobs under a subject of its
+own.
+
 Every way in which NATS can fail becomes `Transient` (`Nobody`: nobody listens there), or `Refused`.
 """
 
@@ -14,13 +17,15 @@ from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
+    ConsumerInfo,
     DiscardPolicy,
     Header,
     RetentionPolicy,
     StorageType,
     StreamConfig,
+    StreamInfo,
 )
-from nats.js.errors import BadRequestError, NotFoundError
+from nats.js.errors import APIError, BadRequestError, NotFoundError, ServiceUnavailableError
 
 from civicsky.errors import Refused, Transient
 from civicsky.settings import Workers as WorkersSettings
@@ -34,15 +39,22 @@ MAX_AGE: Final = 3600.0
 """Seconds that a job stays in the stream at most, whatever became of the home node: its text is somebody's post."""
 
 
+_NONE_NOW: Final = frozenset({"404", "408"})
+"""How JetStream says that there is no job now."""
+
+
 class Look(NamedTuple):
     """The work queue."""
 
     made: str
     """When: another time, another queue."""
     jobs: int
+    """Of ours."""
+    others: tuple[str, ...]
+    """Home nodes, by session, that have jobs for the same model there."""
+    delivered: int
+    """The highest number that was handed out so far."""
     handed_out: int
-    redelivered: int
-    """Of those handed out."""
 
 
 class Delivery:
@@ -74,54 +86,72 @@ class Delivery:
 class WorkQueue:
     """The jobs for one model. Whoever has `Bus.run` running may use it."""
 
-    def __init__(self, bus: Bus, settings: WorkersSettings, key: str) -> None:
-        """`key` is the model's, of `messages.model_key`."""
+    def __init__(self, bus: Bus, settings: WorkersSettings, key: str, session: str = "") -> None:
+        """`key` is the model's, of `messages.model_key`; `session` the home node's, if it is one."""
         self._bus, self._settings, self._name = bus, settings, settings.name
-        self.subject = messages.subject_of_jobs(settings.name, key)
+        self._subjects = messages.subject_of_jobs(settings.name, key, "*")
+        self.subject = messages.subject_of_jobs(settings.name, key, session)
         self._consumer = messages.consumer_name(key)
+        self.ack_seconds, self.deliveries = settings.ack_seconds, settings.deliveries
+        """As they are in force: of several home nodes with one model those of the last that came."""
 
     # ---- seen from home ----
 
-    async def make(self) -> str:
-        """A new, empty queue instead of any that is there; gives when.
+    async def make(self) -> tuple[str, bool]:
+        """See that there is a queue; gives when it was made, and whether that was now.
 
         Raises `Refused` when there is a stream of that name that is none of ours, or none can be made.
         """
-        js = self._js()
-        ours = [f"{self._name}.job.>"]
         try:
-            with suppress(NotFoundError):
-                info = await js.stream_info(self._name)
-                if info.config.subjects != ours:
-                    whose = f"NATS at {self._bus.host} has a stream {self._name!r} that is none of ours"
-                    raise Refused(f"{whose}; set workers.name")
-                await js.delete_stream(self._name)
-            await js.add_stream(
-                StreamConfig(
-                    name=self._name,
-                    subjects=ours,
-                    retention=RetentionPolicy.WORK_QUEUE,
-                    storage=StorageType.MEMORY,
-                    discard=DiscardPolicy.NEW,
-                    max_msgs=MAX_JOBS,
-                    max_age=MAX_AGE,
-                    duplicate_window=120,
-                )
-            )
-            await self._make_consumer()
-            return str((await js.stream_info(self._name)).created)
+            info = await self._stream()
+            if info.config.subjects != [f"{self._name}.job.>"]:
+                whose = f"NATS at {self._bus.host} has a stream {self._name!r} that is none of ours"
+                raise Refused(f"{whose}; set workers.name")
+            is_new = await self._is_unknown()
+            return _made(info, await self._make_consumer()), is_new
         except BadRequestError as error:
             raise Refused(f"NATS at {self._bus.host} makes no work queue: {str(error.description)[:200]}") from error
         except FAILURES as error:
-            raise self._bus.failed(error) from error
+            raise self._failed(error) from error
 
-    async def _make_consumer(self) -> None:
+    async def _stream(self) -> StreamInfo:
+        """What is there, or else is made."""
+        js = self._js()
+        try:
+            return await js.stream_info(self._name)
+        except NotFoundError:
+            try:
+                return await js.add_stream(
+                    StreamConfig(
+                        name=self._name,
+                        subjects=[f"{self._name}.job.>"],
+                        retention=RetentionPolicy.WORK_QUEUE,
+                        storage=StorageType.MEMORY,
+                        discard=DiscardPolicy.NEW,
+                        max_msgs=MAX_JOBS,
+                        max_age=MAX_AGE,
+                        duplicate_window=120,
+                    )
+                )
+            except BadRequestError:
+                with suppress(NotFoundError):  # another version of us was quicker
+                    return await js.stream_info(self._name)
+                raise
+
+    async def _is_unknown(self) -> bool:
+        try:
+            await self._js().consumer_info(self._name, self._consumer)
+        except NotFoundError:
+            return True
+        return False
+
+    async def _make_consumer(self) -> ConsumerInfo:
         own = self._settings
-        await self._js().add_consumer(
+        info = await self._js().add_consumer(
             self._name,
             ConsumerConfig(
                 durable_name=self._consumer,
-                filter_subject=self.subject,
+                filter_subject=self._subjects,
                 ack_policy=AckPolicy.EXPLICIT,
                 ack_wait=own.ack_seconds,
                 max_deliver=own.deliveries + 1,  # the last one says so
@@ -129,26 +159,54 @@ class WorkQueue:
                 max_waiting=8_192,
             ),
         )
+        self._heed(info)
+        return info
+
+    def _heed(self, info: ConsumerInfo) -> None:
+        own = self._settings
+        self.ack_seconds = info.config.ack_wait or own.ack_seconds
+        self.deliveries = max(1, (info.config.max_deliver or own.deliveries + 1) - 1)
 
     async def look(self) -> Look | None:
         """How things stand; None when there is no queue, or nobody whose jobs they are."""
         js = self._js()
         try:
-            stream = await js.stream_info(self._name)
+            stream = await js.stream_info(self._name, self._subjects)
             info = await js.consumer_info(self._name, self._consumer)
         except NotFoundError:
             return None
         except FAILURES as error:
-            raise self._bus.failed(error) from error
-        return Look(str(stream.created), stream.state.messages, info.num_ack_pending or 0, info.num_redelivered or 0)
+            raise self._failed(error) from error
+        self._heed(info)
+        jobs = stream.state.subjects or {}
+        others = tuple(subject.rpartition(".")[2] for subject in sorted(jobs) if subject != self.subject)
+        delivered = info.delivered.stream_seq if info.delivered else 0
+        return Look(_made(stream, info), jobs.get(self.subject, 0), others, delivered, info.num_ack_pending or 0)
+
+    async def bury(self, session: str) -> None:
+        """Take out all jobs of a home node that is no more.
+
+        One by one: a purge by subject lets the consumer of nats-server 2.9 forget what others have there.
+        """
+        js = self._js()
+        try:
+            with suppress(NotFoundError):  # there are no more of them
+                for _ in range(MAX_JOBS):
+                    last = await js.get_last_msg(self._name, f"{self._subjects[:-1]}{session}")
+                    await js.delete_msg(self._name, last.seq or 0)
+        except FAILURES as error:
+            raise self._failed(error) from error
 
     async def put(self, data: bytes, message_id: str) -> int:
         """Put a job into the queue; gives its number there. However often, it is there once. Raises `Nobody`."""
         header = {str(Header.MSG_ID.value): message_id}
-        told = json.loads(await self._bus.request(self.subject, data, API_SECONDS, header))
-        if "error" in told:
-            raise Transient(f"NATS at {self._bus.host} takes no job: {str(told['error'].get('description'))[:200]}")
-        return int(told["seq"])
+        said = await self._bus.request(self.subject, data, API_SECONDS, header)
+        told = _object(said)
+        if type(number := told.get("seq")) is int and "error" not in told:
+            return number
+        error = told.get("error")
+        why = error.get("description") if isinstance(error, dict) else "its answer is none of JetStream's"
+        raise Transient(f"NATS at {self._bus.host} takes no job: {str(why)[:200]}")
 
     async def has(self, number: int) -> bool:
         """Whether a job is still in the queue."""
@@ -158,7 +216,7 @@ class WorkQueue:
         except NotFoundError:
             return False
         except FAILURES as error:
-            raise self._bus.failed(error) from error
+            raise self._failed(error) from error
         return True
 
     async def take_back(self, number: int) -> None:
@@ -173,6 +231,13 @@ class WorkQueue:
         return Puller(self._bus, f"$JS.API.CONSUMER.MSG.NEXT.{self._name}.{self._consumer}")
 
     # ----
+
+    def _failed(self, error: BaseException) -> Transient:
+        if isinstance(error, APIError) and error.description:
+            return Transient(f"NATS at {self._bus.host} makes no work queue: {str(error.description)[:200]}")
+        if isinstance(error, ServiceUnavailableError):
+            return Transient(f"NATS at {self._bus.host} has no JetStream, or not yet")
+        return self._bus.failed(error)
 
     def _js(self) -> JetStreamContext:
         return self._bus.connected().jetstream(timeout=API_SECONDS)
@@ -201,7 +266,8 @@ class Puller:
     async def next(self, seconds: float) -> Delivery | None:
         """The next job, if one comes in so many seconds.
 
-        Raises `Nobody` when the queue does not even say that it has none: it is not there, or was made anew.
+        Raises `Nobody` when the queue does not even say that it has none, or says something else: it is not there, was
+        made anew, or too many wait for its jobs.
         """
         while not self._came.empty():
             if late := self._read(self._came.get_nowait()):
@@ -217,7 +283,11 @@ class Puller:
                     msg = await self._came.get()
                     if delivery := self._read(msg):
                         return delivery
-                    if msg is None or msg.subject == f"{self._inbox}.{self._n}":
+                    if msg is None:
+                        return None
+                    if msg.subject == f"{self._inbox}.{self._n}":
+                        if (msg.headers or {}).get(Header.STATUS.value) not in _NONE_NOW:
+                            raise Nobody(f"NATS at {self._bus.host} has no work queue that gives us jobs")
                         return None
         except TimeoutError as error:
             raise Nobody(f"there is no work queue in NATS at {self._bus.host}") from error
@@ -245,3 +315,16 @@ class Puller:
     @staticmethod
     def _read(msg: Any) -> Delivery | None:
         return Delivery(msg) if msg is not None and msg.reply.startswith("$JS.ACK.") else None
+
+
+def _made(stream: StreamInfo, consumer: ConsumerInfo) -> str:
+    return f"{stream.created} {consumer.created}"
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """JSON's object; empty when it is none."""
+    try:
+        told = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
