@@ -125,9 +125,7 @@ class Worker:
         self._rests = Rests(self._servers, bounds.pause_seconds, bounds.pause_max_seconds)
         self._queue_why = ""
         """Why there are no jobs for it; empty while there may be some."""
-        self._asks = True
-        """The next beat asks for that: at the beginning, and while no job can be had."""
-        self._idle_told = ""
+        self._idle_told, self._done_told = "", 0
 
     async def run(self) -> None:
         """Until told to stop, and then until what is in hand is done, or the time for that is over."""
@@ -180,9 +178,13 @@ class Worker:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _tell(self) -> None:
-        """How we are; while nobody has jobs for us, also ask why. Raises `Transient`."""
+        """How we are; when nothing was done since the last time, also ask why. Raises `Transient`.
+
+        That a queue is there says nothing: it may be of a home node that is no more, or of another version.
+        """
         subject, beat = f"{self._settings.workers.name}.beat", messages.encode(self._says())
-        if not self._asks:
+        before, self._done_told = self._done_told, self.done
+        if self._in_flight or self.done != before:
             await self._bus.publish(subject, beat)
             return
         try:
@@ -193,12 +195,12 @@ class Worker:
             if not self._bus.up.is_set():
                 raise
             said = NO_QUEUE if self._queue_why else ""  # a home node of a time when beats were not answered
-        if self._asks:  # still: no job came meanwhile
+        if not self._in_flight:  # else a job came meanwhile
             self._idle(said)
 
     def _idle(self, why: str) -> None:
         """Why there are no jobs; empty: there may be some."""
-        self._queue_why, self._asks = why, bool(why)
+        self._queue_why = why
         if why != self._idle_told:
             self._idle_told = why
             if why:
@@ -295,10 +297,10 @@ class Worker:
             delivery = await puller.next(PULL_SECONDS)
         except Transient as error:
             if isinstance(error, Nobody):
-                self._queue_why, self._asks = self._queue_why or NO_QUEUE, True
+                self._queue_why = self._queue_why or NO_QUEUE
             await happened(self._stop.requested, AGAIN_SECONDS)
             return None
-        if delivery is not None and self._asks:
+        if delivery is not None:
             self._idle("")
         return delivery
 
