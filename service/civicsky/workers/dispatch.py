@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Final
 
 from civicsky import log, pulse
-from civicsky.endpoint import Came
+from civicsky.endpoint import ALWAYS, Came, May
 from civicsky.errors import Refused, Transient, Unsent
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics, WorkerSeen
@@ -70,7 +70,7 @@ class Dispatcher:
 
     # ---- one question ----
 
-    async def exchange(self, method: str, path: str, content: bytes, seconds: float) -> Came:
+    async def exchange(self, method: str, path: str, content: bytes, seconds: float, may: May = ALWAYS) -> Came:
         """One request, by whichever worker takes it first. See `endpoint.Far`."""
         if self._bus.refused and not self._bus.up.is_set():
             raise Refused(self._bus.refused)
@@ -80,7 +80,7 @@ class Dispatcher:
         job = Job(  # its id nobody can guess who was not given the job
             secrets.token_hex(8), 0, self.session, method, path, seconds, own.ack_seconds, own.deliveries, content
         )
-        asked = self._asked[job.id] = Question(job, current(), monotonic())
+        asked = self._asked[job.id] = Question(job, current(), may, monotonic())
         try:
             await self._dispatch(asked)
             return await self._result(asked)
@@ -164,7 +164,7 @@ class Dispatcher:
             return b"leave"
         if asked.wanted is not None and not await asked.wanted():
             asked.fail(Withdrawn("its post was deleted or changed while it waited"))
-        if not self._may_claim(asked, claim):  # perhaps just now
+        if not self._may_claim(asked, claim) or not asked.is_in_turn():  # perhaps just now
             return b"drop"
         now = monotonic()
         if asked.let_go(claim, now):
