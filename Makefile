@@ -50,11 +50,13 @@ soak:
 
 # The tests of labelling as they are, with label workers between asker and model. Some minutes.
 LABELLING = tests/integration/test_slot.py tests/integration/test_label.py tests/integration/test_asked_in_vain.py \
-	tests/integration/test_asking.py tests/acceptance/test_hostile_model.py tests/acceptance/test_kill.py \
-	tests/acceptance/test_labels.py tests/acceptance/test_sample.py
+	tests/integration/test_whole_way.py tests/integration/test_failed.py tests/acceptance/test_hostile_model.py \
+	tests/acceptance/test_kill.py tests/acceptance/test_labels.py tests/acceptance/test_sample.py \
+	tests/acceptance/test_outages.py tests/acceptance/test_faults.py tests/acceptance/test_gate_at_work.py \
+	tests/acceptance/test_events.py
 over-workers:
 	@tools/setup.sh test
-	PYTHONPATH=tests .venv/bin/pytest -p support.over_workers -m "not long" $(or $(ARGS),$(LABELLING))
+	PYTHONPATH=tests .venv/bin/pytest -p support.over_workers -n $(JOBS) --dist worksteal -m "not long" $(or $(ARGS),$(LABELLING))
 
 mutants:
 	@tools/setup.sh test

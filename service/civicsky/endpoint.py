@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from civicsky import log, pace, pulse
-from civicsky.errors import BAD_PROXY, BadInput, Refused, Transient, Unsent, Usage
+from civicsky.errors import BAD_PROXY, BadInput, Refused, TooLate, Transient, Unsent, Usage
 from civicsky.exchange import Direct
 from civicsky.lean import without
 from civicsky.lifecycle import happened
@@ -79,13 +79,18 @@ class Came(NamedTuple):
     """How it failed, where that is not raised: it was sent."""
 
 
+May = Callable[[], bool]
+"""Asked when a request can be sent at last: may it be now?"""
+ALWAYS: Final[May] = lambda: True  # noqa: E731  (a constant)
+
+
 class Far(Protocol):
     """A way to servers that others speak to. See `workers.dispatch.Dispatcher`."""
 
-    async def exchange(self, method: str, path: str, content: bytes, seconds: float) -> Came:
+    async def exchange(self, method: str, path: str, content: bytes, seconds: float, may: May = ALWAYS) -> Came:
         """One request, which may take so many seconds once it is sent.
 
-        Raises `Unsent`, and `Refused`: then nobody will take it.
+        Raises `Unsent` (`TooLate`: it might not be sent when it could be), and `Refused`: then nobody will take it.
         """
         ...
 
@@ -200,6 +205,17 @@ class Endpoint:
             self.calls += 1
             self._flying += 1
             return self._pace.begin(tokens, clock())
+
+    def may(self, call: pace.Call) -> bool:
+        """Whether a request that waited elsewhere since its turn may be sent now; it counts as of now then.
+
+        Limits are of when requests are sent: without this, what has piled up for hours would go at once.
+        """
+        return self._pace.recount(call, clock())
+
+    def unsent(self, call: pace.Call) -> None:
+        """A request was not sent after all: it counts as nothing; `over` must follow."""
+        self._pace.withdraw(call)
 
     def besides(self, calls: int, tokens: int) -> None:
         """So many requests more were sent, of about so many tokens, by who speaks to it for us."""
@@ -367,13 +383,20 @@ class Line:
 
     async def _call(self, server: Endpoint, method: str, path: str, body: Body | None) -> Reply:
         """As `call`, but what a 403 or 404 is about is left open."""
+        while True:
+            with suppress(TooLate):
+                return await self._call_in_turn(server, method, path, body)
+
+    async def _call_in_turn(self, server: Endpoint, method: str, path: str, body: Body | None) -> Reply:
+        """As `_call`. Raises `TooLate` as well."""
         estimate = server.estimate(body.said, body.max_tokens) if body else 0
         call = await server.turn(estimate)
         headers: Mapping[str, str] = {}
         tokens: int | None = None
         self.sent += 1
         try:
-            came = await self._sent(server, method, path, body.content if body else b"")
+            content = body.content if body else b""
+            came = await self._sent(server, method, path, content, lambda: server.may(call))
             headers = came.headers
             self.sent += came.calls - 1
             server.besides(came.calls - 1, estimate)
@@ -387,6 +410,7 @@ class Line:
                 server.learn_size(body.said if body else 0, reply.tokens.read)
         except Unsent:
             self.sent -= 1  # it says nothing of a server
+            server.unsent(call)
             raise
         except Transient as error:
             server.failed(call, error.retry_after, busy=error.busy)
@@ -424,9 +448,9 @@ class Line:
                 if version.isascii() and version.isprintable():
                     server.program = f"vllm {version}"
 
-    async def _sent(self, server: Endpoint, method: str, path: str, content: bytes) -> Came:
+    async def _sent(self, server: Endpoint, method: str, path: str, content: bytes, may: May = ALWAYS) -> Came:
         if server.far:
-            return await server.far.exchange(method, path, content, self._settings.request_seconds)
+            return await server.far.exchange(method, path, content, self._settings.request_seconds, may)
         return await self.exchange(server, method, path, content, self._settings.request_seconds)
 
     async def exchange(self, server: Endpoint, method: str, path: str, content: bytes, seconds: float) -> Came:

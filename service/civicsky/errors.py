@@ -70,6 +70,10 @@ class Unsent(Transient):
     """As `Transient`, and nothing was sent: it says nothing of the far side, nor of what was to be sent."""
 
 
+class TooLate(Unsent):
+    """As `Unsent`: when it could be sent, its turn at a limit's pace was over; it needs another."""
+
+
 class Doubtful(Transient):
     """As `Transient`, but what was sent may have arrived all the same: it is not to be sent again and again."""
 

@@ -21,6 +21,9 @@ BURST: Final = 1.0
 """Seconds' worth that may be caught up on at once, after a wait that was too long."""
 LATE: Final = 0.75
 """Seconds that one request may take longer to the server than another: its minute is not quite ours."""
+HELD: Final = 0.25
+"""A request that waited elsewhere for longer, after its turn, is counted as of when it is sent; the rest of LATE is for
+its way to the server."""
 MAX_RESET: Final = DAY
 """No server is believed that it opens again only later than this many seconds from now."""
 UNKNOWN_RESET: Final = 60.0
@@ -84,6 +87,15 @@ class PerMinute:
         self._sum += amount - before
         self._due += (amount - before) * self._each
 
+    def give_back(self, call: Call, _amount: int) -> None:
+        """It is not sent, or only later. Room that it had before others stays empty: to fill it now would be a lump."""
+        if call in self._counted:
+            amount = self._counted.pop(call)
+            self._sum -= amount
+            if self._taken[-1][0] is call:
+                self._due -= amount * self._each
+            self._taken.remove((call, call.at))
+
     def spacing(self, amount: int) -> float:
         """Seconds from one to the next when so much is taken each time."""
         return min(amount, self._limit) * self._each
@@ -115,6 +127,11 @@ class PerDay:
         """It was another amount, as it turned out."""
         if call.at // DAY == self._day:
             self._used += amount - call.tokens
+
+    def give_back(self, call: Call, amount: int) -> None:
+        """It is not sent, or only later."""
+        if call.at // DAY == self._day:
+            self._used -= amount
 
     def _turn(self, now: float) -> None:
         if now // DAY != self._day:
@@ -180,9 +197,37 @@ class Pace:
             told = self.told[unit]
             if told.left is not None:
                 told.left -= amount
-            for limit in self.limits[unit]:
-                limit.take(call, amount, now)
+        self._take(call, now)
         return call
+
+    def recount(self, call: Call, now: float) -> bool:
+        """Whether a request that was begun, and waited elsewhere since, may be sent now; it counts as of now then."""
+        if now - call.at <= HELD:
+            return True
+        if any(limit.delay(amount, now) > 0 for limit, amount in self._each(call)):
+            return False
+        for limit, amount in self._each(call):
+            limit.give_back(call, amount)
+        call.at = now
+        self._take(call, now)
+        return True
+
+    def withdraw(self, call: Call) -> None:
+        """It was not sent after all; `end` must follow."""
+        for unit, amount in _amounts(call.tokens):
+            told = self.told[unit]
+            if told.left is not None:
+                told.left += amount
+        for limit, amount in self._each(call):
+            limit.give_back(call, amount)
+
+    def _take(self, call: Call, now: float) -> None:
+        for limit, amount in self._each(call):
+            limit.take(call, amount, now)
+
+    def _each(self, call: Call) -> list[tuple[PerMinute | PerDay, int]]:
+        """All limits that are set, and how much of each it counts as."""
+        return [(limit, amount) for unit, amount in _amounts(call.tokens) for limit in self.limits[unit]]
 
     def end(self, call: Call, headers: Mapping[str, str], now: float, tokens: int | None = None) -> None:
         """It ended, with this answer's headers, after so many tokens (None: nobody knows, so the estimate stands)."""

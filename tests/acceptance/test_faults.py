@@ -235,20 +235,26 @@ def test_a_model_that_refuses_ends_label_and_parks_run(
     with model_server(tmp_path / "log", *options) as url:
         asks = ("--model-url", url, "--model", model)
         alone = run("label", "--drain", "--data-dir", folder, *asks, label__api_key="hunter2")
+        log = tmp_path / "both.log"
         both = start(
-            "run", "--relay", relay, "--data-dir", tmp_path / "both", *asks, **WINDOW, label__api_key="hunter2"
-        )
+            "run", "--relay", relay, "--data-dir", tmp_path / "both", *asks, **WINDOW, label__api_key="hunter2",
+            log__file=log,
+        )  # fmt: skip
         stored = "SELECT count(*) FROM posts"
         ended = end_when(
             both,
-            lambda: cursor(tmp_path / "both") >= LAST_SEQ and query(tmp_path / "both" / "posts.db", stored)[0][0] > 380,
-            "all to be collected and stored",
+            lambda: (
+                cursor(tmp_path / "both") >= LAST_SEQ
+                and query(tmp_path / "both" / "posts.db", stored)[0][0] > 380
+                and "label_parked" in log.read_text()
+            ),
+            "all to be collected and stored, and labelling to be parked",
         )
     assert alone.code == 2
     assert says in one_line(alone)
-    assert "hunter2" not in alone.err + ended.err
+    assert "hunter2" not in alone.err + ended.err + log.read_text()
     assert ended.code == 0, ended.err
-    assert names(ended).count("label_parked") == 1
+    assert log.read_text().count('"label_parked"') == 1
 
 
 def test_an_overloaded_model_uses_up_no_attempts(folder: Path, tmp_path: Path) -> None:

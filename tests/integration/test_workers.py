@@ -103,6 +103,15 @@ async def become(condition: Callable[[], Any], what: str) -> None:
     assert condition(), what
 
 
+async def ask_until_taken(asker: Home, text: str) -> None:
+    """A worker has to come first."""
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(Unsent):
+                await asker.ask(text)
+                return
+
+
 def value(answer: Answer) -> str:
     return answer.fields["civic"].value
 
@@ -191,6 +200,34 @@ async def test_a_question_that_nobody_takes_goes_back_as_if_it_had_never_been_as
             await become(lambda: asker.counts.there, "a worker to be there")
             await asker.ask("Another post")
     assert model.calls == 1, "what was given back was taken out of the queue"
+
+
+async def test_what_waited_for_a_worker_is_sent_at_the_pace_of_the_limits(shared: NatsServer, model: Model) -> None:
+    """Limits are of when requests are sent, not of when they were put into the queue."""
+    settings = own(shared, model, "pace", label__requests_per_minute=600, label__slots=32, workers__wait_seconds=30)
+    async with home(settings) as asker:
+        async with worker_here(settings):
+            await asker.ask("The first one finds out what the server can")
+        model.tell(limits=[(20, 1, "requests")])  # two seconds' worth in any one: more than any catching up
+        asked = [asyncio.create_task(asker.ask(f"Post {n} about the election")) for n in range(26)]
+        await become(lambda: asker.counts.dispatched >= 1 + len(asked), "all to wait in the queue")
+        async with worker_here(settings):
+            await asyncio.gather(*asked)
+    assert (model.calls, model.server.count["excess"]) == (1 + len(asked), 0)
+
+
+async def test_what_no_worker_took_uses_up_no_limit(shared: NatsServer, model: Model) -> None:
+    settings = own(shared, model, "unused", label__requests_per_day=2, workers__wait_seconds=0.3)
+    async with home(settings) as asker:
+        for _ in range(4):
+            with pytest.raises(Unsent):
+                await asker.ask("A post")
+        async with worker_here(settings):
+            for text in ("A post", "Another post"):
+                await ask_until_taken(asker, text)
+            with pytest.raises(Transient, match="may only be asked in"):
+                await asker.ask("One too many")
+    assert model.server.count["questions"] == 2
 
 
 # ---- what is not wanted any more -------------------------------------------------------------------------------------

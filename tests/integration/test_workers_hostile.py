@@ -119,6 +119,30 @@ async def test_the_home_node_replies_to_inboxes_alone_and_speaks_for_nobody_else
         assert look.jobs == 1
 
 
+async def test_who_is_cancelled_while_a_reply_comes_ends(shared: NatsServer) -> None:
+    bus = Bus(worker_settings(shared, "http://127.0.0.1:9").workers, "a test")
+
+    async def echo(data: bytes) -> bytes:
+        return data
+
+    async def ask() -> None:
+        while True:
+            await bus.request("echo", b"", 5)
+
+    bus.on("echo", echo)
+    run = asyncio.create_task(bus.run())
+    await bus.wait_up(10)
+    for steps in range(200):
+        task = asyncio.create_task(ask())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
+        assert task.cancelled(), steps
+    run.cancel()
+    await asyncio.wait([run])
+
+
 async def test_a_jobs_number_tells_nothing_of_the_next_ones(shared: NatsServer, model: Model) -> None:
     settings = own(shared, model, "numbers")
     async with home(settings) as asker, taking(settings) as take:

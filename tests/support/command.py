@@ -37,16 +37,17 @@ def environment(**settings: Any) -> dict[str, str]:
     return {**plain, **{f"CIVICSKY_{name.upper()}": str(value) for name, value in settings.items()}}
 
 
-between: Callable[[Sequence[str], dict[str, Any]], dict[str, Any]] | None = None
-"""What changes the settings of a command that is started, by its arguments; see `support.over_workers`."""
+between: Callable[[Sequence[str], dict[str, Any]], tuple[Sequence[str], dict[str, Any]]] | None = None
+"""What changes the arguments and settings of a command that is started; see `support.over_workers`."""
 
 
 def start(*args: str | Path | float, **settings: Any) -> "subprocess.Popen[str]":
     """Start the command; both of its outputs are piped."""
+    words: Sequence[str] = list(map(str, args))
     if between is not None:
-        settings = between(list(map(str, args)), settings)
+        words, settings = between(words, settings)
     process = subprocess.Popen(
-        [CIVICSKY, *map(str, args)],
+        [CIVICSKY, *words],
         env=environment(**settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -8,7 +8,7 @@ from itertools import accumulate
 import pytest
 from hypothesis import given, strategies as st
 
-from civicsky.pace import DAY, LATE, Pace, Unit, pace, retry_after, seconds
+from civicsky.pace import DAY, LATE, Call, Pace, Unit, pace, retry_after, seconds
 from support.tried import tried
 
 START = 1_800_000_000.0
@@ -146,6 +146,40 @@ def test_a_restart_gives_no_burst_anew(rpm: int, lives: list[float]) -> None:
             log.at.append(now)
         now = until
     assert not log.at or log.most([1] * len(log.at)) <= rpm
+
+
+@tried(60)
+@given(rpm=st.integers(1, 300), data=st.data())
+def test_what_waited_elsewhere_after_its_turn_makes_no_minute_fuller(rpm: int, data: st.DataObject) -> None:
+    """All that waited is sent at once then, as far as that may be, and the rest takes new turns."""
+    paced, now, log = a_pace(rpm=rpm), START, Log([], [])
+    for _ in range(data.draw(st.integers(1, 6), "times")):
+        held: list[Call] = []
+        for _ in range(data.draw(st.integers(1, 12), "together")):
+            now = ask(paced, 1, now)
+            held.append(paced.begin(1, now))
+        now += data.draw(st.floats(0, 90), "seconds away")
+        for call in held:
+            while not paced.recount(call, now):
+                paced.withdraw(call)
+                paced.end(call, {}, now)
+                now = ask(paced, 1, now)
+                call = paced.begin(1, now)  # noqa: PLW2901  (its next turn)
+            log.at.append(now)
+            paced.end(call, {}, now)
+    assert log.most([1] * len(log.at)) <= rpm
+
+
+def test_what_was_never_sent_takes_nothing_from_the_minute_nor_the_day_nor_what_a_server_says_is_left() -> None:
+    paced = pace({"requests": None, "tokens": 100}, {"requests": 2, "tokens": 100}, NOTHING, START)
+    first = paced.begin(10, START)
+    paced.end(first, told(1, "60s"), START, 10)
+    for n in range(50):
+        now = START + 10 + 10 * n
+        assert paced.delay(90, now) == 0
+        call = paced.begin(90, now)
+        paced.withdraw(call)
+        paced.end(call, {}, now)
 
 
 def test_a_request_above_the_limit_waits_for_the_whole_minute_and_goes_alone() -> None:

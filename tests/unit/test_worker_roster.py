@@ -82,3 +82,6 @@ def test_why_nobody_takes_a_question_is_told_with_what_to_do() -> None:
     told.hear("b", 4)
     assert told.roster.shortage("k", "m") == ""
     assert [beat.worker for beat in told.roster.working("k")] == ["b"]
+    told.hear("b", 100, leaving=True)
+    told.hear("a", 100, why="the key is refused", leaving=True)
+    assert told.roster.shortage("k", "m") == "no label worker is there; the last one left: the key is refused"

@@ -38,8 +38,10 @@ What always holds:
    gets the job. After `workers.deliveries` deliveries none gets it again; it counts as a call that broke.
 5. `workers.in_hand` (the consumer's `max_ack_pending`) bounds what all workers hold together; a worker takes no more
    than it has free slots (its `label.slots`); the home dispatches no more than its own `label.slots`.
-6. Limits a minute and a day, and budgets, are those of the home's settings, for all workers together. What one
-   worker's server cannot answer now another worker is given once, and that one is told to rest; else the home hears it.
+6. Limits a minute and a day, and budgets, are those of the home's settings, for all workers together. They count when a
+   claim is granted: what waited in the queue meanwhile is not sent in a lump, and what nobody took uses up nothing.
+   What one worker's server cannot answer now another worker is given once, and that one is told to rest; else the
+   home hears it.
 7. Messages of a version that a worker does not know go to a subject that it does not read; one that is on the wrong
    subject all the same is given back, for others. So homes and workers are upgraded in any order.
 8. A result counts only with the proof of a claim that was granted, which only that worker and the home node know. What

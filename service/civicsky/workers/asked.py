@@ -5,8 +5,8 @@ from hmac import compare_digest
 from typing import Final
 
 from civicsky import log
-from civicsky.endpoint import MAX_ANSWER_BYTES, Came, passes
-from civicsky.errors import BadInput, Transient, Unsent
+from civicsky.endpoint import MAX_ANSWER_BYTES, Came, May, passes
+from civicsky.errors import BadInput, TooLate, Transient, Unsent
 from civicsky.workers.messages import Claim, Job, Result
 from civicsky.workers.wanted import Wanted
 
@@ -19,8 +19,8 @@ SILENT: Final = "a label worker took a question and is silent, or cut off"
 class Question:
     """One request that workers are to make."""
 
-    def __init__(self, job: Job, wanted: Wanted | None, now: float) -> None:
-        self.job, self.wanted = job, wanted
+    def __init__(self, job: Job, wanted: Wanted | None, may: May, now: float) -> None:
+        self.job, self.wanted, self._may = job, wanted, may
         self.number: int | None = None
         """In the queue; None: it is not known to be there."""
         self.putting = False
@@ -45,6 +45,13 @@ class Question:
         self.since, self.number, self.lost_at = now, None, None
         self.claims.clear()
         self.job = self.job._replace(attempt=self.job.attempt + 1, ack_seconds=ack_seconds, deliveries=deliveries)
+
+    def is_in_turn(self) -> bool:
+        """Whether it may be sent now; else it fails, and takes another turn. What was sent once may be again."""
+        if self.calls or self._may():
+            return True
+        self.fail(TooLate("its turn was over when a label worker took it"))
+        return False
 
     def let_go(self, claim: Claim, now: float) -> bool:
         """A worker may make the call; False: it was told so before, and did not hear it."""

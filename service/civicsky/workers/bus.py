@@ -58,7 +58,10 @@ class Nobody(Transient):
 
 
 class _OurClient(Client):
-    """Says nothing before TLS, where the address insists on it: the library would send its password all the same."""
+    """Says nothing before TLS, where the address insists on it: the library would send its password all the same.
+
+    And whoever is cancelled while the reply comes is cancelled: Python 3.11's `wait_for` forgets that.
+    """
 
     insists = False
     let_in = False
@@ -67,6 +70,12 @@ class _OurClient(Client):
         if self.insists and not self._server_info.get("tls_required"):
             raise SecureConnWantedError
         return super()._connect_command()
+
+    async def request(self, *words: Any, **named: Any) -> Any:
+        try:
+            return await super().request(*words, **named)
+        finally:
+            _heed_cancellation()
 
 
 class Bus:

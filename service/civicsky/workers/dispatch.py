@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import civicsky
 from civicsky import log, pulse
-from civicsky.endpoint import Came
+from civicsky.endpoint import ALWAYS, Came, May
 from civicsky.errors import Refused, Transient, Unsent
 from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics, WorkerSeen
@@ -71,7 +71,7 @@ class Dispatcher:
 
     # ---- one question ----
 
-    async def exchange(self, method: str, path: str, content: bytes, seconds: float) -> Came:
+    async def exchange(self, method: str, path: str, content: bytes, seconds: float, may: May = ALWAYS) -> Came:
         """One request, by whichever worker takes it first. See `endpoint.Far`."""
         if self._bus.refused and not self._bus.up.is_set():
             raise Refused(self._bus.refused)
@@ -81,7 +81,7 @@ class Dispatcher:
         job = Job(  # its id nobody can guess who was not given the job
             secrets.token_hex(8), 0, self.session, method, path, seconds, own.ack_seconds, own.deliveries, content
         )
-        asked = self._asked[job.id] = Question(job, current(), monotonic())
+        asked = self._asked[job.id] = Question(job, current(), may, monotonic())
         try:
             await self._dispatch(asked)
             return await self._result(asked)
@@ -165,7 +165,7 @@ class Dispatcher:
             return b"leave"
         if asked.wanted is not None and not await asked.wanted():
             asked.fail(Withdrawn("its post was deleted or changed while it waited"))
-        if not self._may_claim(asked, claim):  # perhaps just now
+        if not self._may_claim(asked, claim) or not asked.is_in_turn():  # perhaps just now
             return b"drop"
         now = monotonic()
         if asked.let_go(claim, now):
@@ -384,11 +384,8 @@ class Dispatcher:
 
     async def end(self) -> None:
         """Wait for what is done beside, and leave no text of a post behind, as long as that is quick."""
-        with suppress(TimeoutError, Transient, Refused):
-            async with asyncio.timeout(END_SECONDS):
-                if self._behind:
-                    await asyncio.wait(self._behind)
-                await self._queue.bury(self.session)
+        self._later(self._queue.leave(self.session))  # our own task may be cancelled already
+        await asyncio.wait(self._behind, timeout=END_SECONDS)
 
 
 @asynccontextmanager

@@ -31,6 +31,8 @@ class Roster:
         """Those two are told of each that comes, and of each that goes, and how: `leaving` or `silent`."""
         self._seen: dict[str, Seen] = {}
         self._joined, self._left = joined, left
+        self._left_since = ""
+        """Why the last one that left did so, where it said."""
         self._foreign_at = -inf
         """When somebody spoke in a version that we do not know."""
         self._now = 0.0
@@ -42,6 +44,7 @@ class Roster:
         self._now = now
         known = beat.worker in self._seen
         if beat.leaving:
+            self._left_since = log.harmless(beat.why)
             if known:
                 del self._seen[beat.worker]
                 if self._may_tell():
@@ -95,7 +98,7 @@ class Roster:
             )
         if self._now - self._foreign_at <= SILENT_SECONDS:
             return "label workers are there whose version speaks otherwise; upgrade them, or the home node"
-        return "no label worker is there"
+        return "no label worker is there" + (f"; the last one left: {self._left_since}" if self._left_since else "")
 
     def _may_tell(self) -> bool:
         """Whoever is let into NATS can come and go as often as he likes; the log is no place for that."""

@@ -197,6 +197,11 @@ class WorkQueue:
         except FAILURES as error:
             raise self._failed(error) from error
 
+    async def leave(self, session: str) -> None:
+        """Take out all of ours, if that can be done now."""
+        with suppress(Transient):
+            await self.bury(session)
+
     async def put(self, data: bytes, message_id: str) -> int:
         """Put a job into the queue; gives its number there. However often, it is there once. Raises `Nobody`."""
         header = {str(Header.MSG_ID.value): message_id}
