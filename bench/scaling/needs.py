@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from civicsky.settings import Journal
+
 Measured = Mapping[str, Any]
 """`bench/results.json`: its parts by name."""
 
@@ -37,12 +39,19 @@ SLOTS: Final = 256
 """The most calls that a home node has in flight (`label.slots`)."""
 LINK: Final = 1e9
 """Bits a second of the home node's network."""
-LABEL_DOCUMENTS: Final = 2.0
-"""Writes to the store for a post that is labelled: the post, and its label."""
-STORE_BYTES: Final = 3_800
-"""Of both, in a SQLite store: docs/operations.md#disk."""
+LABEL_DOCUMENTS: Final = 3.0
+"""Writes to the store for a post that is labelled: the post as it came, the post with its label, and the label."""
 JOURNAL_BYTES: Final = 1_600
-"""Of a kept post in the journal: likewise."""
+"""Of a kept post in the journal: docs/operations.md#disk, as are the others."""
+POST_BYTES: Final = 240 + 1_600
+"""Of a kept post in ledger and SQLite store."""
+LABEL_BYTES: Final = 1_800 + 2_200
+"""What its label adds in both."""
+DISK: Final = 1e12
+FULL: Final = "home node full"
+"""What was measured by way of workers with all the calls that it can have in flight."""
+ANSWERING: Final = "256 in flight, 200 ms"
+"""Measured of a home node that is full, with a model that takes a while: less than with one that takes no time."""
 
 
 class Gpu(NamedTuple):
@@ -64,9 +73,34 @@ def labels_a_second(gpu: Gpu, tokens_in: float, tokens_out: float) -> float:
     A token read is two operations a parameter. For each token written the weights pass through memory once, for all
     answers that are written at the same time.
     """
-    reads = READING * gpu.flops / (2 * PARAMETERS)
-    writes = WRITING * gpu.bandwidth / (WEIGHT_BYTES * PARAMETERS) * AT_ONCE
-    return 1 / (tokens_in / reads + tokens_out / writes)
+    reading, writing = _seconds(gpu, tokens_in, tokens_out)
+    return 1 / (reading + writing / AT_ONCE)
+
+
+def call_seconds(gpu: Gpu, tokens_in: float, tokens_out: float, labels: float) -> float:
+    """How long a call takes on a GPU that has so many a second; fewer than it can do.
+
+    While it is under way labels x T questions of others are read in between: T = writing + labels x T x reading.
+    """
+    reading, writing = _seconds(gpu, tokens_in, tokens_out)
+    return writing / (1 - labels * reading)
+
+
+def _seconds(gpu: Gpu, tokens_in: float, tokens_out: float) -> tuple[float, float]:
+    """(to read a question with the GPU to itself, to write an answer, be it alone or with others)."""
+    return (
+        tokens_in * 2 * PARAMETERS / (READING * gpu.flops),
+        tokens_out * WEIGHT_BYTES * PARAMETERS / (WRITING * gpu.bandwidth),
+    )
+
+
+def waits_at_most(servers: int, busy: float, share: float = 0.99) -> float:
+    """Seconds that so large a share of calls waits for a free slot at most, calls of 1 s; Erlang's formula (M/M/c)."""
+    load = servers * busy
+    terms = [load**k / math.factorial(k) for k in range(servers)]
+    last = load**servers / math.factorial(servers) / (1 - busy)
+    waiting = last / (sum(terms) + last)
+    return max(0.0, math.log(waiting / (1 - share)) / (servers * (1 - busy)))
 
 
 def gpus(labels: float, each: float, most: float = 0.7) -> int:
@@ -77,6 +111,17 @@ def gpus(labels: float, each: float, most: float = 0.7) -> int:
 def in_flight(labels: float, seconds: float) -> float:
     """Little's law: calls under way = calls a second x seconds of one."""
     return labels * seconds
+
+
+def replayed(parts: Measured) -> float:
+    """Frames a second that a home node reads after a stop: by its processors, or by its network."""
+    return min(median(parts, "collect", "civicsky with picows, TLS"), LINK / (8 * FRAME_BYTES))
+
+
+def bytes_a_day(labels: float | None = None, times: float = 1) -> float:
+    """Of ledger and SQLite store, for ever; `labels` a day, None: of each post."""
+    posts = 86_400 * POSTS * ENGLISH * times
+    return posts * POST_BYTES + (posts if labels is None else labels) * LABEL_BYTES
 
 
 def catch_up_hours(behind_hours: float, rate: float, capacity: float) -> float:
@@ -113,25 +158,47 @@ def stages(parts: Measured, call_seconds: float = 1.0) -> Iterator[Stage]:
     """Those of a home node, with every English post labelled."""
     english = BUSIEST * ENGLISH
     frames = FRAMES * BUSIEST / POSTS
-    inserts, answers = median(parts, "store", "MongoDB, inserts"), median(parts, "label", "256 in flight, 0 ms")
+    answers, websockets = median(parts, "label", ANSWERING), median(parts, "collect", "civicsky, TLS")
+    kept = Journal()
+    yield Stage(
+        "the journal's bound", "GB", kept.post_days * 86_400 * POSTS * ENGLISH * JOURNAL_BYTES / 1e9,
+        kept.max_bytes / 1e9, f"setting; {kept.post_days:g} days of mean traffic",
+    )  # fmt: skip
     yield Stage("network, from the relay", "Mbit/s", frames * FRAME_BYTES * 8 / 1e6, LINK / 1e6, "assumed: 1 Gbit/s")
-    yield Stage("collecting, websockets", "frames/s", frames, median(parts, "collect", "civicsky, TLS"), "measured")
+    yield Stage("collecting, websockets", "frames/s", frames, websockets, "measured")
     yield Stage(
         "collecting, picows", "frames/s", frames, median(parts, "collect", "civicsky with picows, TLS"), "measured"
     )
+    yield Stage(
+        "`run`: both halves in one process", "answers/s", english, 1 / (1 / answers + frames / english / websockets),
+        "reckoned: both add up",
+    )  # fmt: skip
     yield Stage(
         "calls in flight", "calls", in_flight(english, call_seconds), SLOTS, f"bound; {call_seconds:g} s a call"
     )
     yield Stage("labelling, the home node's processor", "answers/s", english, answers, "measured")
     if (by_workers := cost_by_workers(parts)) is not None:
-        yield Stage("the same, by way of workers", "answers/s", english, 1 / by_workers, "from processor time")
-    yield Stage("one MongoDB", "documents/s", english * LABEL_DOCUMENTS, inserts, "measured")
-    sqlite = median(parts, "store", "SQLite, inserts")
-    yield Stage("the SQLite store", "documents/s", english * LABEL_DOCUMENTS, sqlite, "measured")
+        is_full = FULL in parts["workers"]["figures"]
+        told = "from processor time" if is_full else "at least: from processor time while it was not full"
+        yield Stage("labelling, by way of workers", "answers/s", english, 1 / by_workers, told)
+        both = 1 / (by_workers + frames / english / websockets)
+        yield Stage("`run`, by way of workers", "answers/s", english, both, "reckoned: both add up")
+    if (nats := nats_cost(parts)) is not None:
+        yield Stage("one nats-server", "answers/s", english, 1 / nats, "one processor, from its time")
+    for name, store in (("one MongoDB", "MongoDB"), ("the SQLite store", "SQLite")):
+        slower = min(median(parts, "store", f"{store}, {motion}") for motion in ("inserts", "updates"))
+        yield Stage(name, "documents/s", english * LABEL_DOCUMENTS, slower, "measured")
+
+
+def nats_cost(parts: Measured) -> float | None:
+    """Seconds of nats-server's processor for an answer by way of workers; None: not measured."""
+    figures = parts.get("workers", {}).get("figures", {})
+    found = figures.get(f"{FULL}: CPU of nats-server a post")
+    return None if found is None else found["median"] / 1000
 
 
 def cost_by_workers(parts: Measured) -> float | None:
-    """Seconds of the home node's processor for an answer by way of workers, the most of them; None: not measured."""
+    """Seconds of the home node's processor for an answer by way of workers, when busiest; None: not measured."""
     figures = parts.get("workers", {}).get("figures", {})
     found = [one["median"] / 1000 for name, one in figures.items() if name.endswith("CPU of the home node a post")]
     return found[-1] if found else None

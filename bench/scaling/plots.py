@@ -40,11 +40,11 @@ def shares(found: Sequence[Stage]) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("of what it can do, in the busiest hour; right of the line it is too much")
-    axes.set_yticks(range(len(found)), [stage.name for stage in found])
+    axes.set_yticks(range(len(found)), [stage.name.replace("`", "") for stage in found])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     _plain(axes)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.35, 1.2), ncols=3, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.35, 1 + 1.2 / len(found)), ncols=3, frameon=False)
     return figure
 
 
@@ -75,13 +75,13 @@ def backlogs(curves: dict[str, list[float]]) -> Figure:
     axes = figure.add_subplot()
     for (name, values), colour, style in zip(curves.items(), COLOURS, ("-", "--", "-.", ":"), strict=False):
         axes.plot([minute / 60 for minute in range(len(values))], values, style, color=colour, linewidth=2, label=name)
-    axes.set_xlim(0, 24)
+    axes.set_xlim(0, max(map(len, curves.values())) / 60)
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(FixedLocator(list(range(0, 25, 3))))
+    axes.xaxis.set_major_locator(FixedLocator(list(range(0, 49, 6))))
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("hour of the day")
+    axes.set_xlabel("hours since the first day's beginning")
     axes.set_ylabel("posts that wait")
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend(loc="upper right", frameon=False)
     _plain(axes)
     return figure
 

@@ -246,7 +246,7 @@ def test_a_model_that_does_not_finish_within_the_drain_time_ends_with_1_and_says
     relay: str, tmp_path: Path
 ) -> None:
     with model_server(tmp_path / "log", "--delay", "30") as slow:
-        ended = label_all(tmp_path / "d", relay, slow, limits__drain_seconds=1)
+        ended = label_all(tmp_path / "d", relay, slow, limits__drain_seconds=3)
     assert ended.code == 1
     assert re.search(r"; 373 wait for a label$", ended.out.strip())
     said = json.loads(run("status", "--json", "--data-dir", tmp_path / "d").out)

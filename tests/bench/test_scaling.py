@@ -84,6 +84,45 @@ def test_a_gpus_labels_by_hand() -> None:
     assert needs.gpus(0.1, 2.0) == 1
 
 
+def test_how_long_a_call_takes_on_a_busy_gpu_by_hand() -> None:
+    gpu = needs.Gpu("one", flops=160e12, bandwidth=1_600e9)
+    # Alone .5 s to read 2,000 tokens; 384 answers' tokens of 16 GB each at 960 GB/s: 6.4 s to write.
+    assert needs.call_seconds(gpu, 0, 384, 10) == pytest.approx(6.4)
+    assert needs.call_seconds(gpu, 2_000, 384, 1) == pytest.approx(12.8)
+    full = needs.labels_a_second(gpu, 2_000, 384)
+    assert needs.in_flight(full, needs.call_seconds(gpu, 2_000, 384, full)) == pytest.approx(needs.AT_ONCE)
+
+
+@pytest.mark.parametrize(("servers", "busy"), [(4, 0.7), (4, 0.9), (16, 0.9)])
+def test_how_long_most_wait_is_what_a_simulation_of_enough_calls_finds(servers: int, busy: float) -> None:
+    rng = Random(5)
+    between = queues.by_chance(rng, 1 / (busy * servers))
+    found = sorted(queues.waits(between, queues.by_chance(rng, 1.0), servers, 250_000))
+    assert found[int(0.99 * len(found))] == pytest.approx(needs.waits_at_most(servers, busy), rel=0.12)
+
+
+def test_nobody_waits_where_slots_are_many() -> None:
+    assert needs.waits_at_most(64, 0.5) == 0
+
+
+def test_what_the_disk_takes_by_hand() -> None:
+    posts = 25 * 0.45 * 86_400
+    assert needs.bytes_a_day(20_000) == pytest.approx(posts * 1_840 + 20_000 * 4_000)
+    assert needs.bytes_a_day(times=10) == pytest.approx(10 * posts * 5_840)
+
+
+def test_both_halves_in_one_process_are_full_when_their_shares_add_up_to_one() -> None:
+    found = {stage.name: stage for stage in page.stages(PARTS)}
+    both = found["`run`: both halves in one process"].share(7)
+    parts = found["labelling, the home node's processor"].share(7) + found["collecting, websockets"].share(7)
+    assert both == pytest.approx(parts)
+
+
+def test_what_is_replayed_is_bound_by_the_network_too() -> None:
+    assert needs.replayed({"collect": {"figures": {"civicsky with picows, TLS": {"median": 9e9}}}}) == 25_000
+    assert needs.replayed({"collect": {"figures": {"civicsky with picows, TLS": {"median": 10.0}}}}) == 10
+
+
 def test_littles_law_and_how_long_catching_up_takes_by_hand() -> None:
     assert needs.in_flight(16, 0.5) == 8
     assert needs.catch_up_hours(24, 1_000, 9_000) == 3
@@ -102,8 +141,29 @@ def test_each_stage_is_full_where_its_share_is_one_and_the_first_to_break_stands
 def test_what_workers_cost_is_a_part_of_its_own_once_it_was_measured() -> None:
     names = [one.name for one in page.stages({**PARTS, "workers": {"figures": {}}})]
     figures = {f"{n} workers: CPU of the home node a post": {"median": ms} for n, ms in ((1, 5.0), (8, 2.5))}
-    (added,) = (one for one in page.stages({**PARTS, "workers": {"figures": figures}}) if one.name not in names)
-    assert added.capacity == pytest.approx(400)
+    added = [one for one in page.stages({**PARTS, "workers": {"figures": figures}}) if one.name not in names]
+    assert [one.name for one in added] == ["`run`, by way of workers", "labelling, by way of workers"]
+    assert added[1].capacity == pytest.approx(400)
+    assert added[0].capacity == pytest.approx(1 / (1 / 400 + 40 / needs.median(PARTS, "collect", "civicsky, TLS")))
+
+
+def test_what_nats_and_a_full_home_node_took_is_told_once_it_was_measured() -> None:
+    assert "not measured yet" in page.render("{{nats}}", PARTS)
+    full = {"home node full": 400.0, "home node full: CPU of the home node a post": 2.0,
+            "home node full: CPU of nats-server a post": 0.1,
+            "home node full: CPU of its worker a post": 0.8}  # fmt: skip
+    figures = {name: {"median": value} for name, value in full.items()}
+    parts = {**PARTS, "workers": {"figures": figures, "load": {"not_idle": ""}}}
+    assert (
+        page.render("{{nats}}", parts)
+        == "For each label it took 0.1 ms (measured), so 16 % of a processor at 100 times."
+    )
+    told = page.render("{{workers}}", parts)
+    assert "400 answers/s" in told
+    assert "ask for some 1,250 a second" in told
+    found = {stage.name: stage.capacity for stage in page.stages(parts)}
+    assert found["labelling, by way of workers"] == pytest.approx(500)
+    assert found["one nats-server"] == pytest.approx(10_000)
 
 
 def test_the_page_and_its_plots_are_what_the_figures_give(tmp_path: Path) -> None:

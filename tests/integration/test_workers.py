@@ -166,7 +166,7 @@ async def test_a_worker_with_another_model_takes_nothing(shared: NatsServer, mod
     settings = own(shared, model, "other", workers__wait_seconds=0.5)
     async with worker_here(own(shared, model, "other", label__model="else")), home(settings) as asker:
         await become(lambda: asker.counts.there, "the worker to be there")
-        with pytest.raises(Unsent, match="nobody took"):
+        with pytest.raises(Unsent, match=r"with another model or other weights \(else, here mock\)"):
             await asker.ask("A post")
     assert model.calls == 0
 
@@ -212,16 +212,16 @@ async def test_what_waited_for_a_worker_is_sent_at_the_pace_of_the_limits(shared
         asked = [asyncio.create_task(asker.ask(f"Post {n} about the election")) for n in range(26)]
         await become(lambda: asker.counts.dispatched >= 1 + len(asked), "all to wait in the queue")
         async with worker_here(settings):
-            await asyncio.gather(*asked)
+            said = await asyncio.gather(*asked, return_exceptions=True)
     assert (model.calls, model.server.count["excess"]) == (1 + len(asked), 0)
+    assert all(isinstance(answer, Answer) for answer in said)
 
 
 async def test_what_no_worker_took_uses_up_no_limit(shared: NatsServer, model: Model) -> None:
     settings = own(shared, model, "unused", label__requests_per_day=2, workers__wait_seconds=0.3)
     async with home(settings) as asker:
-        for _ in range(4):
-            with pytest.raises(Unsent):
-                await asker.ask("A post")
+        tries = [asker.ask("A post") for _ in range(4)]
+        assert [type(found) for found in await asyncio.gather(*tries, return_exceptions=True)] == [Unsent] * 4
         async with worker_here(settings):
             for text in ("A post", "Another post"):
                 await ask_until_taken(asker, text)
@@ -408,6 +408,31 @@ async def test_a_job_of_a_newer_version_is_left_to_others(shared: NatsServer, mo
         await found.ack()
         await asker.ask("Another post: the worker is well")
     assert model.calls == 2
+
+
+async def test_a_worker_without_jobs_says_why_as_the_home_node_tells_it(shared: NatsServer, model: Model) -> None:
+    settings = own(shared, model, "why", workers__wait_seconds=0.5)
+    async with worker_here(own(shared, model, "why", label__model="else")) as (worker, _, _):
+        await become(lambda: "no home node is there" in worker._says().why, "it to be alone")
+        async with home(settings) as asker:
+            await become(lambda: "asks for 'mock'" in worker._says().why, "it to be told")
+            await become(lambda: any("asks for 'mock'" in one.why for one in asker.counts.there), "us to be told")
+        async with home(own(shared, model, "why", label__model="else")) as asker:
+            await become(lambda: not worker._says().why, "it to have a queue")
+            await become(lambda: any(not one.why for one in asker.counts.there), "us to be told")
+
+
+async def test_a_worker_of_a_newer_version_is_there_and_told_who_is_too_old(shared: NatsServer, model: Model) -> None:
+    settings = own(shared, model, "newbeat", workers__wait_seconds=0.5)
+    line = json.loads(messages.encode(messages.Beat("w", "9.0.0", "http://a", 4, 0, 0)))
+    newer = json.dumps({**line, "v": messages.VERSION + 1, "whatever": "it has"}).encode()
+    async with home(settings) as asker, speaking(settings) as bus:
+        said = (await bus.request("newbeat.beat", newer, 5)).decode()
+        assert said.endswith("upgrade the home node")
+        await become(lambda: asker.counts.there, "it to be there")
+        with pytest.raises(Unsent, match=r"none takes questions: .* upgrade the home node"):
+            await asker.ask("A post")
+        assert [(one.version, one.why) for one in asker.counts.there] == [("9.0.0", said)]
 
 
 async def test_garbage_in_the_queue_ends_nobody_and_is_gone(shared: NatsServer, model: Model) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 from civicsky.workers.messages import (
     MAX_CHARS,
     PATHS,
+    VERSION,
     Beat,
     Claim,
     Foreign,
@@ -25,6 +26,7 @@ from civicsky.workers.messages import (
     model_key,
     subject_of_jobs,
     told_headers,
+    unlike,
 )
 
 JOB = Job("s-1", 2, "s", "POST", "/chat/completions", 60.0, 30.0, 5, b'{"a": "\n"}')
@@ -105,6 +107,37 @@ def test_another_model_other_weights_and_another_version_are_other_jobs() -> Non
     assert len(keys) == 4
     subjects = {subject_of_jobs("n", key, "s", version) for key in keys for version in (1, 2)}
     assert len(subjects) == len({consumer_name(key, version) for key in keys for version in (1, 2)}) == 8
+
+
+def test_a_beat_is_understood_whatever_its_version_and_whatever_more_it_says() -> None:
+    beat = Beat("w", "9", "http://a", 4, 1, 7, "", False, "m", model_key("m", None))
+    told = decode_beat(changed(encode(beat), v=2, more=[1]))
+    assert told == beat._replace(speaks=2)
+    with pytest.raises(Foreign):
+        decode_claim(changed(encode(Claim("s-1", 2, 3, "w")), v=2))
+
+
+def test_a_beat_of_a_time_when_no_model_was_said_fits_any() -> None:
+    line = json.loads(encode(Beat("w", "0", "http://a", 4, 1, 7)).decode())
+    del line["model"], line["key"]
+    assert unlike(decode_beat(json.dumps(line).encode()), "m", model_key("m", None), "1") == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, ""),
+        ({"speaks": VERSION + 1}, "upgrade the home node"),
+        ({"speaks": VERSION - 1}, "upgrade the worker"),
+        ({"model": "x", "key": model_key("x", None)}, "the model 'x', the home node asks for 'm'"),
+        ({"key": model_key("m", "sha256:2")}, "other weights of 'm'"),
+    ],
+)
+def test_what_keeps_a_worker_from_jobs_is_said_in_words(given: dict[str, Any], said: str) -> None:
+    beat = Beat("w", "9", "http://a", 4, 1, 7, "", False, "m", model_key("m", None))
+    why = unlike(beat._replace(**given), "m", model_key("m", None), "1")
+    assert said in why
+    assert bool(why) == bool(said)
 
 
 def test_each_attempt_is_a_message_of_its_own() -> None:

@@ -18,7 +18,7 @@ new with each start of the home node; `v` is the version of the messages, the fi
 | result | `NAME.home.S.result` | worker to home, after it | `ok`, or `rest`: only then the job is acked |
 | alive | `NAME.home.S.alive` | home to home | `alive` |
 | queue | `NAME.queue` | home to all workers: it was made anew, or S is no more | nothing |
-| beat | `NAME.beat` | worker to home, every few seconds and at its end | nothing |
+| beat | `NAME.beat` | worker to home, every few seconds and at its end | why it gets nothing, to one that asks |
 
 What always holds:
 

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from typing import Any, Final
 
+import civicsky
 from civicsky import log, pulse
 from civicsky.endpoint import ALWAYS, Came, May
 from civicsky.errors import Refused, Transient, Unsent
@@ -224,18 +225,23 @@ class Dispatcher:
         if result.attempt != asked.job.attempt and asked.number is not None:
             self._later(self._queue.take_back(asked.number))
 
-    async def _on_beat(self, data: bytes) -> None:
+    async def _on_beat(self, data: bytes) -> bytes | None:
+        """A worker is there; the reply is why it gets nothing, for one that asks."""
         try:
-            self._roster.heard(messages.decode_beat(data), monotonic())
-        except Foreign as error:
-            if self._roster.heard_foreign(monotonic()):
-                log.event("workers_foreign", stage="label", why=str(error))
+            beat = messages.decode_beat(data)
         except Garbled:
-            pass
+            return None
+        unlike = messages.unlike(beat, self._model, self._key, civicsky.__version__)
+        if beat.speaks != messages.VERSION and self._roster.heard_foreign(monotonic()):
+            log.event("workers_foreign", stage="label", why=unlike)
+        self._roster.heard(beat._replace(why=unlike or beat.why), monotonic())
+        return unlike.encode()
 
     def _joined(self, beat: Beat) -> None:
         log.event("workers_joined", stage="label", worker=beat.worker, server=beat.server, slots=beat.slots,
                   version=beat.version)  # fmt: skip
+        if beat.key not in {self._key, ""} and beat.speaks == messages.VERSION:
+            log.event("workers_unlike", stage="label", worker=beat.worker, why=beat.why)
 
     def _left(self, beat: Beat, how: str) -> None:
         log.event("workers_left", stage="label", worker=beat.worker, how=how, n=len(self._roster.there()))

@@ -1,13 +1,15 @@
 """Who is there, and why nobody takes questions: hears workers for a moment, for `civicsky doctor`."""
 
 import asyncio
+from contextlib import suppress
 from time import monotonic
 from typing import NamedTuple
 
+import civicsky
 from civicsky.settings import Workers as WorkersSettings
 from civicsky.workers import messages
 from civicsky.workers.bus import CONNECT_SECONDS, Bus
-from civicsky.workers.messages import Foreign, Garbled
+from civicsky.workers.messages import Garbled
 from civicsky.workers.roster import BEAT_SECONDS, Roster
 
 
@@ -28,12 +30,10 @@ async def listened(settings: WorkersSettings, key: str, model: str) -> Heard:
     bus = Bus(settings, "civicsky doctor")
 
     async def on_beat(data: bytes) -> None:
-        try:
-            roster.heard(messages.decode_beat(data), monotonic())
-        except Foreign:
-            roster.heard_foreign(monotonic())
-        except Garbled:
-            pass
+        with suppress(Garbled):
+            beat = messages.decode_beat(data)
+            unlike = messages.unlike(beat, model, key, civicsky.__version__)
+            roster.heard(beat._replace(why=unlike or beat.why), monotonic())
 
     bus.on(f"{settings.name}.beat", on_beat)
     run = asyncio.create_task(bus.run())

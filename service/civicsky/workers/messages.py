@@ -84,7 +84,7 @@ class Result(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """A worker is there."""
+    """A worker is there. It has these fields in every version: those who do not understand each other are told so."""
 
     worker: str
     version: str
@@ -102,6 +102,23 @@ class Beat(NamedTuple):
     """What it asks, by the name of its settings."""
     key: str = ""
     """That of `model_key`: whose jobs it takes."""
+    speaks: int = VERSION
+    """The version of its messages."""
+
+
+def unlike(beat: Beat, model: str, key: str, ours: str) -> str:
+    """Why a worker gets nothing from a home node of the version `ours`, in words for both; empty: it may get jobs."""
+    if beat.speaks != VERSION:
+        older = "worker" if beat.speaks < VERSION else "home node"
+        return (
+            f"the worker (civicsky {beat.version}) speaks version {beat.speaks} of the messages, the home node "
+            f"(civicsky {ours}) version {VERSION}: upgrade the {older}"
+        )
+    if beat.key in {"", key}:
+        return ""
+    if beat.model == model:
+        return f"the worker has other weights of {model!r} than the home node: give both the same file"
+    return f"the worker has the model {beat.model!r}, the home node asks for {model!r}: give both the same --model"
 
 
 def model_key(model: str, fingerprint: str | None) -> str:
@@ -134,6 +151,7 @@ def encode(what: Job | Claim | Result | Beat) -> bytes:
     """As bytes."""
     head = {"v": VERSION, "is": type(what).__name__.lower(), **what._asdict()}
     body: bytes = head.pop("body", b"")
+    head.pop("speaks", None)  # "v" says so
     return json.dumps(head).encode() + b"\n" + body
 
 
@@ -175,15 +193,15 @@ def decode_result(data: bytes) -> Result:
 
 
 def decode_beat(data: bytes) -> Beat:
-    """Raises `Foreign` or `Garbled`."""
-    head, _ = _opened(data, "beat")
+    """Of whatever version. Raises `Garbled`."""
+    head, _ = _opened(data, "beat", any_version=True)
     names = [_text(head, name) for name in ("worker", "version", "server")]
     numbers = [_number(head, name) for name in ("slots", "in_flight", "done")]
     return Beat(names[0], names[1], names[2], numbers[0], numbers[1], numbers[2], _text(head, "why"),
-                head.get("leaving") is True, _text(head, "model", ""), _text(head, "key", ""))  # fmt: skip
+                head.get("leaving") is True, _text(head, "model", ""), _text(head, "key", ""), head["v"])  # fmt: skip
 
 
-def _opened(data: bytes, what: str) -> tuple[dict[str, Any], bytes]:
+def _opened(data: bytes, what: str, *, any_version: bool = False) -> tuple[dict[str, Any], bytes]:
     line, _, body = data.partition(b"\n")
     try:
         head = json.loads(line)
@@ -191,7 +209,7 @@ def _opened(data: bytes, what: str) -> tuple[dict[str, Any], bytes]:
         raise Garbled("its head is no JSON") from None
     if not isinstance(head, dict) or type(head.get("v")) is not int:
         raise Garbled("it has no version")
-    if head["v"] != VERSION:
+    if head["v"] != VERSION and not any_version:
         raise Foreign(f"version {head['v']}")
     if head.get("is") != what:
         raise Garbled(f"it is no {what}")

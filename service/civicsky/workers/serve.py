@@ -57,6 +57,8 @@ SHORT_BYTES: Final = 40_000
 OK: Final = 200
 NOT_READY: Final = frozenset({429, 503})
 """What a server says that is there, but loads its model, or has too much to do."""
+ASK_SECONDS: Final = 1.0
+NO_QUEUE: Final = "no home node has a work queue for this model, or it is of another version and does not say so"
 NO_MODEL: Final = "--worker needs a model: give --model-url URL --model NAME, or --model local"
 
 
@@ -122,6 +124,8 @@ class Worker:
         bounds, self._servers = settings.label, {server.name: server for server in endpoints.servers}
         self._rests = Rests(self._servers, bounds.pause_seconds, bounds.pause_max_seconds)
         self._queue_why = ""
+        """Why there are no jobs for it; empty while there may be some."""
+        self._idle_told, self._done_told = "", 0
 
     async def run(self) -> None:
         """Until told to stop, and then until what is in hand is done, or the time for that is over."""
@@ -164,7 +168,7 @@ class Worker:
             if self._bus.refused and not self._bus.up.is_set():
                 raise Refused(self._bus.refused)
             with suppress(Transient):
-                await self._bus.publish(f"{self._settings.workers.name}.beat", messages.encode(self._says()))
+                await self._tell()
                 if not told:
                     told = manager.tell("READY=1")
             why = self._bus.why or self._bus.forbidden or self._rests.why or self._queue_why or "ok"
@@ -173,11 +177,42 @@ class Worker:
             )
             await asyncio.sleep(BEAT_SECONDS)
 
+    async def _tell(self) -> None:
+        """How we are; when nothing was done since the last time, also ask why. Raises `Transient`.
+
+        That a queue is there says nothing: it may be of a home node that is no more, or of another version.
+        """
+        subject, beat = f"{self._settings.workers.name}.beat", messages.encode(self._says())
+        before, self._done_told = self._done_told, self.done
+        if self._in_flight or self.done != before:
+            await self._bus.publish(subject, beat)
+            return
+        try:
+            said = (await self._bus.request(subject, beat, ASK_SECONDS)).decode(errors="replace")[: messages.MAX_CHARS]
+        except Nobody:
+            said = f"no home node is there by the workers.name {self._settings.workers.name!r}"
+        except Transient:
+            if not self._bus.up.is_set():
+                raise
+            said = NO_QUEUE if self._queue_why else ""  # a home node of a time when beats were not answered
+        if not self._in_flight:  # else a job came meanwhile
+            self._idle(said)
+
+    def _idle(self, why: str) -> None:
+        """Why there are no jobs; empty: there may be some."""
+        self._queue_why = why
+        if why != self._idle_told:
+            self._idle_told = why
+            if why:
+                log.event("workers_idle", stage="label", why=why)
+            else:
+                log.event("workers_working", stage="label")
+
     def _says(self, *, leaving: bool = False) -> Beat:
         server = ", ".join(server.name for server in self._endpoints.servers)
         return Beat(
             self.name, civicsky.__version__, server, self._slots, self._in_flight, self.done,
-            self.refused or self._rests.why, leaving, self._model, self._model_key,
+            self.refused or self._rests.why or self._queue_why, leaving, self._model, self._model_key,
         )  # fmt: skip
 
     async def _rest(self) -> None:
@@ -261,14 +296,12 @@ class Worker:
         try:
             delivery = await puller.next(PULL_SECONDS)
         except Transient as error:
-            if isinstance(error, Nobody) and not self._queue_why:
-                self._queue_why = "no home node asks for this model"
-                log.event("workers_idle", stage="label", why=self._queue_why)
+            if isinstance(error, Nobody):
+                self._queue_why = self._queue_why or NO_QUEUE
             await happened(self._stop.requested, AGAIN_SECONDS)
             return None
-        if self._queue_why:
-            self._queue_why = ""
-            log.event("workers_working", stage="label")
+        if delivery is not None:
+            self._idle("")
         return delivery
 
     async def _do(self, line: Line, delivery: Delivery) -> None:
