@@ -163,7 +163,7 @@ async def test_all_workers_together_hold_no_more_than_they_may(shared: NatsServe
 
 
 async def test_a_worker_with_another_model_takes_nothing(shared: NatsServer, model: Model) -> None:
-    settings = own(shared, model, "other", workers__wait_seconds=0.5)
+    settings = own(shared, model, "other", workers__wait_seconds=2)
     async with worker_here(own(shared, model, "other", label__model="else")), home(settings) as asker:
         await become(lambda: asker.counts.there, "the worker to be there")
         with pytest.raises(Unsent, match=r"with another model or other weights \(else, here mock\)"):
@@ -411,7 +411,7 @@ async def test_a_job_of_a_newer_version_is_left_to_others(shared: NatsServer, mo
 
 
 async def test_a_worker_without_jobs_says_why_as_the_home_node_tells_it(shared: NatsServer, model: Model) -> None:
-    settings = own(shared, model, "why", workers__wait_seconds=0.5)
+    settings = own(shared, model, "why", workers__wait_seconds=2)
     async with worker_here(own(shared, model, "why", label__model="else")) as (worker, _, _):
         await become(lambda: "no home node is there" in worker._says().why, "it to be alone")
         async with home(settings) as asker:
@@ -423,7 +423,7 @@ async def test_a_worker_without_jobs_says_why_as_the_home_node_tells_it(shared: 
 
 
 async def test_a_worker_of_a_newer_version_is_there_and_told_who_is_too_old(shared: NatsServer, model: Model) -> None:
-    settings = own(shared, model, "newbeat", workers__wait_seconds=0.5)
+    settings = own(shared, model, "newbeat", workers__wait_seconds=3)
     line = json.loads(messages.encode(messages.Beat("w", "9.0.0", "http://a", 4, 0, 0)))
     newer = json.dumps({**line, "v": messages.VERSION + 1, "whatever": "it has"}).encode()
     async with home(settings) as asker, speaking(settings) as bus:
@@ -479,7 +479,7 @@ async def test_a_worker_whose_key_is_refused_ends_and_the_others_go_on(shared: N
             answers = await asyncio.gather(*(asker.ask(f"Post {n}") for n in range(20)))
             assert len(answers) == 20
             await asyncio.wait([ended], timeout=30)
-            assert "refuses the key" in refused.refused
+            assert "refuses the key" in refused.servers.refused
 
 
 async def test_a_refused_key_of_the_only_worker_is_told_as_if_it_were_ours(shared: NatsServer, model: Model) -> None:

@@ -332,9 +332,38 @@ async def test_a_worker_whose_server_breaks_holds_up_nobody_and_costs_no_post_an
             sick.tell(status=500)
             model.tell(delay=0.02)
             await ask_all(asker, [f"Post {n}" for n in range(60)])
-            assert one._rests.why, "it rests"
+            assert one.servers.why, "it rests"
         assert sick.calls <= 60
         assert model.calls >= 60 - 1
+
+
+async def test_what_broke_at_one_worker_is_for_another_one_though_the_first_asks_for_it_again(
+    shared: NatsServer, model: Model
+) -> None:
+    settings = own(shared, model, "again")
+    async with home(settings) as asker, taking(settings) as take, speaking(settings) as bus:
+        for name in ("sick", "well"):
+            beat = messages.Beat(name, "1", "x", 2, 0, 0)
+            await bus.publish(f"{settings.workers.name}.beat", messages.encode(beat))
+        await become(lambda: len(asker.dispatcher._roster.there()) == 2, "both to be there")
+        asked = asyncio.create_task(asker.ask("A post"))
+
+        async def claimed(name: str) -> tuple[bytes, str, messages.Claim]:
+            job, delivery = await take()
+            claim = messages.Claim(job.id, job.attempt, delivery.number, name, name)
+            subject = f"{settings.workers.name}.home.{job.home}"
+            word = await bus.request(f"{subject}.claim", messages.encode(claim), 5)
+            await (delivery.nak() if word == b"rest" else delivery.ack())
+            return word, subject, claim
+
+        word, subject, claim = await claimed("sick")
+        assert word == b"go"
+        broken = messages.Result(claim.id, claim.attempt, "sick", "reply", "x", 500, proof="sick")
+        assert await bus.request(f"{subject}.result", messages.encode(broken), 5) == b"rest"
+        word, _, again = await claimed("sick")
+        assert (word, again.attempt) == (b"rest", claim.attempt + 1)
+        assert (await claimed("well"))[0] == b"go"
+        asked.cancel()
 
 
 async def test_what_every_workers_server_turns_away_is_heard_at_home(shared: NatsServer, model: Model) -> None:

@@ -222,7 +222,7 @@ async def test_nothing_of_a_post_stays_in_nats_when_the_home_node_has_ended(shar
 def _beats_come_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that who listens for some of them need not wait for seconds."""
     monkeypatch.setattr(serve, "BEAT_SECONDS", 0.2)
-    monkeypatch.setattr(listen, "BEAT_SECONDS", 0.4)
+    monkeypatch.setattr(listen, "BEAT_SECONDS", 0.2)
     monkeypatch.setattr(listen, "CONNECT_SECONDS", 1)
 
 

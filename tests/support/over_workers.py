@@ -88,7 +88,7 @@ class Way:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(THERE_SECONDS):
-                while self.worker._rests.why or not self.dispatcher._made:  # noqa: ASYNC110  (they need not know)
+                while self.worker.servers.why or not self.dispatcher._made:  # noqa: ASYNC110  (they need not know)
                     await asyncio.sleep(0.01)
         self._is_there = True
 

@@ -14,7 +14,7 @@ new with each start of the home node; `v` is the version of the messages, the fi
 | what | subject | from, to | answered with |
 |---|---|---|---|
 | job | `NAME.job.v.M.S` (stream `NAME`, work queue, in memory) | home to one worker | ack, in-progress, nak |
-| claim | `NAME.home.S.claim` | worker to home, before each call | `go`, `drop`, or `leave`: others have it |
+| claim | `NAME.home.S.claim` | worker to home, before a call | `go`, `drop`, `leave`: others have it, `rest`: not you |
 | result | `NAME.home.S.result` | worker to home, after it | `ok`, or `rest`: only then the job is acked |
 | alive | `NAME.home.S.alive` | home to home | `alive` |
 | queue | `NAME.queue` | home to all workers: it was made anew, or S is no more | nothing |
@@ -56,6 +56,6 @@ What always holds:
 Modules: `messages` (pure: what is said), `roster` (pure: who is there), `wanted` (whether a call is still wanted),
 `credentials` (files that let us into NATS), `bus` and `workqueue` (the homes of nats-py: the connection, and the stream
 in it), `dispatch` (home; with `asked`: a question that waits, and `others`: home nodes that are no more), `serve` (the
-worker; with `rests`, pure: which of its servers rest), `listen` (who is there), `told` (what `civicsky status` reads).
-Without `workers.url` only `wanted` and `told` are imported, which are some dozen lines.
+worker; with `servers`: those of its model, and `rests`, pure: which of them rest), `listen` (who is there), `told`
+(what `civicsky status` reads). Without `workers.url` only `wanted` and `told` are imported, which are some dozen lines.
 """

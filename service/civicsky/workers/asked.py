@@ -35,6 +35,8 @@ class Question:
         """Of all calls that were let go: whose result may come."""
         self.calls = 0
         """That were let go."""
+        self.broke_at: set[str] = set()
+        """Workers whose own server was the reason that a call came to nothing."""
         self.claimed_at = 0.0
         self.lost_at: float | None = None
         """When the queue was found to have lost it; None: it has not."""

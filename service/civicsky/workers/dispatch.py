@@ -163,6 +163,8 @@ class Dispatcher:
             return b"drop"
         if asked.is_with_another(claim):
             return b"leave"
+        if claim.worker in asked.broke_at and self._roster.working(self._key, besides=claim.worker):
+            return b"rest"
         if asked.wanted is not None and not await asked.wanted():
             asked.fail(Withdrawn("its post was deleted or changed while it waited"))
         if not self._may_claim(asked, claim) or not asked.is_in_turn():  # perhaps just now
@@ -215,6 +217,7 @@ class Dispatcher:
             self._roster.rests(result.worker, result.why or f"HTTP {result.status}")
         if not asked.is_elsewhere(result):
             if others and (result.status == UNAUTHORIZED or asked.calls < TRIES):
+                asked.broke_at.add(result.worker)
                 self._later(self._dispatch(asked))
             else:
                 self._end(asked, result)

@@ -10,7 +10,7 @@ from civicsky.settings import Workers as WorkersSettings
 from civicsky.workers import messages
 from civicsky.workers.bus import CONNECT_SECONDS, Bus
 from civicsky.workers.messages import Garbled
-from civicsky.workers.roster import BEAT_SECONDS, Roster
+from civicsky.workers.roster import ASK_SECONDS, BEAT_SECONDS, Roster
 
 
 class Heard(NamedTuple):
@@ -25,7 +25,10 @@ class Heard(NamedTuple):
 
 
 async def listened(settings: WorkersSettings, key: str, model: str) -> Heard:
-    """Whether NATS lets us in, and which workers say that they are there. Raises `Transient`, `Refused` or `Usage`."""
+    """Whether NATS lets us in, and which workers say that they are there. Raises `Transient`, `Refused` or `Usage`.
+
+    It takes as long as an idle worker may be silent.
+    """
     roster = Roster(lambda _beat: None, lambda _beat, _how: None)
     bus = Bus(settings, "civicsky doctor")
 
@@ -39,7 +42,7 @@ async def listened(settings: WorkersSettings, key: str, model: str) -> Heard:
     run = asyncio.create_task(bus.run())
     try:
         await bus.wait_up(CONNECT_SECONDS)
-        await asyncio.sleep(1.5 * BEAT_SECONDS)
+        await asyncio.sleep(2 * BEAT_SECONDS + ASK_SECONDS)
     finally:
         run.cancel()
         await asyncio.wait([run])

@@ -8,6 +8,8 @@ from civicsky import log
 from civicsky.workers.messages import Beat
 
 BEAT_SECONDS: Final = 2.0
+ASK_SECONDS: Final = 1.0
+"""So long an idle worker waits for the reply to a beat before it counts the time to the next one."""
 SILENT_SECONDS: Final = 8.0
 """A worker that is silent for so long counts as gone."""
 MAX_WORKERS: Final = 1_000

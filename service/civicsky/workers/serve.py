@@ -14,9 +14,9 @@ from time import monotonic
 from typing import Final
 
 import civicsky
-from civicsky import log, pace
-from civicsky.endpoint import MAX_ANSWER_BYTES, Endpoint, Endpoints, Line, clock
-from civicsky.errors import BadInput, Failed, Refused, Transient, Usage, first_of
+from civicsky import log
+from civicsky.endpoint import Endpoints, Line
+from civicsky.errors import Failed, Refused, Transient, Usage, first_of
 from civicsky.lifecycle import Stop, happened, signals
 from civicsky.local import find_weights
 from civicsky.model import Spend
@@ -26,9 +26,9 @@ from civicsky.task import load_tasks
 from civicsky.watch.systemd import Manager
 from civicsky.workers import messages
 from civicsky.workers.bus import Bus, Nobody
-from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Result
-from civicsky.workers.rests import Rests
-from civicsky.workers.roster import BEAT_SECONDS
+from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Kind, Result
+from civicsky.workers.roster import ASK_SECONDS, BEAT_SECONDS
+from civicsky.workers.servers import Servers
 from civicsky.workers.workqueue import Delivery, Puller, WorkQueue
 
 PULL_SECONDS: Final = 3.0
@@ -39,8 +39,6 @@ KEEP_SECONDS: Final = 120.0
 """A result is offered for so long: the home node, or NATS, may be away for a moment, and it was paid for."""
 BRIEFLY_SECONDS: Final = 10.0
 """So long that a job was delivered too often: nobody paid for that."""
-PROBE_SECONDS: Final = 10.0
-"""For so long a server may say nothing when it is asked whether it is there."""
 ENDED: Final = 64
 """So many home nodes that are no more are known."""
 AGAIN_SECONDS: Final = 0.5
@@ -50,14 +48,8 @@ FOREIGN_SECONDS: Final = PULL_SECONDS + 1.0
 """A job that is for others comes back after so many seconds: none of our slots waits for a job then."""
 FOREIGN_REST: Final = 10.0
 """For so long no slot asks for another job, so that others get it."""
-SHORTEST_KEY: Final = 8
-"""A shorter one (`none`, `x`) is a stopgap for servers that want none, and may well be part of an answer."""
 SHORT_BYTES: Final = 40_000
 """What is kept of an answer that is too long for NATS."""
-OK: Final = 200
-NOT_READY: Final = frozenset({429, 503})
-"""What a server says that is there, but loads its model, or has too much to do."""
-ASK_SECONDS: Final = 1.0
 NO_QUEUE: Final = "no home node has a work queue for this model, or it is of another version and does not say so"
 NO_MODEL: Final = "--worker needs a model: give --model-url URL --model NAME, or --model local"
 
@@ -93,8 +85,8 @@ async def _work(settings: Settings) -> str:
                 await worker.run()
     except asyncio.CancelledError:
         raise Failed("ended by a second signal; other workers get what was in hand") from None
-    if worker.refused:
-        raise Refused(worker.refused)
+    if worker.servers.refused:
+        raise Refused(worker.servers.refused)
     return f"ended: {stop.why}; {worker.done:,} calls made"
 
 
@@ -109,7 +101,6 @@ class Worker:
         self._model, key = endpoints.model, messages.model_key(endpoints.model, endpoints.fingerprint)
         self._model_key = key
         queue = WorkQueue(self._bus, settings.workers, key)
-        self._key = settings.label.api_key.get_secret_value().encode()
         self._bus.on(f"{settings.workers.name}.queue", self._on_queue)
         self._pullers = [queue.puller() for _ in range(slots)]
         self._ended: deque[str] = deque(maxlen=ENDED)
@@ -119,10 +110,7 @@ class Worker:
         self._others_until = 0.0
         self._in_flight = 0
         self.done = 0
-        self.refused = ""
-        """Why its model's server refuses it; then it ends."""
-        bounds, self._servers = settings.label, {server.name: server for server in endpoints.servers}
-        self._rests = Rests(self._servers, bounds.pause_seconds, bounds.pause_max_seconds)
+        self.servers = Servers(settings.label, endpoints, stop)
         self._queue_why = ""
         """Why there are no jobs for it; empty while there may be some."""
         self._idle_told, self._done_told = "", 0
@@ -171,7 +159,7 @@ class Worker:
                 await self._tell()
                 if not told:
                     told = manager.tell("READY=1")
-            why = self._bus.why or self._bus.forbidden or self._rests.why or self._queue_why or "ok"
+            why = self._bus.why or self._bus.forbidden or self.servers.why or self._queue_why or "ok"
             manager.tell(
                 f"STATUS={log.harmless(f'{self._in_flight} in flight, {self.done:,} done, {why}')[:200]}", "WATCHDOG=1"
             )
@@ -209,10 +197,9 @@ class Worker:
                 log.event("workers_working", stage="label")
 
     def _says(self, *, leaving: bool = False) -> Beat:
-        server = ", ".join(server.name for server in self._endpoints.servers)
         return Beat(
-            self.name, civicsky.__version__, server, self._slots, self._in_flight, self.done,
-            self.refused or self._rests.why or self._queue_why, leaving, self._model, self._model_key,
+            self.name, civicsky.__version__, self.servers.names, self._slots, self._in_flight, self.done,
+            self.servers.refused or self.servers.why or self._queue_why, leaving, self._model, self._model_key,
         )  # fmt: skip
 
     async def _rest(self) -> None:
@@ -220,47 +207,15 @@ class Worker:
         line = self._endpoints.line()
         try:
             while True:
-                for name, gone in self._rests.due(monotonic()):
-                    if not gone or await self._is_there(line, self._servers[name]):
-                        self._rests.over(name)
-                        log.event("workers_working", stage="label", server=name)
-                if not self._rests.why and monotonic() >= self._others_until:
+                await self.servers.look(line)
+                if not self.servers.why and monotonic() >= self._others_until:
                     self._free.set()
                 await asyncio.sleep(min(0.2, self._settings.label.pause_seconds))
         finally:
             await line.close()
 
-    async def _is_there(self, line: Line, server: Endpoint) -> bool:
-        """Whether it answers, whatever it says, unless that is that it does not want us, or is not ready."""
-        began = monotonic()
-        try:
-            seconds = min(PROBE_SECONDS, self._settings.label.request_seconds)
-            came = await line.exchange(server, "GET", "/models", b"", seconds)
-        except BadInput:
-            return True
-        except Transient as error:
-            self._rests.failed(server.name, str(error), began, monotonic())
-            return False
-        self._heed(server, came.status)
-        if came.status not in NOT_READY:
-            return True
-        after = pace.retry_after(came.headers, clock()) or 0.0
-        self._rests.failed(server.name, _says(server, came.status), began, monotonic(), after=after)
-        return False
-
-    def _heed(self, server: Endpoint, status: int) -> None:
-        if status == 401:  # noqa: PLR2004
-            self.refused = (
-                f"label: the model's server at {server.name} refuses the key (HTTP 401); "
-                "set CIVICSKY_LABEL__API_KEY and start again"
-            )
-            self._stop.request("the model refuses the key")
-
-    def _rest_now(self, name: str, why: str, began: float, *, after: float = 0.0, gone: bool = True) -> None:
-        """A server could not be used: others shall have the jobs meanwhile."""
-        if self._rests.failed(name, why, began, monotonic(), after=after, gone=gone):
-            log.event("workers_resting", stage="label", server=name, why=why)
-        if self._rests.why:
+    def _hold_if_resting(self) -> None:
+        if self.servers.why:
             self._hold()
 
     def _hold(self) -> None:
@@ -318,7 +273,7 @@ class Worker:
             await delivery.ack()
             return
         is_last = delivery.number > job.deliveries  # nobody gets it after us: the home node must be told
-        if (self._stop.requested.is_set() or self._rests.why) and not is_last:
+        if (self._stop.requested.is_set() or self.servers.why) and not is_last:
             await delivery.nak(AWAY_SECONDS if delivery.number > 1 else 0)  # it came back to us, or one like us
             return
         self._in_flight += 1
@@ -331,21 +286,24 @@ class Worker:
 
     async def _do_ours(self, line: Line, job: Job, delivery: Delivery) -> None:
         if delivery.number > job.deliveries:
-            await self._give(Result(job.id, job.attempt, self.name, "given_up", "", proof=self._proof), job, delivery)
+            await self._give(self._blank(job, "given_up"), job, delivery)
             return
         word = await self._claim(job, delivery)
         if word == b"go":
             began = monotonic()
-            result = await self._called(line, job)
+            result = await self.servers.call(line, job, self._blank(job, "reply"))
             self.done += 1
+            self._hold_if_resting()
             if await self._give(result, job, delivery) == b"rest":  # it is for another worker now
-                after = pace.retry_after(result.headers, clock()) or 0.0
-                why = result.why or _says(self._servers[result.by], result.status)
-                self._rest_now(result.by, why, began, after=after, gone=result.kind != "reply")
+                self.servers.rest(result, began)
+                self._hold_if_resting()
         elif word == b"drop":
             await delivery.ack()
         elif word != b"leave":
             await delivery.nak(AWAY_SECONDS)
+
+    def _blank(self, job: Job, kind: Kind) -> Result:
+        return Result(job.id, job.attempt, self.name, kind, "", proof=self._proof)
 
     async def _claim(self, job: Job, delivery: Delivery) -> bytes:
         """What the home node says to our doing it; empty: nothing, it may be away."""
@@ -358,37 +316,6 @@ class Worker:
                 with suppress(Transient):
                     await self._bus.publish(subject, messages.encode(claim._replace(void=True)))
             return b""
-
-    async def _called(self, line: Line, job: Job) -> Result:
-        """The call itself, and what came of it."""
-        free = self._rests.free()
-        server = min(self._endpoints.servers, key=lambda one: (one.name not in free, one.load))
-        path = job.path if job.path != "/version" else server.base_url().removesuffix("/v1") + job.path
-        result = Result(job.id, job.attempt, self.name, "reply", server.name, proof=self._proof)
-        began = monotonic()
-        server.load += 1
-        try:
-            came = await line.exchange(server, job.method, path, job.body, job.seconds)
-        except Transient as error:
-            self._rest_now(server.name, str(error), began)
-            return result._replace(kind="unreachable", why=str(error))
-        except BadInput as bad:
-            return result._replace(kind="unusable", why=bad.reason, body=self._without_key(bad.raw))
-        except Refused as error:  # the proxy that our environment names
-            self.refused = str(error)
-            self._stop.request("the model cannot be asked")
-            return result._replace(kind="unreachable", why=f"model at {server.name} cannot be reached by its worker")
-        finally:
-            server.load -= 1
-        self._heed(server, came.status)
-        if came.status == OK:
-            self._rests.answered(server.name)
-        body = self._without_key(came.text)
-        return result._replace(status=came.status, headers=messages.told_headers(came.headers), body=body)
-
-    def _without_key(self, text: str) -> bytes:
-        body = text.encode(errors="replace")[: MAX_ANSWER_BYTES + 1]
-        return body.replace(self._key, b"***") if len(self._key) >= SHORTEST_KEY else body
 
     async def _give(self, result: Result, job: Job, delivery: Delivery) -> bytes:
         """Offer a result until the home node has it, and give its word; only then is the job done with."""
@@ -413,10 +340,6 @@ class Worker:
             log.event("workers_result_lost", stage="label", n=1)
         await delivery.nak()
         return b""
-
-
-def _says(server: Endpoint, status: int) -> str:
-    return f"model at {server.name} answers HTTP {status}"
 
 
 async def _speaking_up(delivery: Delivery, ack_seconds: float) -> None:
