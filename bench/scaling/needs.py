@@ -36,6 +36,7 @@ WRITING: Final = 0.6
 AT_ONCE: Final = 64
 """Answers that a GPU writes at the same time."""
 SLOTS: Final = 256
+SLOTS_OF_WORKERS: Final = 4_096
 """The most calls that a home node has in flight (`label.slots`)."""
 LINK: Final = 1e9
 """Bits a second of the home node's network."""
@@ -173,8 +174,10 @@ def stages(parts: Measured, call_seconds: float = 1.0) -> Iterator[Stage]:
         "`run`: both halves in one process", "answers/s", english, 1 / (1 / answers + frames / english / websockets),
         "reckoned: both add up",
     )  # fmt: skip
+    calls = in_flight(english, call_seconds)
+    yield Stage("calls in flight", "calls", calls, SLOTS, f"bound; {call_seconds:g} s a call")
     yield Stage(
-        "calls in flight", "calls", in_flight(english, call_seconds), SLOTS, f"bound; {call_seconds:g} s a call"
+        "calls in flight, by way of workers", "calls", calls, SLOTS_OF_WORKERS, f"bound; {call_seconds:g} s a call"
     )
     yield Stage("labelling, the home node's processor", "answers/s", english, answers, "measured")
     if (by_workers := cost_by_workers(parts)) is not None:

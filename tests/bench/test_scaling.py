@@ -148,7 +148,7 @@ def test_what_workers_cost_is_a_part_of_its_own_once_it_was_measured() -> None:
 
 
 def test_what_nats_and_a_full_home_node_took_is_told_once_it_was_measured() -> None:
-    assert "not measured yet" in page.render("{{nats}}", PARTS)
+    assert "not measured yet" in page.render("{{nats}}", {**PARTS, "workers": {"figures": {}}})
     full = {"home node full": 400.0, "home node full: CPU of the home node a post": 2.0,
             "home node full: CPU of nats-server a post": 0.1,
             "home node full: CPU of its worker a post": 0.8}  # fmt: skip
