@@ -243,8 +243,10 @@ class Worker:
                 if delivery is not None:
                     await self._do(line, delivery)
         finally:
-            await puller.close()
-            await line.close()
+            try:
+                await puller.close()
+            finally:  # also when that is cut short
+                await line.close()
 
     async def _pulled(self, puller: Puller) -> Delivery | None:
         """The next job. A queue that does not answer was wiped, or is not made yet: we look again, and soon."""
