@@ -313,11 +313,12 @@ async def test_the_result_of_a_call_outlives_a_wiped_nats(nats: NatsServer, mode
     """The worker keeps it until the home node has it, and nobody else makes the call meanwhile."""
     settings = own(nats, model, "outlives", workers__ack_seconds=20)
     model.tell(delay=1.0)
-    async with home(settings) as asker, worker_here(settings):
+    async with home(settings) as asker, worker_here(settings) as (worker, _, _):
         asked = asyncio.create_task(asker.ask("A post"))
         await become(lambda: asker.counts.claimed, "the call to begin")
         nats.wipe()
         await become(lambda: asker.counts.why, "the loss to be noticed")
+        await become(lambda: worker.done, "the call to end while NATS is away")
         nats.start()
         await asked
     assert model.calls == 1
