@@ -97,10 +97,11 @@ async def home(settings: Settings) -> AsyncIterator[Home]:
 
 async def become(condition: Callable[[], Any], what: str) -> None:
     """Wait for a condition; fails after a generous time."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  (others make it true, and need not know of us)
-            await asyncio.sleep(0.01)
-    assert condition(), what
+    with suppress(TimeoutError):
+        async with asyncio.timeout(30):
+            while not condition():  # noqa: ASYNC110  (others make it true, and need not know of us)
+                await asyncio.sleep(0.01)
+    assert condition(), f"waited in vain for {what}"
 
 
 async def ask_until_taken(asker: Home, text: str) -> None:
