@@ -64,7 +64,8 @@ class Delivery:
         self._msg = msg
         self.data: bytes = msg.data
         self.number: int = msg.metadata.num_delivered
-        """1 for the first."""
+        """1 for the first. nats-server 2.9.10 may count wrong, also from 1 anew, when a pull ends just as an ack wait
+        does: such a job may be left lying, and goes back at its question's bound at the latest."""
 
     async def ack(self) -> None:
         """It is done with."""
