@@ -67,12 +67,16 @@ def test_who_says_no_more_than_a_name_floods_no_log() -> None:
     assert told.events[-1] == ("joined", "one more"), "later it is told again"
 
 
+def test_that_somebody_speaks_in_an_unknown_version_is_news_once() -> None:
+    told = Told()
+    assert told.roster.heard_foreign(1)
+    assert not told.roster.heard_foreign(2)
+    assert told.roster.heard_foreign(100), "after a silence it is again"
+
+
 def test_why_nobody_takes_a_question_is_told_with_what_to_do() -> None:
     told = Told()
     assert told.roster.shortage("k", "m") == "no label worker is there"
-    assert told.roster.heard_foreign(1)
-    assert not told.roster.heard_foreign(2), "no news"
-    assert "upgrade" in told.roster.shortage("k", "m")
     told.hear("a", 3, key="other")
     said = told.roster.shortage("k", "m")
     assert "model-other?[2J, here m" in said

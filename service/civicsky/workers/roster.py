@@ -98,8 +98,6 @@ class Roster:
                 f"{len(there)} label workers are there, but with another model or other weights ({theirs}, here "
                 f"{model}); give them the same --model"
             )
-        if self._now - self._foreign_at <= SILENT_SECONDS:
-            return "label workers are there whose version speaks otherwise; upgrade them, or the home node"
         return "no label worker is there" + (f"; the last one left: {self._left_since}" if self._left_since else "")
 
     def _may_tell(self) -> bool:
