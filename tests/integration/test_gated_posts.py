@@ -25,6 +25,8 @@ from civicsky.settings import Label
 from integration.test_asking import AT, DID, TASKS, Result, Slot, World
 
 CIVIC = [f"Congress must pass the voting rights bill, says senator {n}" for n in range(5)]
+AGAIN = "1234567890abc"
+KEY = b"\3" * 32
 OTHER = [f"my cat slept on the warm laundry {n} times today" for n in range(60)]
 
 
@@ -92,7 +94,13 @@ class Gated(World):
 
 @pytest.fixture
 async def world(tmp_path: Path, embedding: Embedding) -> AsyncIterator[Gated]:
-    opened = Gated(await Ledger.open(tmp_path / "ledger.db"), tmp_path, embedding)
+    """By the key of its ledger no post here is asked about for its lot where that has a probability of 0.01."""
+    file = tmp_path / "ledger.db"
+    await (await Ledger.open(file)).close()
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("UPDATE secret SET value = ? WHERE name = 'sample'", (KEY,))
+    opened = Gated(await Ledger.open(file), tmp_path, embedding)
+    assert not any(is_asked(KEY, post_uri(DID, rkey), 0.01) for rkey in (*map("{:013}".format, range(70)), AGAIN))
     yield opened
     await opened.ledger.close()
 
@@ -263,7 +271,7 @@ async def test_nothing_that_the_gate_made_of_a_deleted_post_is_left_and_it_can_c
     await asking.ask(Slot(), "civic", items)  # it was on its way
     assert world.rows("SELECT count(*) FROM gate") == [(0,)]
     (row,) = world.posts.values()
-    again = row._replace(rkey="1234567890abc", cid="c9")
+    again = row._replace(rkey=AGAIN, cid="c9")
     world.posts = {(again.rkey, again.did): again}
     await world.change(again)
     await world.ask(asking, Slot())
