@@ -18,6 +18,7 @@ from integration.test_workers import (
     Home,
     Model,
     become,
+    heard,
     home,
     model,
     nats,
@@ -344,7 +345,7 @@ async def test_what_broke_at_one_worker_is_for_another_one_though_the_first_asks
     async with home(settings) as asker, taking(settings) as take, speaking(settings) as bus:
         for name in ("sick", "well"):
             beat = messages.Beat(name, "1", "x", 2, 0, 0)
-            await bus.publish(f"{settings.workers.name}.beat", messages.encode(beat))
+            await heard(bus, f"{settings.workers.name}.beat", messages.encode(beat))
         await become(lambda: len(asker.dispatcher._roster.there()) == 2, "both to be there")
         asked = asyncio.create_task(asker.ask("A post"))
 
