@@ -60,7 +60,7 @@ class Claim(NamedTuple):
     """1 for the first; more: others got it before."""
     worker: str
     proof: str = ""
-    """A secret of the worker, that only the home node hears: with a result it shows whose it is."""
+    """A secret of this claim, that only the home node hears: with a result it shows whose it is."""
     void: bool = False
     """What was said to the claim before did not come in time: nothing is sent."""
 
