@@ -16,7 +16,7 @@ from civicsky.workers import dispatch, listen, messages, serve
 from civicsky.workers.bus import Bus
 from civicsky.workers.messages import Beat, Claim, Job, Result
 from civicsky.workers.roster import MAX_WORKERS, NEWS
-from civicsky.workers.workqueue import Delivery, WorkQueue
+from civicsky.workers.workqueue import ROOM, Delivery, WorkQueue
 from integration.test_workers import (
     KEY,
     Home,
@@ -121,6 +121,27 @@ async def test_a_job_that_one_worker_is_given_twice_as_the_same_delivery_is_call
         await asked
         assert asker.counts.claimed == 2
     assert model.calls == 2
+
+
+async def test_what_comes_to_a_slot_that_is_at_work_fills_no_memory(shared: NatsServer, model: Model) -> None:
+    settings = own(shared, model, "piles", label__slots=1)
+    async with home(settings) as asker, worker_here(settings) as (worker, _, _), speaking(settings) as bus:
+        await asker.ask("the first finds out how")
+        model.tell(delay=1.0)
+        asked = asyncio.create_task(asker.ask("A post"))
+        await become(lambda: worker._in_flight, "the call to begin")
+        (puller,) = worker._pullers
+        ended = worker._ended
+        for n in range(500):
+            await bus.publish(f"{puller._inbox}.{n}", b"x")
+            await bus.publish("piles.queue", b"" if n % 2 else b"x" * 10_000)
+        await bus.publish("piles.queue", b"the last")
+        await become(lambda: "the last" in ended, "all to be heard")
+        assert puller._came.qsize() <= ROOM
+        assert max(len(session) for session in ended) < 100
+        await asked
+        await asker.ask("Another post")
+    assert model.calls == 3
 
 
 async def test_what_looks_like_a_delivery_and_is_none_ends_no_worker(shared: NatsServer, model: Model) -> None:

@@ -16,7 +16,8 @@ PATHS: Final = frozenset({("POST", "/chat/completions"), ("GET", "/models"), ("G
 MAX_HEADERS: Final = 40
 MAX_CHARS: Final = 300
 """Of a header's value, a name, or a reason."""
-_SESSION: Final = re.compile(r"[\w-]{1,40}", re.ASCII)
+MAX_SESSION: Final = 40
+_SESSION: Final = re.compile(rf"[\w-]{{1,{MAX_SESSION}}}", re.ASCII)
 _HEADERS: Final = ("retry-after", "server", "x-ratelimit-")
 """Beginnings of the headers that are read at home."""
 

@@ -226,7 +226,7 @@ class Worker:
 
     async def _on_queue(self, data: bytes) -> None:
         if data:
-            self._ended.append(data.decode(errors="replace"))
+            self._ended.append(data[: messages.MAX_SESSION].decode(errors="replace"))
         else:
             self._wake()
 

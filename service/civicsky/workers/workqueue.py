@@ -30,13 +30,15 @@ from nats.js.errors import APIError, BadRequestError, NotFoundError, ServiceUnav
 from civicsky.errors import Refused, Transient
 from civicsky.settings import Workers as WorkersSettings
 from civicsky.workers import messages
-from civicsky.workers.bus import FAILURES, Bus, Nobody
+from civicsky.workers.bus import FAILURES, PENDING_BYTES, Bus, Nobody
 
 API_SECONDS: Final = 5.0
 MAX_JOBS: Final = 10_000
 """In the stream: more than any home node has slots, with room for attempts that are not taken back yet."""
 MAX_AGE: Final = 3600.0
 """Seconds that a job stays in the stream at most, whatever became of the home node: its text is somebody's post."""
+ROOM: Final = 64
+"""What may lie before a slot that is at work; the rest waits in nats-py, which bounds its bytes."""
 _WRONG: Final = (*FAILURES, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 """All that nats-py raises when what comes is none of JetStream's: whoever is let into NATS may answer in its place."""
 _NONE_NOW: Final = frozenset({"404", "408"})
@@ -269,11 +271,12 @@ class Puller:
         self._sub: Any = None
         self._inbox = ""
         self._n = 0
-        self._came: asyncio.Queue[Any] = asyncio.Queue()
+        self._came: asyncio.Queue[Any] = asyncio.Queue(ROOM)
 
     def wake(self) -> None:
         """There is a new queue, which knows nothing of a request to the one before."""
-        self._came.put_nowait(None)
+        if self._came.empty():
+            self._came.put_nowait(None)
 
     async def next(self, seconds: float) -> Delivery | None:
         """The next job, if one comes in so many seconds.
@@ -319,9 +322,9 @@ class Puller:
     async def _listen(self, client: Client) -> None:
         if client is self._client:
             return
-        self._came = asyncio.Queue()  # what came over a connection that is gone cannot be acked, and comes again
+        self._came = asyncio.Queue(ROOM)  # what came over a connection that is gone cannot be acked, and comes again
         self._inbox = client.new_inbox()
-        self._sub = await client.subscribe(f"{self._inbox}.*", cb=self._came.put)
+        self._sub = await client.subscribe(f"{self._inbox}.*", cb=self._came.put, pending_bytes_limit=PENDING_BYTES)
         self._client = client
 
     @staticmethod
