@@ -534,11 +534,12 @@ async def test_a_worker_that_is_told_to_end_finishes_its_call_and_takes_no_other
 
 async def test_the_models_key_comes_home_in_no_answer(shared: NatsServer, model: Model) -> None:
     settings = own(shared, model, "echo", label__api_key="sk-hunter2-hunter2")
-    model.tell(say="your key is sk-hunter2-hunter2", key="sk-hunter2-hunter2")
+    model.tell(say="your key is sk-hunter2-hunter2", key="sk-hunter2-hunter2", server="key: sk-hunter2-hunter2")
     asker_settings = own(shared, model, "echo")
     async with worker_here(settings), home(asker_settings) as asker:
         came = await asker.dispatcher.exchange("GET", "/models", b"", 5)
         assert came.status == 200
+        assert came.headers["server"] == "key: ***"
         (answer,) = await asker.slot().ask("civic", [Asked("A post")])
         assert "hunter2" not in repr(answer)
         assert "hunter2" not in repr(getattr(answer, "raw", ""))

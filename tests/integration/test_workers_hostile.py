@@ -12,11 +12,11 @@ from civicsky import doctor
 from civicsky.errors import Unsent
 from civicsky.model import Asked
 from civicsky.settings import Settings
-from civicsky.workers import listen, messages, serve
+from civicsky.workers import dispatch, listen, messages, serve
 from civicsky.workers.bus import Bus
 from civicsky.workers.messages import Beat, Claim, Job, Result
 from civicsky.workers.roster import MAX_WORKERS, NEWS
-from civicsky.workers.workqueue import Delivery, WorkQueue
+from civicsky.workers.workqueue import ROOM, Delivery, WorkQueue
 from integration.test_workers import (
     KEY,
     Home,
@@ -102,6 +102,92 @@ async def test_a_delivery_is_claimed_by_one_worker_and_a_job_by_no_more_than_it_
         for delivery in (0, 4, 2**52):
             assert await liar.claim(delivery, proof="p") == b"leave"
         assert asker.counts.claimed == 1
+
+
+async def test_a_job_that_one_worker_is_given_twice_as_the_same_delivery_is_called_once(
+    shared: NatsServer, model: Model
+) -> None:
+    """So it is when NATS counts deliveries wrong, or holds a job twice."""
+    settings = own(shared, model, "twice", label__slots=2, workers__ack_seconds=20)
+    async with home(settings) as asker, worker_here(settings), speaking(settings) as bus:
+        await asker.ask("the first finds out how")
+        model.tell(delay=1.0)
+        asked = asyncio.create_task(asker.ask("A post"))
+        await become(lambda: asker.counts.claimed == 2, "the call to begin")
+        (question,) = asker.dispatcher._asked.values()
+        queue = WorkQueue(bus, settings.workers, KEY, asker.dispatcher.session)
+        number = await queue.put(messages.encode(question.job), "the same again")
+        assert number > (question.number or 0), "it is there twice"
+        await asked
+        assert asker.counts.claimed == 2
+    assert model.calls == 2
+
+
+async def test_what_comes_to_a_slot_that_is_at_work_fills_no_memory(shared: NatsServer, model: Model) -> None:
+    settings = own(shared, model, "piles", label__slots=1)
+    async with home(settings) as asker, worker_here(settings) as (worker, _, _), speaking(settings) as bus:
+        await asker.ask("the first finds out how")
+        model.tell(delay=1.0)
+        asked = asyncio.create_task(asker.ask("A post"))
+        await become(lambda: worker._in_flight, "the call to begin")
+        (puller,) = worker._pullers
+        ended = worker._ended
+        for n in range(500):
+            await bus.publish(f"{puller._inbox}.{n}", b"x")
+            await bus.publish("piles.queue", b"" if n % 2 else b"x" * 10_000)
+        await bus.publish("piles.queue", b"the last")
+        await become(lambda: "the last" in ended, "all to be heard")
+        assert puller._came.qsize() <= ROOM
+        assert max(len(session) for session in ended) < 100
+        await asked
+        await asker.ask("Another post")
+    assert model.calls == 3
+
+
+async def test_what_looks_like_a_delivery_and_is_none_ends_no_worker(shared: NatsServer, model: Model) -> None:
+    settings = own(shared, model, "looks", label__slots=1)
+    async with home(settings) as asker, worker_here(settings) as (worker, _, task), speaking(settings) as bus:
+        await asker.ask("A post")
+        (puller,) = worker._pullers
+        for reply in ("$JS.ACK.", "$JS.ACK.a.b.c.d.e.f.g", f"$JS.ACK.a.b.1.1.1.{'9' * 40}.1", "$JS.ACK" + ".x" * 12):
+            await bus.connected().publish(f"{puller._inbox}.1", b"{}", reply=reply)
+        await bus.connected().flush()
+        await asker.ask("Another post")
+        assert not task.done()
+    assert model.calls == 2
+
+
+async def test_who_answers_in_place_of_jetstream_ends_no_home_node(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside JetStream he has to be quicker, so here there is none."""
+    monkeypatch.setattr(dispatch, "LOOK_SECONDS", 0.02)
+    answers = [b"garbage", b"[]", b"{}", b"[" * 50_000, b'{"config": 1, "state": {"subjects": 1}}'] * 2
+    server = NatsServer(tmp_path / "nats")
+    server.file.write_text(server.file.read_text().replace("jetstream {", "# {"))
+    server.start()
+    settings = own(server, model, "inplace", workers__wait_seconds=0.5)
+    said = 0
+
+    async def lie(_data: bytes) -> bytes:
+        nonlocal said
+        said += 1
+        return answers[said % len(answers)]
+
+    bus = Bus(settings.workers, "a liar")
+    bus.on("$JS.API.>", lie)
+    run = asyncio.create_task(bus.run())
+    try:
+        await bus.wait_up(10)
+        async with home(settings) as asker:
+            await become(lambda: said > len(answers), "all of it to be said")
+            await become(lambda: "none of JetStream's" in asker.counts.why, "it to be told")
+            with pytest.raises(Unsent):
+                await asker.ask("A post")
+    finally:
+        run.cancel()
+        await asyncio.wait([run])
+        server.kill()
 
 
 async def test_the_home_node_replies_to_inboxes_alone_and_speaks_for_nobody_elsewhere(

@@ -68,6 +68,8 @@ class Told:
     seed: int = 0
     headers: str = ""
     """`openai` or `groq`: the style of `x-ratelimit-*`."""
+    server: str = ""
+    """What it calls itself where its models are listed."""
     retry_after: bool = True
     """Whether a 429 of a limit says when to come again."""
     limits: tuple[tuple[int, float, str], ...] = ()
@@ -194,7 +196,8 @@ class ModelServer:
         if request.method == "GET" and not request.path.endswith("/models"):
             return _error(404, "no such page"), 0
         if request.method == "GET":
-            return _json(200, {"object": "list", "data": [{"id": self.told.model}]}), 0
+            named = {"Server": self.told.server} if self.told.server else {}
+            return _json(200, {"object": "list", "data": [{"id": self.told.model}]}, named), 0
         try:
             body = json.loads(request.body)
             posed = model_says.read(body)

@@ -2,6 +2,7 @@
 
 import asyncio
 from hmac import compare_digest
+from http import HTTPStatus
 from typing import Final
 
 from civicsky import log
@@ -10,7 +11,6 @@ from civicsky.errors import BadInput, TooLate, Transient, Unsent
 from civicsky.workers.messages import Claim, Job, Result
 from civicsky.workers.wanted import Wanted
 
-UNAUTHORIZED: Final = 401
 TRIES: Final = 2
 """Calls for one question, each by another worker, before its failure is the question's: it may be what breaks them."""
 SILENT: Final = "a label worker took a question and is silent, or cut off"
@@ -47,6 +47,14 @@ class Question:
         self.since, self.number, self.lost_at = now, None, None
         self.claims.clear()
         self.job = self.job._replace(attempt=self.job.attempt + 1, ack_seconds=ack_seconds, deliveries=deliveries)
+
+    def bound(self, ack_seconds: float, wait_seconds: float, delivered: int, moved_at: float) -> float:
+        """Until when it waits. `delivered` is the highest number handed out, `moved_at` when a worker last took one."""
+        if self.claims:
+            return self.claimed_at + self.job.seconds + 2 * ack_seconds + wait_seconds
+        in_line = self.number is None or self.number > delivered
+        # While others are taken, its turn comes.
+        return (max(self.since, moved_at) if in_line else self.since) + wait_seconds
 
     def is_in_turn(self) -> bool:
         """Whether it may be sent now; else it fails, and takes another turn. What was sent once may be again."""
@@ -97,6 +105,10 @@ class Question:
         self.claims = {who: proof for who, proof in self.claims.items() if (who[0], proof) != its}
         return bool(self.claims)
 
+    def is_for_another(self, result: Result) -> bool:
+        """Whether a worker's own failure is a reason to have another one try it: a refused key always is."""
+        return result.status == HTTPStatus.UNAUTHORIZED or self.calls < TRIES
+
     def end(self, result: Result) -> None:
         """That is what came of it."""
         self.result.set_result(_came_of(result, max(1, self.calls)))
@@ -123,7 +135,7 @@ class Question:
 def is_workers_own(result: Result) -> bool:
     """Whether the worker's server is the reason, so that another worker may fare better."""
     return result.kind == "unreachable" or (
-        result.kind == "reply" and (result.status == UNAUTHORIZED or passes(result.status))
+        result.kind == "reply" and (result.status == HTTPStatus.UNAUTHORIZED or passes(result.status))
     )
 
 

@@ -22,7 +22,7 @@ from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics, WorkerSeen
 from civicsky.settings import Workers as WorkersSettings
 from civicsky.workers import messages
-from civicsky.workers.asked import TRIES, UNAUTHORIZED, Question, is_workers_own
+from civicsky.workers.asked import Question, is_workers_own
 from civicsky.workers.bus import Bus, Nobody
 from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Result
 from civicsky.workers.others import Others
@@ -93,7 +93,8 @@ class Dispatcher:
     async def _result(self, asked: Question) -> Came:
         """Wait for it; gives it back when nobody takes it, or who took it is silent for too long."""
         while not asked.result.done():
-            left = self._bound(asked) - monotonic()
+            bound = asked.bound(self._queue.ack_seconds, self._settings.wait_seconds, self._delivered, self._moved_at)
+            left = bound - monotonic()
             if left <= 0:
                 break
             if not self._bus.up.is_set() and self._bus.refused:
@@ -107,14 +108,6 @@ class Dispatcher:
         there = f"{len(self._roster.working(self._key))} label workers are there, all at work"
         why = self._bus.forbidden or self._roster.shortage(self._key, self._model) or there
         return f"nobody took a question within {self._settings.wait_seconds:g} s: {asked.why or why}"
-
-    def _bound(self, asked: Question) -> float:
-        own = self._settings
-        if asked.claims:
-            return asked.claimed_at + asked.job.seconds + 2 * self._queue.ack_seconds + own.wait_seconds
-        in_line = asked.number is None or asked.number > self._delivered
-        # While others are taken, its turn comes.
-        return (max(asked.since, self._moved_at) if in_line else asked.since) + own.wait_seconds
 
     async def _dispatch(self, asked: Question) -> None:
         """Put it into the queue under its next attempt. If that cannot be done now, `run` tries again."""
@@ -216,7 +209,7 @@ class Dispatcher:
         if others:
             self._roster.rests(result.worker, result.why or f"HTTP {result.status}")
         if not asked.is_elsewhere(result):
-            if others and (result.status == UNAUTHORIZED or asked.calls < TRIES):
+            if others and asked.is_for_another(result):
                 asked.broke_at.add(result.worker)
                 self._later(self._dispatch(asked))
             else:

@@ -16,7 +16,8 @@ PATHS: Final = frozenset({("POST", "/chat/completions"), ("GET", "/models"), ("G
 MAX_HEADERS: Final = 40
 MAX_CHARS: Final = 300
 """Of a header's value, a name, or a reason."""
-_SESSION: Final = re.compile(r"[\w-]{1,40}", re.ASCII)
+MAX_SESSION: Final = 40
+_SESSION: Final = re.compile(rf"[\w-]{{1,{MAX_SESSION}}}", re.ASCII)
 _HEADERS: Final = ("retry-after", "server", "x-ratelimit-")
 """Beginnings of the headers that are read at home."""
 
@@ -60,7 +61,7 @@ class Claim(NamedTuple):
     """1 for the first; more: others got it before."""
     worker: str
     proof: str = ""
-    """A secret of the worker, that only the home node hears: with a result it shows whose it is."""
+    """A secret of this claim, that only the home node hears: with a result it shows whose it is."""
     void: bool = False
     """What was said to the claim before did not come in time: nothing is sent."""
 

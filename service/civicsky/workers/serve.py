@@ -26,7 +26,7 @@ from civicsky.task import load_tasks
 from civicsky.watch.systemd import Manager
 from civicsky.workers import messages
 from civicsky.workers.bus import Bus, Nobody
-from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Kind, Result
+from civicsky.workers.messages import Beat, Claim, Foreign, Garbled, Job, Result
 from civicsky.workers.roster import ASK_SECONDS, BEAT_SECONDS
 from civicsky.workers.servers import Servers
 from civicsky.workers.workqueue import Delivery, Puller, WorkQueue
@@ -96,7 +96,6 @@ class Worker:
     def __init__(self, settings: Settings, endpoints: Endpoints, slots: int, stop: Stop) -> None:
         self._settings, self._endpoints, self._slots, self._stop = settings, endpoints, slots, stop
         self.name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._proof = secrets.token_hex(16)
         self._bus = Bus(settings.workers, f"civicsky worker {self.name}", "worker")
         self._model, key = endpoints.model, messages.model_key(endpoints.model, endpoints.fingerprint)
         self._model_key = key
@@ -227,7 +226,7 @@ class Worker:
 
     async def _on_queue(self, data: bytes) -> None:
         if data:
-            self._ended.append(data.decode(errors="replace"))
+            self._ended.append(data[: messages.MAX_SESSION].decode(errors="replace"))
         else:
             self._wake()
 
@@ -288,12 +287,15 @@ class Worker:
 
     async def _do_ours(self, line: Line, job: Job, delivery: Delivery) -> None:
         if delivery.number > job.deliveries:
-            await self._give(self._blank(job, "given_up"), job, delivery)
+            await self._give(Result(job.id, job.attempt, self.name, "given_up", ""), job, delivery)
             return
-        word = await self._claim(job, delivery)
+        # One for each claim: NATS may give one job to two of our slots, as the same delivery.
+        claim = Claim(job.id, job.attempt, delivery.number, self.name, secrets.token_hex(16))
+        word = await self._claim(claim, job.home)
         if word == b"go":
             began = monotonic()
-            result = await self.servers.call(line, job, self._blank(job, "reply"))
+            blank = Result(job.id, job.attempt, self.name, "reply", "", proof=claim.proof)
+            result = await self.servers.call(line, job, blank)
             self.done += 1
             self._hold_if_resting()
             if await self._give(result, job, delivery) == b"rest":  # it is for another worker now
@@ -304,13 +306,9 @@ class Worker:
         elif word != b"leave":
             await delivery.nak(AWAY_SECONDS)
 
-    def _blank(self, job: Job, kind: Kind) -> Result:
-        return Result(job.id, job.attempt, self.name, kind, "", proof=self._proof)
-
-    async def _claim(self, job: Job, delivery: Delivery) -> bytes:
+    async def _claim(self, claim: Claim, home: str) -> bytes:
         """What the home node says to our doing it; empty: nothing, it may be away."""
-        claim = Claim(job.id, job.attempt, delivery.number, self.name, self._proof)
-        subject = f"{self._settings.workers.name}.home.{job.home}.claim"
+        subject = f"{self._settings.workers.name}.home.{home}.claim"
         try:
             return await self._bus.request(subject, messages.encode(claim), CLAIM_SECONDS)
         except Transient as error:

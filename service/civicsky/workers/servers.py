@@ -1,5 +1,6 @@
 """A worker's own servers of its model: which of them can be used now, and the call that a job asks for."""
 
+from http import HTTPStatus
 from time import monotonic
 from typing import Final
 
@@ -16,9 +17,7 @@ PROBE_SECONDS: Final = 10.0
 """For so long a server may say nothing when it is asked whether it is there."""
 SHORTEST_KEY: Final = 8
 """A shorter one (`none`, `x`) is a stopgap for servers that want none, and may well be part of an answer."""
-OK: Final = 200
-UNAUTHORIZED: Final = 401
-NOT_READY: Final = frozenset({429, 503})
+NOT_READY: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 """What a server says that is there, but loads its model, or has too much to do."""
 
 
@@ -72,10 +71,11 @@ class Servers:
         finally:
             server.load -= 1
         self._heed(server, came.status)
-        if came.status == OK:
+        if came.status == HTTPStatus.OK:
             self._rests.answered(server.name)
-        body = self._without_key(came.text)
-        return result._replace(status=came.status, headers=messages.told_headers(came.headers), body=body)
+        told = messages.told_headers(came.headers)
+        headers = {name: self._without_key(value).decode() for name, value in told.items()}
+        return result._replace(status=came.status, headers=headers, body=self._without_key(came.text))
 
     def rest(self, result: Result, began: float) -> None:
         """The home node gives to another worker what came of a call that began then."""
@@ -102,7 +102,7 @@ class Servers:
         return False
 
     def _heed(self, server: Endpoint, status: int) -> None:
-        if status == UNAUTHORIZED:
+        if status == HTTPStatus.UNAUTHORIZED:
             self.refused = (
                 f"label: the model's server at {server.name} refuses the key (HTTP 401); "
                 "set CIVICSKY_LABEL__API_KEY and start again"

@@ -30,15 +30,17 @@ from nats.js.errors import APIError, BadRequestError, NotFoundError, ServiceUnav
 from civicsky.errors import Refused, Transient
 from civicsky.settings import Workers as WorkersSettings
 from civicsky.workers import messages
-from civicsky.workers.bus import FAILURES, Bus, Nobody
+from civicsky.workers.bus import FAILURES, PENDING_BYTES, Bus, Nobody
 
 API_SECONDS: Final = 5.0
 MAX_JOBS: Final = 10_000
 """In the stream: more than any home node has slots, with room for attempts that are not taken back yet."""
 MAX_AGE: Final = 3600.0
 """Seconds that a job stays in the stream at most, whatever became of the home node: its text is somebody's post."""
-
-
+ROOM: Final = 64
+"""What may lie before a slot that is at work; the rest waits in nats-py, which bounds its bytes."""
+_WRONG: Final = (*FAILURES, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+"""All that nats-py raises when what comes is none of JetStream's: whoever is let into NATS may answer in its place."""
 _NONE_NOW: Final = frozenset({"404", "408"})
 """How JetStream says that there is no job now."""
 
@@ -112,7 +114,7 @@ class WorkQueue:
             return _made(info, await self._make_consumer()), is_new
         except BadRequestError as error:
             raise Refused(f"NATS at {self._bus.host} makes no work queue: {str(error.description)[:200]}") from error
-        except FAILURES as error:
+        except _WRONG as error:
             raise self._failed(error) from error
 
     async def _stream(self) -> StreamInfo:
@@ -165,8 +167,8 @@ class WorkQueue:
 
     def _heed(self, info: ConsumerInfo) -> None:
         own = self._settings
-        self.ack_seconds = info.config.ack_wait or own.ack_seconds
-        self.deliveries = max(1, (info.config.max_deliver or own.deliveries + 1) - 1)
+        self.ack_seconds = float(info.config.ack_wait or own.ack_seconds)
+        self.deliveries = max(1, int(info.config.max_deliver or own.deliveries + 1) - 1)
 
     async def look(self) -> Look | None:
         """How things stand; None when there is no queue, or nobody whose jobs they are."""
@@ -174,15 +176,19 @@ class WorkQueue:
         try:
             stream = await js.stream_info(self._name, self._subjects)
             info = await js.consumer_info(self._name, self._consumer)
+            return self._seen(stream, info)
         except NotFoundError:
             return None
-        except FAILURES as error:
+        except _WRONG as error:
             raise self._failed(error) from error
+
+    def _seen(self, stream: StreamInfo, info: ConsumerInfo) -> Look:
         self._heed(info)
         jobs = stream.state.subjects or {}
         others = tuple(subject.rpartition(".")[2] for subject in sorted(jobs) if subject != self.subject)
         delivered = info.delivered.stream_seq if info.delivered else 0
-        return Look(_made(stream, info), jobs.get(self.subject, 0), others, delivered, info.num_ack_pending or 0)
+        ours = int(jobs.get(self.subject, 0))
+        return Look(_made(stream, info), ours, others, int(delivered), int(info.num_ack_pending or 0))
 
     async def bury(self, session: str) -> None:
         """Take out all jobs of a home node that is no more.
@@ -195,7 +201,7 @@ class WorkQueue:
                 for _ in range(MAX_JOBS):
                     last = await js.get_last_msg(self._name, f"{self._subjects[:-1]}{session}")
                     await js.delete_msg(self._name, last.seq or 0)
-        except FAILURES as error:
+        except _WRONG as error:
             raise self._failed(error) from error
 
     async def leave(self, session: str) -> None:
@@ -221,13 +227,13 @@ class WorkQueue:
             await js.get_msg(self._name, number)
         except NotFoundError:
             return False
-        except FAILURES as error:
+        except _WRONG as error:
             raise self._failed(error) from error
         return True
 
     async def take_back(self, number: int) -> None:
         """Take a job out of the queue, if that can be done now; who has it in hand already finds out by itself."""
-        with suppress(Transient, *FAILURES):
+        with suppress(Transient, *_WRONG):
             await self._js().delete_msg(self._name, number)
 
     # ---- seen by a worker ----
@@ -243,6 +249,8 @@ class WorkQueue:
             return Transient(f"NATS at {self._bus.host} makes no work queue: {str(error.description)[:200]}")
         if isinstance(error, ServiceUnavailableError):
             return Transient(f"NATS at {self._bus.host} has no JetStream, or not yet")
+        if error is not None and not isinstance(error, FAILURES):
+            return Transient(f"NATS at {self._bus.host} gives answers that are none of JetStream's")
         return self._bus.failed(error)
 
     def _js(self) -> JetStreamContext:
@@ -263,11 +271,12 @@ class Puller:
         self._sub: Any = None
         self._inbox = ""
         self._n = 0
-        self._came: asyncio.Queue[Any] = asyncio.Queue()
+        self._came: asyncio.Queue[Any] = asyncio.Queue(ROOM)
 
     def wake(self) -> None:
         """There is a new queue, which knows nothing of a request to the one before."""
-        self._came.put_nowait(None)
+        if self._came.empty():
+            self._came.put_nowait(None)
 
     async def next(self, seconds: float) -> Delivery | None:
         """The next job, if one comes in so many seconds.
@@ -313,14 +322,17 @@ class Puller:
     async def _listen(self, client: Client) -> None:
         if client is self._client:
             return
-        self._came = asyncio.Queue()  # what came over a connection that is gone cannot be acked, and comes again
+        self._came = asyncio.Queue(ROOM)  # what came over a connection that is gone cannot be acked, and comes again
         self._inbox = client.new_inbox()
-        self._sub = await client.subscribe(f"{self._inbox}.*", cb=self._came.put)
+        self._sub = await client.subscribe(f"{self._inbox}.*", cb=self._came.put, pending_bytes_limit=PENDING_BYTES)
         self._client = client
 
     @staticmethod
     def _read(msg: Any) -> Delivery | None:
-        return Delivery(msg) if msg is not None and msg.reply.startswith("$JS.ACK.") else None
+        if msg is not None and msg.reply.startswith("$JS.ACK."):
+            with suppress(*_WRONG):
+                return Delivery(msg)
+        return None
 
 
 def _made(stream: StreamInfo, consumer: ConsumerInfo) -> str:
