@@ -39,14 +39,19 @@ def probability(posts_per_day: float, hours: Mapping[int, Hour], hour: int) -> f
     """
     if posts_per_day <= 0:
         return 1.0
+    part, expected = of_hour(posts_per_day, hours, hour)
+    so_far = hours[hour].seen if hour in hours else 0
+    return min(1.0, part / max(expected, so_far + 1))
+
+
+def of_hour(posts_per_day: float, hours: Mapping[int, Hour], hour: int) -> tuple[float, float]:
+    """An hour's part of a day's number (> 0), and how many posts it is to be drawn from; by the hours before alone."""
     left = HOURS_A_DAY - hour % HOURS_A_DAY
     today = range(hour - hour % HOURS_A_DAY, hour)
     drawn = sum(hours[at].drawn for at in today if at in hours)
     part = max((posts_per_day - drawn) / left, posts_per_day * LEAST_SHARE / HOURS_A_DAY)
     past = [hours[at].seen for at in range(hour - HOURS_A_DAY, hour) if at in hours]
-    expected = sum(past) / len(past) if past else 0.0
-    so_far = hours[hour].seen if hour in hours else 0
-    return min(1.0, part / max(expected, so_far + 1))
+    return part, sum(past) / len(past) if past else 0.0
 
 
 def is_drawn(key: bytes, unit: str, p: float) -> bool:

@@ -13,7 +13,7 @@ import pytest
 
 from civicsky.research import measure
 from civicsky.research.measure import Share
-from civicsky.sample import Hour, allowance, is_drawn, probability
+from civicsky.sample import Hour, allowance, is_drawn, of_hour, probability
 
 Floats = np.typing.NDArray[np.float64]
 Ints = np.typing.NDArray[np.int64]
@@ -66,7 +66,7 @@ class Sampler:
     """Draws from the traffic with the product's own probabilities.
 
     Between the posts of an hour only `seen` and `drawn` of that hour change, and its `drawn` does not matter until the
-    next hour; so the probabilities of an hour's posts are computed once for each state in which it can begin.
+    next hour; so the probabilities of an hour's posts are computed at once, for each state in which it can begin.
     """
 
     def __init__(self) -> None:
@@ -98,12 +98,10 @@ class Sampler:
         today = sum(hours[at].drawn for at in range(hour - hour % 24, hour) if at in hours)
         key = (rate, hour, today)
         if key not in self._known:
-            state = dict(hours)
-            found = []
-            for seen in range(many):
-                state[hour] = Hour(seen, 0)
-                found.append(probability(rate, state, hour))
-            self._known[key] = np.array(found)
+            self._known[key] = np.ones(many)
+            if rate > 0:
+                part, expected = of_hour(rate, hours, hour)
+                self._known[key] = np.minimum(1.0, part / np.maximum(expected, np.arange(many) + 1))
         return self._known[key]
 
 
