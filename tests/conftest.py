@@ -2,7 +2,6 @@
 
 import gc
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pymongo.errors import PyMongoError
 from support import tried
 from support.browser import Browser, chromium, why_not
 from support.command import end_all, model_server, sample_relay, until
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from support.made_frames import Made
@@ -102,9 +102,7 @@ class Mongod:
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder, self.options = folder, options
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

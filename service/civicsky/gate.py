@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -82,9 +83,12 @@ class Gate(_Part):
             raise ValueError(f"is of the format {number}, and this civicsky reads {FORMAT}; train it again")
         return number
 
-    @property
+    @cached_property
     def version(self) -> str:
-        """16 hexadecimal digits: of all that decides, and of where it comes from; not of when it was made."""
+        """16 hexadecimal digits: of all that decides, and of where it comes from; not of when it was made.
+
+        Reckoned once: a changed gate is made by `Gate(...)`, since `model_copy` would keep it.
+        """
         return hashlib.sha256(self.model_dump_json(exclude={"made"}).encode()).hexdigest()[:16]
 
     @property

@@ -759,10 +759,12 @@ _Answered = tuple[Job, LabelRow, Also | None, bool]
 def _keep_answers(answers: Sequence[_Answered], db: sqlite3.Connection) -> list[bool]:
     """Labels, jobs and spend of answers, inside a transaction; for each answer whether it was wanted."""
     numbers = [job.id for job, _, _, _ in answers]
-    found = db.execute(f"SELECT id FROM job WHERE id IN ({_marks(numbers)}) AND state = 'pending'", numbers)
-    wanted = {number for (number,) in found}
+    found = db.execute(f"SELECT id, p_sampled FROM job WHERE id IN ({_marks(numbers)}) AND state = 'pending'", numbers)
+    wanted: dict[int, float] = dict(found.fetchall())
     if wanted:
-        _keep_wanted([(job, label, more) for job, label, _, more in answers if job.id in wanted], db)
+        # While the model was asked a feed may have shown the post: now it is labelled in any case.
+        own = [(job, label, more) for job, label, _, more in answers if job.id in wanted]
+        _keep_wanted([(job, label._replace(p_sampled=wanted[job.id]), more) for job, label, more in own], db)
     for also in (also for job, _, also, _ in answers if also and job.id in wanted):
         also(db)
     for spend, posts in _spends((label, more) for _, label, _, more in answers):

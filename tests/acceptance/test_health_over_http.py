@@ -19,6 +19,7 @@ from conftest import Mongod, _loadable, skip
 from support import fake_relay
 from support.command import CIVICSKY, environment, finish, model_server, query, run, start, tell, until
 from support.converge import CLIENT, post
+from support.ports import free_port
 from support.promtool import promtool
 
 BOUND = 2.0
@@ -33,12 +34,6 @@ SETTINGS: dict[str, Any] = {
     "health__store_seconds": BOUND, "health__quiet_seconds": 0.5, "appview__recheck": "false",
     "label__prices": '{"mock": {"input": 1, "output": 1}}',
 }  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class World(NamedTuple):

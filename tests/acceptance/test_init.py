@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import tomllib
@@ -17,6 +16,7 @@ from civicsky.errors import EXIT_FAILED, EXIT_USAGE
 from civicsky.loading import load, secrets_file
 from conftest import Mongod, skip
 from support.command import CIVICSKY, HANGING_MOUNT, Ended, environment, model_server, run
+from support.ports import free_port
 from support.typed import COLUMNS, Typed
 
 KEY, MONGO = "CIVICSKY_LABEL__API_KEY", "CIVICSKY_STORE__MONGO_URI"
@@ -51,13 +51,6 @@ def line(ended: Ended) -> str:
 
 def modes(*files: Path) -> list[str]:
     return [f"{file.stat().st_mode & 0o777:o}" for file in files]
-
-
-def nowhere() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -157,7 +150,7 @@ def test_answers_that_are_never_of_use_end_it(tmp_path: Path, config: Path) -> N
 def test_flags_are_enough_and_a_problem_is_told_with_exit_code_1_and_the_file_is_there(
     relay: str, tmp_path: Path, config: Path
 ) -> None:
-    far = f"http://127.0.0.1:{nowhere()}/v1"
+    far = f"http://127.0.0.1:{free_port()}/v1"
     ended = init("--data-dir", tmp_path / "data", "--relay", relay, "--model-url", far, "--model", "m")
     assert ended.code == EXIT_FAILED
     assert not ended.err
@@ -196,10 +189,10 @@ def test_with_yes_nothing_is_asked_at_a_terminal_either(tmp_path: Path, config: 
 
 
 def test_secrets_come_from_the_environment_and_show_nowhere(tmp_path: Path, config: Path) -> None:
-    uri = f"mongodb://me:{SECRET}@127.0.0.1:{nowhere()}/"
+    uri = f"mongodb://me:{SECRET}@127.0.0.1:{free_port()}/"
     with keyed(tmp_path / "log") as url:
         ended = init(
-            "--model", "mock", "--model-url", url, "--store", "mongo", "--relay", f"ws://127.0.0.1:{nowhere()}",
+            "--model", "mock", "--model-url", url, "--store", "mongo", "--relay", f"ws://127.0.0.1:{free_port()}",
             label__api_key=SECRET, store__mongo_uri=uri, appview__app_password=SECRET, label__slots="7",
         )  # fmt: skip
     assert ended.code == EXIT_FAILED

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from civicsky.ledger import Ledger
 from support.command import LAST_SEQ, end_when, model_server, query, run, start, tell, until
+from support.drawing import known_lots
 from support.led import Led, led_relay
 from support.told_model import told_model
 from support.world import tid
@@ -249,17 +249,10 @@ def test_what_the_budget_does_not_pay_for_waits(collected: Path, tmp_path: Path)
 
 def received_at_noon(folder: Path) -> None:
     """As if all had come at noon yesterday; and the secret by which lots are drawn is always the same."""
-
-    async def make_ledger() -> None:
-        await (await Ledger.open(folder / "ledger.db")).close()
-
-    asyncio.run(make_ledger())
-    for name, sql in (
-        ("journal", "UPDATE post SET received_at = (received_at / 86400000000 * 2 - 1) * 43200000000"),
-        ("ledger", "UPDATE secret SET value = zeroblob(32) WHERE name = 'sample'"),
-    ):
-        with closing(sqlite3.connect(folder / f"{name}.db")) as db, db:
-            assert db.execute(sql).rowcount > 0
+    asyncio.run(known_lots(folder / "ledger.db", bytes(32)))
+    with closing(sqlite3.connect(folder / "journal.db")) as db, db:
+        moved = db.execute("UPDATE post SET received_at = (received_at / 86400000000 * 2 - 1) * 43200000000")
+        assert moved.rowcount > 0
 
 
 def test_a_sample_is_labelled_with_its_probability(collected: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import socketserver
 import sqlite3
 import subprocess
@@ -37,6 +36,7 @@ from support.command import (
     start,
     until,
 )
+from support.ports import free_port
 
 WINDOW: dict[str, Any] = {"source__start": "window"}
 HIDDEN = {"takendown": "hidden", "deactivated": "hidden", "account-deleted": "deleted"}
@@ -271,9 +271,7 @@ def test_sigterm_ends_run_with_0_and_what_was_in_flight_is_labelled(relay: str, 
 
 
 def test_a_relay_down_then_up_then_down_never_ends_us_and_is_told_once_a_change(tmp_path: Path) -> None:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = tmp_path / "log"
     with log.open("w") as err:
         process = subprocess.Popen(

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from support.command import CIVICSKY, environment, query, until
+from support.ports import free_port
 
 SLURM = Path(__file__).parents[2] / "deploy" / "slurm"
 NOTE = 'printf "%s\\n" "$(basename "$0") $*" >> "$NOTES"\n'
@@ -311,10 +311,8 @@ def model_node(node: Node, program: str) -> dict[str, str]:
     node.command(program, f'exec {sys.executable} "$HOME/server.py" "$@"')
     (node.folder / "key").write_text(KEY + "\n")
     (node.folder / "key").chmod(0o600)
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as probe:
-        port = probe.server_address[1]
     return {
-        "KEY_FILE": str(node.folder / "key"), "ADDRESS_FILE": str(node.folder / "address"), "PORT": str(port),
+        "KEY_FILE": str(node.folder / "key"), "ADDRESS_FILE": str(node.folder / "address"), "PORT": str(free_port()),
         "GGUF": "/models/Llama 3.gguf",
     }  # fmt: skip
 

@@ -26,6 +26,7 @@ from support.command import (
     until,
 )
 from support.fake import begin, playing
+from support.ports import free_port
 from support.webhook import Webhook, webhook
 
 NOWHERE = "ws://127.0.0.1:1"
@@ -58,12 +59,6 @@ def stop(process: "subprocess.Popen[str]") -> Ended:
 def kill(process: "subprocess.Popen[str]") -> None:
     process.kill()
     process.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def state(folder: Path, role: str = "collect") -> dict[str, Any]:

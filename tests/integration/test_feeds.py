@@ -1,5 +1,6 @@
 """What was fetched is imported: one way in for all posts, one document each, and the firehose and deletions win."""
 
+import asyncio
 import json
 import os
 from base64 import b32decode
@@ -18,6 +19,7 @@ from civicsky.model import cid_text, format_time, post_uri
 from civicsky.settings import Filter, Journal as JournalSettings, Worker
 from civicsky.worker import Pool
 from support.command import end_when, finish, query, run, start, until
+from support.drawing import draws_first
 from support.frames import block_and_cid, cid_of, link, post
 from support.inboxed import FETCHED, item, leave
 from support.led import (
@@ -39,6 +41,7 @@ from support.led import (
     prune,
     service,
     three_posts,
+    uri,
 )
 
 ENGLISH = "The council voted on the budget of the city, and nobody was surprised"
@@ -74,6 +77,12 @@ async def imported(folder: Path) -> list[Imported]:
     await pool.start()
     async with journal_of(folder) as (_, feeds):
         return await feeds.import_waiting(pool)
+
+
+def draws_one_of_three(folder: Path) -> None:
+    """Of `three_posts` the first is drawn where one a day is wished for, and not all others."""
+    folder.mkdir()
+    draws_first(folder, [uri(FIRST, A), uri(SECOND, A), uri(OTHER, B)])
 
 
 def table(folder: Path, sql: str) -> list[Any]:
@@ -267,6 +276,7 @@ def test_a_post_that_both_show_is_one_document_with_both_origins_and_is_labelled
 ) -> None:
     folder = tmp_path / "data"
     three_posts(relay)
+    draws_one_of_three(folder)
     process = service(folder, relay, model, sample__posts_per_day=1)
     until(lambda: len(in_store(folder)) == 3, "three posts to be stored")
     text = f"The {SECRET} of the council's budget"
@@ -421,6 +431,7 @@ async def test_a_pruned_post_that_a_feed_shows_is_known_and_gets_origin_label_an
 ) -> None:
     folder = tmp_path / "data"
     three_posts(relay)
+    await asyncio.to_thread(draws_one_of_three, folder)
     process = service(folder, relay, model, sample__posts_per_day=1)
     end_when(process, lambda: len(in_store(folder)) == 3 and all_told(folder), "all to be told")
     unlabelled = [rkey for rkey, doc in in_store(folder).items() if not doc["labels"]]

@@ -23,6 +23,7 @@ from civicsky.rounds import Wish
 from civicsky.sample import Drawing, is_asked
 from civicsky.settings import Label
 from integration.test_asking import AT, DID, TASKS, Result, Slot, World
+from support.drawing import known_lots
 
 CIVIC = [f"Congress must pass the voting rights bill, says senator {n}" for n in range(5)]
 AGAIN = "1234567890abc"
@@ -96,9 +97,7 @@ class Gated(World):
 async def world(tmp_path: Path, embedding: Embedding) -> AsyncIterator[Gated]:
     """By the key of its ledger no post here is asked about for its lot where that has a probability of 0.01."""
     file = tmp_path / "ledger.db"
-    await (await Ledger.open(file)).close()
-    with closing(sqlite3.connect(file)) as db, db:
-        db.execute("UPDATE secret SET value = ? WHERE name = 'sample'", (KEY,))
+    await known_lots(file, KEY)
     opened = Gated(await Ledger.open(file), tmp_path, embedding)
     assert not any(is_asked(KEY, post_uri(DID, rkey), 0.01) for rkey in (*map("{:013}".format, range(70)), AGAIN))
     yield opened

@@ -139,6 +139,20 @@ async def test_the_counts_of_an_hour_outlive_a_restart(tmp_path: Path) -> None:
     assert drawn[0] == drawn[-1]
 
 
+async def test_a_post_that_a_feed_shows_while_the_model_is_asked_about_it_gets_a_label_that_was_certain(
+    ledger: Ledger,
+) -> None:
+    await put(ledger, *(row(n) for n in range(500)), drawing=Drawing(240))
+    job = (await due(ledger))[-1]
+    assert job.p_sampled < 1
+    post = row(int(job.rkey))
+    change = Change(await ledger.position() + 1, "put", post.did, post.rkey, "r", NOON)
+    await ledger.follow([change], [post], ("civic",), Drawing(240), {(post.rkey, post.did)})
+    assert await ledger.answered(job, label(job, answer()))
+    (kept,) = (await ledger.labels_of([(post.rkey, post.did)]))[post.rkey, post.did]
+    assert kept.p_sampled == 1
+
+
 @pytest.mark.parametrize(("unit", "whole"), [("author", "did"), ("thread", "root")])
 async def test_an_author_or_a_thread_is_drawn_whole(ledger: Ledger, unit: Any, whole: str) -> None:
     root = {number: post_uri("did:plc:root", f"{number:013}") for number in range(40)}

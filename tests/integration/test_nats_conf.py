@@ -18,6 +18,7 @@ from civicsky.workers.dispatch import dispatching
 from integration.test_workers_secured import certificates
 from support.command import until
 from support.nats_server import BINARY, worker_here
+from support.ports import free_port
 
 CONFIG = Path(__file__).parents[2] / "deploy/nats/nats-server.conf"
 
@@ -45,11 +46,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    import socket  # noqa: PLC0415
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        made = Server(tmp_path_factory.mktemp("nats"), int(probe.getsockname()[1]))
+    made = Server(tmp_path_factory.mktemp("nats"), free_port())
     process = subprocess.Popen([BINARY, "-c", made.file])
     try:
         until(lambda: made.log.exists() and "Server is ready" in made.log.read_text(), "nats-server to listen")

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,6 +14,7 @@ from civicsky.settings import Label, Settings
 from civicsky.slots import model_endpoints
 from civicsky.workers.serve import Worker
 from support.command import until
+from support.ports import free_port
 
 BINARY = shutil.which("nats-server") or "/usr/sbin/nats-server"
 
@@ -25,9 +25,7 @@ class NatsServer:
     def __init__(self, folder: Path, config: str = "", host: str = "127.0.0.1", *before: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.host, self._before = folder, host, before
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.file = folder / "nats.conf"
         self.file.write_text(
             f'listen: "{host}:{self.port}"\njetstream {{ store_dir: "{folder / "store"}" }}\n'

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from support.command import CIVICSKY, environment, until
 from support.converge import CLIENT
 from support.frames import tid
 from support.led import Led, did_of
+from support.ports import free_port
 from support.words import english
 
 SECOND = 1_000_000
@@ -145,12 +145,6 @@ def _hold(journal: Connection, end: int, days: float) -> None:
 
 
 # ---- the service -----------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Watched:

@@ -95,7 +95,7 @@ class Worker:
 
     def __init__(self, settings: Settings, endpoints: Endpoints, slots: int, stop: Stop) -> None:
         self._settings, self._endpoints, self._slots, self._stop = settings, endpoints, slots, stop
-        self.name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(2)}"
+        self.name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._proof = secrets.token_hex(16)
         self._bus = Bus(settings.workers, f"civicsky worker {self.name}", "worker")
         self._model, key = endpoints.model, messages.model_key(endpoints.model, endpoints.fingerprint)
