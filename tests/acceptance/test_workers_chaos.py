@@ -135,7 +135,7 @@ def ended_well(process: "subprocess.Popen[Any]") -> None:
 
 def test_without_faults_each_post_is_one_call_and_workers_come_and_go(tmp_path: Path) -> None:
     with world(tmp_path) as (made, models), models.one(0.1) as model:
-        home = made.home()
+        home = made.home(workers__ack_seconds=30)  # a machine that stands still for a moment is no fault
         first = made.worker(model)
         made.posts(200)
         until(lambda: made.labelled() > 30, "the first labels")

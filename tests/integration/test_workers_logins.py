@@ -1,6 +1,7 @@
 """Each way into NATS on a real server: who is let in, what a wrong, ended or damaged one is told, what is replaced."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 from nkeys import PREFIX_BYTE_USER
 
-from civicsky.errors import Refused, Usage
-from civicsky.lifecycle import Stop
+from civicsky.errors import Refused, Transient, Usage
+from civicsky.lifecycle import Stop, happened
 from civicsky.metrics import Metrics
 from civicsky.settings import Settings, Workers
 from civicsky.workers import bus as line
@@ -20,7 +21,7 @@ from integration.test_workers import become
 from integration.test_workers_secured import certificates, openssl, reaches
 from support.command import run
 from support.nats_accounts import Key, Operator
-from support.nats_server import nats_server, worker_here
+from support.nats_server import NatsServer, nats_server, worker_here
 
 RIGHTS = {
     "pub": {"allow": ["$JS.API.CONSUMER.MSG.NEXT.civicsky.*", "$JS.ACK.civicsky.>", "civicsky.home.*.claim",
@@ -33,7 +34,7 @@ RIGHTS = {
 async def connected(settings: Workers) -> AsyncIterator[Bus]:
     """A connection that is kept."""
     bus = Bus(settings, "a test")
-    task = asyncio.create_task(bus.run())
+    task = asyncio.create_task(bus.run(), name="a bus")
     try:
         await bus.wait_up(20)
         yield bus
@@ -98,10 +99,17 @@ async def test_credentials_that_end_while_they_are_used_are_read_anew(tmp_path: 
     operator, file = Operator(), tmp_path / "w.creds"
     operator.credentials(file, seconds=2)
     with nats_server(tmp_path / "nats", operator.config) as nats:
-        async with connected(Workers(url=nats.url, credentials=file)) as bus:
+        bus = Bus(Workers(url=nats.url, credentials=file), "a test")
+        task = asyncio.create_task(bus.run())
+        try:
+            while not await happened(bus.up, 1):  # the first may have ended before they were used
+                operator.credentials(file, seconds=2)
             operator.credentials(file)
             await become(lambda: bus.connections == 2 and bus.up.is_set(), "it to come back with the new ones")
             assert bus.refused == ""
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
 
 async def test_a_file_that_is_half_written_when_it_is_needed_is_read_again_until_it_is_whole(tmp_path: Path) -> None:
@@ -257,6 +265,49 @@ async def test_a_connection_that_is_cancelled_ends_whatever_it_is_at() -> None:
         async with asyncio.timeout(10):
             await asyncio.wait([task])
         assert task.cancelled(), steps
+
+
+def lines_to(nats: NatsServer) -> int:
+    """Connections to it that are open, seen from this side, by the kernel's own list."""
+    there = f"0100007F:{nats.port:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return sum(words[2:4] == [there, "01"] for words in lines)
+
+
+async def test_a_connection_whose_end_is_cut_short_is_closed_all_the_same(tmp_path: Path) -> None:
+    with nats_server(tmp_path / "nats") as nats:
+        for steps in range(12):
+            async with connected(Workers(url=nats.url)):
+                (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "a bus")
+                assert lines_to(nats) == 1
+                task.cancel()
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                task.cancel()
+            await become(lambda: lines_to(nats) == 0, f"it to be closed: cut short after {steps} steps")
+
+
+async def test_a_nats_that_hears_nothing_is_left_though_much_is_still_to_be_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "PING_SECONDS", 0.2)
+    monkeypatch.setattr(line, "SAY_SECONDS", 1)
+    with nats_server(tmp_path / "nats") as nats:
+        async with connected(Workers(url=nats.url)) as bus:
+            assert nats.process is not None
+            nats.process.send_signal(signal.SIGSTOP)
+
+            async def talk() -> None:
+                while True:
+                    await bus.publish("elsewhere", b"x" * 500_000)
+
+            talks = asyncio.create_task(talk())
+            await become(lambda: not bus.up.is_set(), "its silence to be noticed")
+            assert "cannot be reached" in bus.why
+            with pytest.raises(Transient):
+                await talks
+            nats.process.send_signal(signal.SIGCONT)
+            await become(lambda: bus.connections == 2 and bus.up.is_set(), "it to come back")
 
 
 async def test_what_listens_there_and_is_no_nats_ends_nobody(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ class Told:
     key: str = ""
     delay: float = 0.0
     """Seconds before each answer."""
+    held: bool = False
+    """Whether no question is answered until this is told otherwise."""
     status: int = 200
     say: str = ""
     """Each answer's message."""
@@ -375,6 +377,8 @@ async def _one(model: ModelServer, reader: asyncio.StreamReader, writer: asyncio
     model.most_in_flight = max(model.most_in_flight, model.in_flight)
     try:
         reply, seconds = model.reply(request)
+        while model.told.held and request.method == "POST":
+            await _pause(reader, 0.01)
         if seconds:
             await _pause(reader, seconds)
         return await _act(reader, writer, reply)

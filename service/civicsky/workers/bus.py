@@ -33,8 +33,10 @@ from nats.aio.client import Client, RawCredentials
 from nats.errors import Error as NatsError, MaxPayloadError, NoRespondersError, SecureConnWantedError
 
 CONNECT_SECONDS: Final = 5
-PING_SECONDS: Final = 3
+PING_SECONDS: Any = 3
 """A connection that is cut without a word is noticed after three of them."""
+SAY_SECONDS = 5.0
+"""So long what is said may wait until what was said before is sent; the library would wait for ever for a dead line."""
 AGAIN_SECONDS: Final = 0.5
 """From one attempt to connect to the next."""
 REFUSED_SECONDS = 60.0
@@ -60,7 +62,8 @@ class Nobody(Transient):
 class _OurClient(Client):
     """Says nothing before TLS, where the address insists on it: the library would send its password all the same.
 
-    And whoever is cancelled while the reply comes is cancelled: Python 3.11's `wait_for` forgets that.
+    And whoever is cancelled is cancelled: Python 3.11's `wait_for` forgets that when the reply comes just then, and the
+    library where it waits for what is still to be sent.
     """
 
     insists = False
@@ -76,6 +79,24 @@ class _OurClient(Client):
             return await super().request(*words, **named)
         finally:
             _heed_cancellation()
+
+    async def publish(self, *words: Any, **named: Any) -> None:
+        try:
+            async with asyncio.timeout(SAY_SECONDS):
+                await super().publish(*words, **named)
+        finally:
+            _heed_cancellation()
+
+    async def _process_op_err(self, e: Exception) -> None:
+        with suppress(OSError):  # there was still something to be sent; `Bus._lost` sees that it is closed
+            await super()._process_op_err(e)
+
+    def hang_up(self) -> None:
+        """End the connection at once; what was not sent is dropped."""
+        for name in ("_io_writer", "_bare_io_writer"):  # with TLS, and below it
+            writer = getattr(self._transport, name, None)
+            if writer is not None:
+                writer.transport.abort()
 
 
 class Bus:
@@ -93,7 +114,7 @@ class Bus:
         elif not (self._insists or settings.in_clear or is_loopback(parts.hostname or "")) and _has_secret(settings):
             raise Usage(f"workers.url: a password or token would go to {self.host} in clear; write tls:// and use TLS")
         self._login: credentials.Login | None = None
-        self._client: Client | None = None
+        self._client: _OurClient | None = None
         self._handlers: dict[str, Handler] = {}
         self.up = asyncio.Event()
         self.why = f"NATS at {self.host} is not reached yet"
@@ -130,7 +151,7 @@ class Bus:
                     self._down(self._last or error)
                 else:
                     _heed_cancellation()
-                    await gone.wait()
+                    await self._lost(gone)
                     if self._defect is not None:
                         raise self._defect
                     self._down(None)
@@ -140,6 +161,15 @@ class Bus:
         finally:
             self.up.clear()
             await self._close()
+
+    async def _lost(self, gone: asyncio.Event) -> None:
+        """Wait until the connection is lost. The library closes one that is silent, but says so only when all is sent.
+
+        Into a line that is cut TCP sends for a quarter of an hour.
+        """
+        while not await happened(gone, PING_SECONDS):
+            if self._client is None or self._client.is_closed:
+                return
 
     async def wait_up(self, seconds: float) -> None:
         """Until there is a connection. Raises `Refused` when NATS does not want us, `Transient` after the time."""
@@ -274,10 +304,14 @@ class Bus:
 
     async def _close(self) -> None:
         client, self._client = self._client, None
-        if client is not None:
+        if client is None:
+            return
+        try:
             with suppress(Exception):  # what is left of it is of no use to anybody
                 async with asyncio.timeout(1):
                     await client.close()
+        finally:  # also when we are cancelled once more: a socket would stay open
+            client.hang_up()
 
 
 def _heed_cancellation() -> None:

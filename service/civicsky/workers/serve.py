@@ -113,6 +113,8 @@ class Worker:
         self._queue_why = ""
         """Why there are no jobs for it; empty while there may be some."""
         self._idle_told, self._done_told = "", 0
+        self._news = asyncio.Event()
+        """The home node is to hear at once that we take jobs: until then it counts on others alone."""
 
     async def run(self) -> None:
         """Until told to stop, and then until what is in hand is done, or the time for that is over."""
@@ -154,6 +156,7 @@ class Worker:
         while True:
             if self._bus.refused and not self._bus.up.is_set():
                 raise Refused(self._bus.refused)
+            self._news.clear()
             with suppress(Transient):
                 await self._tell()
                 if not told:
@@ -162,7 +165,7 @@ class Worker:
             manager.tell(
                 f"STATUS={log.harmless(f'{self._in_flight} in flight, {self.done:,} done, {why}')[:200]}", "WATCHDOG=1"
             )
-            await asyncio.sleep(BEAT_SECONDS)
+            await happened(self._news, BEAT_SECONDS)
 
     async def _tell(self) -> None:
         """How we are; when nothing was done since the last time, also ask why. Raises `Transient`.
@@ -194,6 +197,7 @@ class Worker:
                 log.event("workers_idle", stage="label", why=why)
             else:
                 log.event("workers_working", stage="label")
+                self._news.set()
 
     def _says(self, *, leaving: bool = False) -> Beat:
         return Beat(
