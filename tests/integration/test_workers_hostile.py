@@ -229,6 +229,35 @@ async def test_who_is_cancelled_while_a_reply_comes_ends(shared: NatsServer) -> 
     await asyncio.wait([run])
 
 
+async def test_who_was_cancelled_still_says_all_that_it_has_to_say_at_its_end(shared: NatsServer) -> None:
+    bus = Bus(worker_settings(shared, "http://127.0.0.1:9").workers, "a test")
+    heard: list[bytes] = []
+
+    async def hear(data: bytes) -> bytes:
+        heard.append(data)
+        return b""
+
+    async def end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await bus.publish("ends", b"first")
+            await bus.publish("ends", b"second")
+            await bus.request("ends", b"last", 5)
+
+    bus.on("ends", hear)
+    run = asyncio.create_task(bus.run())
+    await bus.wait_up(10)
+    task = asyncio.create_task(end())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert heard == [b"first", b"second", b"last"]
+    run.cancel()
+    await asyncio.wait([run])
+
+
 async def test_a_jobs_number_tells_nothing_of_the_next_ones(shared: NatsServer, model: Model) -> None:
     settings = own(shared, model, "numbers")
     async with home(settings) as asker, taking(settings) as take:

@@ -8,8 +8,8 @@ Every way in which NATS can fail becomes `Transient` (`Nobody`: nobody listens t
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic, time
@@ -33,7 +33,7 @@ from nats.aio.client import Client, RawCredentials
 from nats.errors import Error as NatsError, MaxPayloadError, NoRespondersError, SecureConnWantedError
 
 CONNECT_SECONDS: Final = 5
-PING_SECONDS: Any = 3
+PING_SECONDS = 3
 """A connection that is cut without a word is noticed after three of them."""
 SAY_SECONDS = 5.0
 """So long what is said may wait until what was said before is sent; the library would wait for ever for a dead line."""
@@ -75,17 +75,13 @@ class _OurClient(Client):
         return super()._connect_command()
 
     async def request(self, *words: Any, **named: Any) -> Any:
-        try:
+        with _heeding_cancellation():
             return await super().request(*words, **named)
-        finally:
-            _heed_cancellation()
 
     async def publish(self, *words: Any, **named: Any) -> None:
-        try:
+        with _heeding_cancellation():
             async with asyncio.timeout(SAY_SECONDS):
                 await super().publish(*words, **named)
-        finally:
-            _heed_cancellation()
 
     async def _process_op_err(self, e: Exception) -> None:
         with suppress(OSError):  # there was still something to be sent; `Bus._lost` sees that it is closed
@@ -314,10 +310,21 @@ class Bus:
             client.hang_up()
 
 
-def _heed_cancellation() -> None:
+@contextmanager
+def _heeding_cancellation() -> Iterator[None]:
+    """One that comes within. Who was cancelled before says what it has to say at its end."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        _heed_cancellation(before)
+
+
+def _heed_cancellation(before: int = 0) -> None:
     """The library swallows a cancellation that comes while it closes, and we would be connected for ever."""
     task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    if task is not None and task.cancelling() > before:
         raise asyncio.CancelledError
 
 
