@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from civicsky.errors import BadInput, Refused, Transient, Unsent
 from civicsky.model import Asked
-from civicsky.workers import messages
+from civicsky.workers import bus as line, messages
 from civicsky.workers.serve import AGAIN_SECONDS
 from civicsky.workers.wanted import wanted_while
 from civicsky.workers.workqueue import WorkQueue
@@ -319,6 +319,28 @@ async def test_each_call_counts_for_the_days_limit_also_one_that_was_made_twice(
             await asker.ask("Another post")
         assert asker.endpoints.delay() > 0, "three are as many as a day has"
     assert model.calls == 2
+
+
+async def test_a_call_counts_though_nats_refuses_us_before_its_result_came(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with nats_server(tmp_path / "nats", 'authorization { token: "one-of-its-tokens" }\n') as nats:
+        settings = own(nats, model, "refusing", workers__token="one-of-its-tokens")
+        async with home(settings) as asker, taking(settings) as take, speaking(settings) as bus:
+            asked = asyncio.create_task(asker.ask("A post"))
+            job, delivery = await take()
+            claim = messages.Claim(job.id, job.attempt, delivery.number, "one that is cut off")
+            subject = f"{settings.workers.name}.home.{job.home}.claim"
+            assert await bus.request(subject, messages.encode(claim), 5) == b"go"
+            monkeypatch.setattr(line, "REFUSED_SECONDS", 0)
+            nats.kill()
+            nats.file.write_text(nats.file.read_text().replace("one-of-its-tokens", "another-of-its-tokens"))
+            nats.start()
+            with pytest.raises(Transient) as caught:
+                await asked
+            assert caught.value.spend.calls == 1
+            with pytest.raises(Refused, match="does not let us in"):
+                await asker.ask("Another post")
 
 
 # ---- a worker among others -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Final
 
 from civicsky import log
 from civicsky.endpoint import MAX_ANSWER_BYTES, Came, May, passes
-from civicsky.errors import BadInput, TooLate, Transient, Unsent
+from civicsky.errors import BadInput, Refused, TooLate, Transient, Unsent
 from civicsky.workers.messages import Claim, Job, Result
 from civicsky.workers.wanted import Wanted
 
@@ -117,6 +117,13 @@ class Question:
         """Nothing comes of it."""
         if not self.result.done():
             self.result.set_exception(error)
+
+    def refuse(self, error: Refused) -> None:
+        """NATS is of no use any more until a person acts; what was called for counts."""
+        if self.calls:
+            self.give_back(SILENT)
+        else:
+            self.fail(error)
 
     def give_back(self, why: str) -> None:
         """It waits no longer; what was called for counts."""

@@ -98,7 +98,7 @@ class Dispatcher:
             if left <= 0:
                 break
             if not self._bus.up.is_set() and self._bus.refused:
-                raise Refused(self._bus.refused)
+                asked.refuse(Refused(self._bus.refused))
             await asyncio.wait({asked.result}, timeout=min(left, STEP_SECONDS))
             pulse.moved()  # here it is others who are slow
         asked.give_back(self._bus.why or self._trouble or self._untaken(asked))
@@ -276,7 +276,7 @@ class Dispatcher:
                 except Refused as error:
                     self._trouble = str(error)
                     for asked in self._asked.values():
-                        asked.fail(error)
+                        asked.refuse(error)
             self._tell(look)
             if self._bus.up.is_set():
                 await asyncio.sleep(LOOK_SECONDS)
