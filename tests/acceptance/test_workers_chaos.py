@@ -4,6 +4,7 @@ Calls are counted by the models themselves: as many as posts without faults; wit
 flight at each fault.
 """
 
+import ipaddress
 import os
 import random
 import signal
@@ -157,6 +158,9 @@ def cut_off() -> Iterator[tuple[list[str], str, Callable[[str], None]]]:
     if os.geteuid() != 0:
         skip("a network namespace needs root")
     name, ours = f"cs{os.getpid()}", f"cs{os.getpid()}h"
+    # Four addresses of its own: what another one, which was killed, has left takes nothing from it.
+    first = ipaddress.ip_address("10.208.0.0") + 4 * os.getpid() % 2**20
+    here, there = str(first + 1), str(first + 2)
 
     def ip(*words: str) -> None:
         subprocess.run(["ip", *words], check=True, capture_output=True)
@@ -164,12 +168,12 @@ def cut_off() -> Iterator[tuple[list[str], str, Callable[[str], None]]]:
     ip("netns", "add", name)
     try:
         ip("link", "add", ours, "type", "veth", "peer", "name", "eth0", "netns", name)
-        ip("addr", "add", "10.213.77.1/30", "dev", ours)
+        ip("addr", "add", f"{here}/30", "dev", ours)
         ip("link", "set", ours, "up")
-        for words in (["addr", "add", "10.213.77.2/30", "dev", "eth0"], ["link", "set", "eth0", "up"],
+        for words in (["addr", "add", f"{there}/30", "dev", "eth0"], ["link", "set", "eth0", "up"],
                       ["link", "set", "lo", "up"]):  # fmt: skip
             ip("-n", name, *words)
-        yield ["ip", "netns", "exec", name], "10.213.77.1", lambda state: ip("link", "set", ours, state)
+        yield ["ip", "netns", "exec", name], here, lambda state: ip("link", "set", ours, state)
     finally:
         ip("netns", "del", name)
 
@@ -228,6 +232,7 @@ def _storm(made: World, models: Models, mongod: Mongod, model: str, other: tuple
     until(lambda: made.labelled() > 190, "labels while MongoDB is away")
     mongod.start()
 
+    until(lambda: len((told.read(made.folder) or {"workers": ()})["workers"]) == 3, "all workers to be there")
     made.posts(160, of=400)  # so that all have something in hand when the cable is cut
     before = made.labelled()
     until(lambda: made.labelled() > before + 10, "labels with MongoDB back")
