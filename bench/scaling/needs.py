@@ -36,8 +36,9 @@ WRITING: Final = 0.6
 AT_ONCE: Final = 64
 """Answers that a GPU writes at the same time."""
 SLOTS: Final = 256
+"""The most calls that a home node has in flight (`label.slots`) without workers."""
 SLOTS_OF_WORKERS: Final = 4_096
-"""The most calls that a home node has in flight (`label.slots`)."""
+"""And by way of workers."""
 LINK: Final = 1e9
 """Bits a second of the home node's network."""
 LABEL_DOCUMENTS: Final = 3.0
