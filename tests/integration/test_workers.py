@@ -132,6 +132,14 @@ def own(nats: NatsServer, model: Model, name: str, **given: Any) -> Settings:
     return worker_settings(nats, model.url, **{**QUICK, "workers__name": name, **given})
 
 
+async def let_go(bus: Bus, settings: Settings, job: messages.Job, delivery: Delivery, worker: str) -> messages.Claim:
+    """Claim a job for a worker that there is not; it may make the call."""
+    claim = messages.Claim(job.id, job.attempt, delivery.number, worker)
+    subject = f"{settings.workers.name}.home.{job.home}.claim"
+    assert await bus.request(subject, messages.encode(claim), 5) == b"go"
+    return claim
+
+
 # ---- what is asked, and how often ------------------------------------------------------------------------------------
 
 
@@ -366,10 +374,8 @@ async def test_a_job_that_ends_its_workers_again_and_again_counts_as_a_call_that
         for number in (1, 2):
             job, delivery = await take()
             assert delivery.number == number
-            claim = messages.Claim(job.id, job.attempt, delivery.number, "one that dies")
             async with speaking(settings) as bus:
-                subject = f"{settings.workers.name}.home.{job.home}.claim"
-                assert await bus.request(subject, messages.encode(claim), 5) == b"go"
+                await let_go(bus, settings, job, delivery, "one that dies")
         async with worker_here(settings):
             with pytest.raises(Transient, match="again and again") as caught:
                 await asked

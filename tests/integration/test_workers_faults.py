@@ -25,6 +25,7 @@ from integration.test_workers import (
     become,
     connected,
     home,
+    let_go,
     model,
     nats,
     own,
@@ -249,9 +250,8 @@ async def test_a_claim_whose_answer_came_too_late_is_called_back_and_counts_as_n
     async with home(settings) as asker, taking(settings) as take, speaking(settings) as bus:
         asked = asyncio.create_task(asker.ask("A post"))
         job, delivery = await take()
-        claim = messages.Claim(job.id, job.attempt, delivery.number, "one that waited in vain")
+        claim = await let_go(bus, settings, job, delivery, "one that waited in vain")
         subject = f"{settings.workers.name}.home.{job.home}.claim"
-        assert await bus.request(subject, messages.encode(claim), 5) == b"go"
         await bus.publish(subject, messages.encode(claim._replace(void=True)))
         await delivery.nak()
         async with worker_here(settings):
@@ -310,9 +310,7 @@ async def test_each_call_counts_for_the_days_limit_also_one_that_was_made_twice(
     async with home(settings) as asker, taking(settings) as take, speaking(settings) as bus:
         asked = asyncio.create_task(asker.ask("A post"))
         job, delivery = await take()
-        claim = messages.Claim(job.id, job.attempt, delivery.number, "one that dies")
-        subject = f"{settings.workers.name}.home.{job.home}.claim"
-        assert await bus.request(subject, messages.encode(claim), 5) == b"go"
+        await let_go(bus, settings, job, delivery, "one that dies")
         async with worker_here(settings):
             assert (await asked).calls == 2
             assert asker.endpoints.delay() == 0
@@ -329,9 +327,7 @@ async def test_a_call_counts_though_nats_refuses_us_before_its_result_came(
         async with home(settings) as asker, taking(settings) as take, speaking(settings) as bus:
             asked = asyncio.create_task(asker.ask("A post"))
             job, delivery = await take()
-            claim = messages.Claim(job.id, job.attempt, delivery.number, "one that is cut off")
-            subject = f"{settings.workers.name}.home.{job.home}.claim"
-            assert await bus.request(subject, messages.encode(claim), 5) == b"go"
+            await let_go(bus, settings, job, delivery, "one that is cut off")
             monkeypatch.setattr(line, "REFUSED_SECONDS", 0)
             nats.kill()
             nats.file.write_text(nats.file.read_text().replace("one-of-its-tokens", "another-of-its-tokens"))
